@@ -1,0 +1,82 @@
+"""The interface of a vectorised team environment: E copies of one environment stepped together, arrays in and out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lorasa_rllib.spec import TeamSpec
+
+
+@dataclass
+class TeamStep:
+    """What E environments answer to one step (or to a reset). Buffers are reused: copy what must outlive the next call.
+
+    An environment whose episode ended was already reset: `obs`, `state`, `active`, `masks`, `roles` belong to the first
+    step of its next episode, and the true last observation and state stand in `final_obs` and `final_state`.
+
+    obs         float32 [E, N, obs_size], zero where padded        state       float32 [E, S]
+    rewards     float32 [E, R], R = 1 (shared) or N                terminated, truncated  bool [E], never both
+    active      bool [E, N], False for dead agents                 masks       bool [E, N, action_size] or None
+    roles       int64 [E, N] or None
+    ended       int64 [F] indices of the environments whose episode ended with this step
+    final_obs   float32 [F, N, obs_size]                           final_state float32 [F, S]
+    won         bool [F] or None: battles won, for environments with a win flag
+    """
+
+    obs: np.ndarray
+    state: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    active: np.ndarray
+    ended: np.ndarray
+    final_obs: np.ndarray
+    final_state: np.ndarray
+    masks: np.ndarray | None = None
+    roles: np.ndarray | None = None
+    won: np.ndarray | None = None
+
+
+class VectorTeamEnv(ABC):
+    """E copies of a team environment in lock step.
+
+        env = MAMuJoCo(num_envs=16, scenario="HalfCheetah", agent_conf="6x1")
+        step = env.reset(seed=0)
+        step = env.step(actions)        # actions float32 [E, N, action_size] or int64 [E, N]
+        env.close()
+
+    Continuous actions are in the environment's own units (`TeamSpec.action_bounds`), padded entries are ignored.
+    Episodes restart by themselves within the step that ends them. Copy e is seeded with `seed + e` at `reset`; later
+    episodes continue its random stream, so a seed fixes everything that follows.
+    """
+
+    spec: TeamSpec
+    num_envs: int
+
+    @classmethod
+    @abstractmethod
+    def team_spec(cls, **env_config: Any) -> TeamSpec:
+        """The spec of this environment under `env_config`, without starting a simulation. Raises ValueError for bad settings."""
+
+    @abstractmethod
+    def reset(self, seed: int | None = None) -> TeamStep:
+        """Starts a new episode in every copy. `rewards` are zero and nothing has ended."""
+
+    @abstractmethod
+    def step(self, actions: np.ndarray) -> TeamStep:
+        """Steps every copy once."""
+
+    def get_state(self) -> Mapping[str, Any] | None:  # noqa: B027 - optional
+        """Nothing by default: episodes in progress are not part of a checkpoint."""
+
+    def render(self) -> np.ndarray:
+        """RGB picture uint8 [height, width, 3] of the first copy."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be rendered.")
+
+    def close(self) -> None:  # noqa: B027 - optional
+        """Frees the simulators."""

@@ -1,0 +1,32 @@
+"""Names of the environments, and how to build them. Only the one asked for is imported."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from lorasa_rllib.envs.base import VectorTeamEnv
+
+ENVIRONMENTS = {
+    "mamujoco": "lorasa_rllib.envs.mamujoco:MAMuJoCo",
+    "synthetic": "lorasa_rllib.envs.synthetic:SyntheticTeam",
+}
+"""Environment name -> "module:class"."""
+
+
+def environment_class(env: Any) -> type[VectorTeamEnv]:
+    """The class behind a registered name, or `env` itself if it is a VectorTeamEnv class. Raises ValueError otherwise."""
+    if isinstance(env, type) and issubclass(env, VectorTeamEnv):
+        return env
+    if env not in ENVIRONMENTS:
+        raise ValueError(
+            f"environment {env!r} is unknown; use one of {sorted(ENVIRONMENTS)} or a subclass of VectorTeamEnv."
+        )
+    module, _, name = ENVIRONMENTS[env].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def make_environment(env: Any, num_envs: int, env_config: Mapping[str, Any]) -> VectorTeamEnv:
+    """`num_envs` copies of an environment in lock step."""
+    return environment_class(env)(num_envs, **env_config)  # type: ignore[call-arg]

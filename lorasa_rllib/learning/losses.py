@@ -1,0 +1,42 @@
+"""Losses as pure functions. They return one number per row: who averages over which rows is decided by the caller."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """PPO's clipped gain of every row, clipped per action dimension (Schulman et al. 2017, eq. 7).
+
+        sum_d min(w_d A, clip(w_d, 1 - clip, 1 + clip) A)
+
+    ratio [..., N, d], new over old probability; advantages [..., N]. Returns [..., N], to be maximised.
+    A ratio of one dimension gives the usual joint form; per dimension is the published one.
+    """
+    advantages = advantages.unsqueeze(-1)
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).sum(-1)
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None, huber_delta: float | None
+) -> Tensor:
+    """Value loss of every row, the larger of unclipped and clipped error (Yu et al. 2022, MAPPO).
+
+        max( H(y - v), H(y - v_old - clip(v - v_old, -c, c)) )
+
+    All [..., V] in normalised units. H is Huber's loss (half the square if `huber_delta` is None); no clipping if
+    `clip` is None.
+    """
+    loss = _huber(targets - values, huber_delta)
+    if clip is None:
+        return loss
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    return torch.maximum(loss, _huber(targets - clipped, huber_delta))
+
+
+def _huber(error: Tensor, delta: float | None) -> Tensor:
+    if delta is None:
+        return 0.5 * error.square()
+    return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)

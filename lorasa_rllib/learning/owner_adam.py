@@ -1,0 +1,101 @@
+"""Adam over stacked banks that behaves like one Adam for each owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class OwnerAdam(torch.optim.Optimizer):
+    """One Adam (Kingma and Ba 2015) per owner, over parameters whose first axis counts owners.
+
+    Every owner has its own step counter. An owner that does not move in a step keeps parameters, moments and counter:
+    it does not drift through momentum. Parameters with one owner in a group of several belong to all of them and move
+    if any of them does.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-5,
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None, *, moving: Tensor | None = None) -> None:  # type: ignore[override]
+        """moving: bool [O], the owners that take this step; all of them if None. Parameters without gradient rest."""
+        everyone = moving is None or bool(moving.all())
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self._state_of(p)
+                who = None if everyone else moving if p.shape[0] > 1 else moving.any(0, keepdim=True)  # type: ignore
+                if who is None:
+                    _adam(p, p.grad, state, group["lr"], beta1, beta2, group["eps"])
+                elif bool(who.any()):
+                    _adam_of_some(p, p.grad, state, who, group["lr"], beta1, beta2, group["eps"])
+
+    def _state_of(self, p: Tensor) -> dict[str, Tensor]:
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.zeros(p.shape[0], device=p.device)
+            state["exp_avg"] = torch.zeros_like(p)
+            state["exp_avg_sq"] = torch.zeros_like(p)
+        return state
+
+
+def _adam(
+    p: Tensor, grad: Tensor, state: dict[str, Tensor], lr: float, beta1: float, beta2: float, eps: float
+) -> None:
+    first, second = state["exp_avg"], state["exp_avg_sq"]
+    step = state["step"].add_(1)
+    first.lerp_(grad, 1 - beta1)
+    second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    rate = _owners(lr / (1 - beta1**step), p)
+    spread = second.sqrt().mul_(_owners((1 - beta2**step).rsqrt(), p)).add_(eps)
+    p.sub_(first.mul(rate).div_(spread))
+
+
+def _adam_of_some(p: Tensor, grad: Tensor, state: dict[str, Tensor], who: Tensor, *args: float) -> None:
+    part = {name: value[who] for name, value in state.items()}
+    some = p[who]
+    _adam(some, grad[who], part, *args)
+    p[who] = some
+    for name, value in part.items():
+        state[name][who] = value
+
+
+@torch.no_grad()
+def finish_gradients(params: Iterable[Tensor], rows: Tensor, max_norm: float | None) -> Tensor:
+    """Turns gradients of a sum over rows into clipped gradients of each owner's mean. Returns the norms [O] before clipping.
+
+    rows [O]: live rows of every owner. Parameters with one owner in a group of several average over all rows and are
+    clipped on their own. Clipping scales an owner's gradients by min(1, max_norm / (norm + 1e-6)).
+    """
+    with_grad = [p for p in params if p.grad is not None]
+    norms = torch.zeros_like(rows, dtype=torch.float32)
+    for owners in {p.shape[0] for p in with_grad}:
+        same = [p for p in with_grad if p.shape[0] == owners]
+        count = rows if owners == len(rows) else rows.sum(0, keepdim=True)
+        mean = 1.0 / count.clamp(min=1)
+        square = torch.stack([p.grad.square().flatten(1).sum(1) for p in same]).sum(0)  # type: ignore[union-attr]
+        norm = square.sqrt() * mean
+        scale = mean if max_norm is None else mean * (max_norm / (norm + 1e-6)).clamp(max=1)
+        for p in same:
+            p.grad.mul_(_owners(scale, p))  # type: ignore[union-attr]
+        if owners == len(rows):
+            norms = norm
+        elif not norms.any():
+            norms = norm.expand_as(rows)
+    return norms
+
+
+def _owners(per_owner: Tensor, p: Tensor) -> Tensor:
+    return per_owner.view(-1, *[1] * (p.dim() - 1))

@@ -1,0 +1,113 @@
+"""The team rollout: what one sampling round hands to the learner, as columns `[T, E, N, ...]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_TIME_ENV = 2  # axes of a column before the agent axis
+_SPARSE = ("final_index", "final_obs", "final_state")
+
+
+@dataclass
+class TeamRollout:
+    """T steps of E environments with N agents. Arrays are numpy on runners and tensors on learners.
+
+    obs         float32 [T, E, N, obs_size]            state        float32 [T + 1, E, S], the last one bootstraps
+    actions     [T, E, N, d], as the policy drew them  log_probs    float32 [T, E, N, d], of those actions
+    rewards     float32 [T, E, R], R = 1 or N          active       bool [T, E, N], False for dead agents
+    terminated  bool [T, E], the episode ended here    truncated    bool [T, E], it was cut here by a time limit
+    final_index int64 [F, 2], (t, e) of truncated steps, whose true last observation and state are
+    final_obs   float32 [F, N, obs_size]  and  final_state float32 [F, S]: `state[t + 1]` is the next episode's first.
+
+    Optional columns: masks bool [T, E, N, action_size]; roles int64 [T, E, N]; values float32 [T + 1, E, V] and
+    actor_state, critic_state (recurrent networks: the state carried into every chunk); episode_start bool [T, E].
+    """
+
+    obs: Any
+    state: Any
+    actions: Any
+    log_probs: Any
+    rewards: Any
+    terminated: Any
+    truncated: Any
+    active: Any
+    final_index: Any
+    final_obs: Any
+    final_state: Any
+    masks: Any = None
+    roles: Any = None
+    values: Any = None
+    actor_state: Any = None
+    critic_state: Any = None
+    episode_start: Any = None
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return self.obs.shape[0]
+
+    @property
+    def num_envs(self) -> int:
+        """E."""
+        return self.obs.shape[1]
+
+    @property
+    def num_agents(self) -> int:
+        """N."""
+        return self.obs.shape[2]
+
+    def env_steps(self) -> int:
+        return self.num_steps * self.num_envs
+
+    def agent_steps(self) -> int:
+        """Steps of live agents."""
+        return int(self.active.sum())
+
+    def split(self, parts: int) -> list[TeamRollout]:
+        """Equal parts along the environment axis. Numpy only; the parts are views."""
+        if self.num_envs % parts:
+            raise ValueError(f"{self.num_envs} environments cannot be split into {parts} equal parts.")
+        width = self.num_envs // parts
+        return [self._environments(part * width, (part + 1) * width) for part in range(parts)]
+
+    def _environments(self, start: int, stop: int) -> TeamRollout:
+        mine = (self.final_index[:, 1] >= start) & (self.final_index[:, 1] < stop)
+        columns = {
+            name: column[mine] if name in _SPARSE else column[:, start:stop] for name, column in self._columns().items()
+        }
+        columns["final_index"] = columns["final_index"] - np.array([0, start])
+        return TeamRollout(**columns)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[TeamRollout]) -> TeamRollout:
+        """Joins rollouts of equal length T along the environment axis. Numpy only."""
+        if len(parts) == 1:
+            return parts[0]
+        offsets = np.cumsum([0] + [part.num_envs for part in parts[:-1]])
+        columns: dict[str, Any] = {}
+        for name in parts[0]._columns():
+            arrays = [getattr(part, name) for part in parts]
+            if name == "final_index":
+                arrays = [index + np.array([0, offset]) for index, offset in zip(arrays, offsets, strict=True)]
+            columns[name] = np.concatenate(arrays, axis=0 if name in _SPARSE else 1)
+        return cls(**columns)
+
+    def to(self, device: torch.device | str) -> TeamRollout:
+        """The same columns as tensors on `device`."""
+        return TeamRollout(**{name: _tensor(column, device) for name, column in self._columns().items()})
+
+    def _columns(self) -> dict[str, Any]:
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: column for name, column in named.items() if column is not None}
+
+
+def _tensor(column: Any, device: torch.device | str) -> Tensor:
+    if isinstance(column, np.ndarray) and not column.flags.writeable:
+        column = column.copy()  # arrays of the object store are read-only, which torch does not accept
+    return torch.as_tensor(column, device=device)

@@ -1,0 +1,201 @@
+"""Bank layers: G backbones and K low-rank adapters behind one layer, applied to all agents of a team at once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lorasa_rllib.nn.rows import Slots
+
+MERGE_FROM_ROWS = 60
+"""Rows per slot from which forming dense weights once per forward is cheaper than two skinny products per row
+(`benchmarks/many_agents.py` measures both)."""
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """Size and placement of adapters. Names follow PEFT's `LoraConfig`.
+
+    r:                 rank, at least 1. A layer with `r >= min(in, out)` gets one dense matrix `delta` of scale 1.
+    lora_alpha:        adapter outputs are scaled by lora_alpha / r.
+    use_rslora:        scale by lora_alpha / sqrt(r) instead (Kalajdzievski 2023).
+    init_lora_weights: "lorasa" (A = 0, B ~ U(-1/sqrt(r), 1/sqrt(r)), as published) or "peft" (A random, B = 0). Both start
+                       at zero effect.
+    target_modules:    patterns (fnmatch) of the adapted layers: mlp.0 .., head, log_std.
+    rank_pattern:      rank of the layers that match a pattern, first match wins.
+    """
+
+    r: int = 8
+    lora_alpha: float = 8.0
+    use_rslora: bool = False
+    init_lora_weights: Literal["lorasa", "peft"] = "lorasa"
+    target_modules: tuple[str, ...] = ("*",)
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, rank in {"r": self.r, **self.rank_pattern}.items():
+            if not isinstance(rank, int) or rank < 1:
+                raise ValueError(f"r={rank!r} ({name}) must be an integer of at least 1.")
+        if self.init_lora_weights not in ("lorasa", "peft"):
+            raise ValueError(f"init_lora_weights={self.init_lora_weights!r} must be 'lorasa' or 'peft'.")
+
+    def rank_of(self, layer: str) -> int:
+        """Rank of the adapter of `layer`; 0 if the layer is not adapted."""
+        if not any(fnmatch(layer, pattern) for pattern in self.target_modules):
+            return 0
+        return next((rank for pattern, rank in self.rank_pattern.items() if fnmatch(layer, pattern)), self.r)
+
+
+@dataclass(frozen=True)
+class BankSize:
+    """How many owners a layer has: `backbones` G, `adapters` K, and what an adapter looks like."""
+
+    backbones: int = 1
+    adapters: int = 0
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+
+
+class BankLinear(nn.Module):
+    """G linear layers and K low-rank adapters.
+
+        y_s = W_g x_s + b_g + scaling * B_k A_k x_s          g, k: backbone and adapter of slot s
+
+    Parameters: weight [G, out, in], bias [G, out], lora_A [K, r, in], lora_B [K, out, r]; or delta [K, out, in] when
+    r >= min(in, out). A new adapter has B A = 0 and changes nothing. Hu et al. 2021, eq. 3; one adapter per agent:
+    LoRASA, arXiv 2502.05573.
+
+    The last `id_capacity` input columns belong to a one-hot agent id that is never built: its column of the weight is
+    looked up and added like a bias.
+    """
+
+    def __init__(self, name: str, in_size: int, out_size: int, bank: BankSize, gain: float, id_capacity: int = 0):
+        super().__init__()
+        self.in_size = in_size
+        width = in_size + id_capacity
+        self.weight = nn.Parameter(_orthogonal(bank.backbones, out_size, width, gain))
+        self.bias = nn.Parameter(torch.zeros(bank.backbones, out_size))
+        self.id_capacity = id_capacity
+        self.rank = bank.lora.rank_of(name) if bank.adapters else 0
+        self.dense = self.rank >= min(width, out_size)
+        self.scaling = 1.0
+        if self.rank and self.dense:
+            self.delta = nn.Parameter(torch.zeros(bank.adapters, out_size, width))
+        elif self.rank:
+            self.scaling = bank.lora.lora_alpha / (math.sqrt(self.rank) if bank.lora.use_rslora else self.rank)
+            published = bank.lora.init_lora_weights == "lorasa"
+            a, b = torch.zeros(bank.adapters, self.rank, width), torch.zeros(bank.adapters, out_size, self.rank)
+            factor = b if published else a  # Kaiming-uniform with a = sqrt(5): U(-1/sqrt(fan_in), 1/sqrt(fan_in))
+            factor.uniform_(-1 / math.sqrt(factor.shape[-1]), 1 / math.sqrt(factor.shape[-1]))
+            self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
+
+    def forward(self, x: Tensor, slots: Slots, adapters: bool = True) -> Tensor:
+        """x [S, B, in] -> [S, B, out]. `adapters=False` leaves the low-rank updates out."""
+        if not (adapters and self.rank):
+            return self._backbone(x, slots)
+        if self.dense or x.shape[1] >= MERGE_FROM_ROWS:
+            return self._product(x, self.merged_weight(slots), self.merged_bias(slots), slots)
+        return self._factored(x, slots)
+
+    def merged_weight(self, slots: Slots) -> Tensor:
+        """Dense weights [S, out, in] (or [1, out, in] if all slots share one) with adapters folded in."""
+        weight = slots.pick(self.weight, slots.backbone)
+        if not self.rank:
+            return weight
+        if self.dense:
+            return weight + slots.pick(self.delta, slots.adapter)
+        a, b = slots.pick(self.lora_A, slots.adapter), slots.pick(self.lora_B, slots.adapter)
+        return torch.baddbmm(weight.expand(len(a), -1, -1), b, a, alpha=self.scaling)
+
+    def merged_bias(self, slots: Slots) -> Tensor:
+        """Biases [S, out], or [1, out] if all slots share one."""
+        return slots.pick(self.bias, slots.backbone)
+
+    def _backbone(self, x: Tensor, slots: Slots) -> Tensor:
+        return self._product(x, slots.pick(self.weight, slots.backbone), self.merged_bias(slots), slots)
+
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor, slots: Slots) -> Tensor:
+        features, ids = self._split(weight, slots)
+        if weight.shape[0] == 1:  # one owner for all slots: a single large product
+            y = F.linear(x, features[0], bias[0])
+            return y if ids is None else y + ids[:, None]
+        if ids is not None:
+            bias = bias + ids
+        return torch.baddbmm(bias[:, None], x, features.transpose(1, 2))
+
+    def _factored(self, x: Tensor, slots: Slots) -> Tensor:
+        y = self._backbone(x, slots)
+        features, ids = self._split(slots.pick(self.lora_A, slots.adapter), slots)
+        b = slots.pick(self.lora_B, slots.adapter).transpose(1, 2)  # [S, r, out]
+        hidden = torch.bmm(x.expand(len(features), -1, -1), features.transpose(1, 2))  # [S, B, r]
+        if ids is not None:
+            hidden = hidden + ids[:, None]
+        return torch.baddbmm(y, hidden, b, alpha=self.scaling)
+
+    def _split(self, weight: Tensor, slots: Slots) -> tuple[Tensor, Tensor | None]:
+        """weight [S or 1, out, in + ids] -> columns of the features, and the id column of every slot [S, out]."""
+        if not self.id_capacity:
+            return weight, None
+        if slots.agent is None:
+            raise ValueError("id_features='one_hot' needs slots of one agent each; use id_features='none' with roles.")
+        features, ids = weight[..., : self.in_size], weight[..., self.in_size :]
+        if weight.shape[0] == 1:
+            return features, ids[0].index_select(1, slots.agent).T
+        return features, ids.gather(2, slots.agent[:, None, None].expand(-1, ids.shape[1], 1)).squeeze(2)
+
+
+class BankLayerNorm(nn.Module):
+    """Layer normalisation (Ba et al. 2016; biased variance, eps 1e-5) with one affine map per backbone.
+
+    Parameters: weight [G, d], bias [G, d]. With `present`, padded features are left out of mean and variance and stay 0.
+    """
+
+    def __init__(self, size: int, bank: BankSize):
+        super().__init__()
+        self.size = size
+        self.weight = nn.Parameter(torch.ones(bank.backbones, size))
+        self.bias = nn.Parameter(torch.zeros(bank.backbones, size))
+
+    def forward(self, x: Tensor, slots: Slots, present: Tensor | None = None) -> Tensor:
+        """x [S, B, d], present [S, 1 or B, d] (1 where a feature is real) -> [S, B, d]."""
+        if present is None and self.weight.shape[0] == 1:
+            return F.layer_norm(x, (self.size,), self.weight[0], self.bias[0])
+        normal = F.layer_norm(x, (self.size,)) if present is None else _masked_standard(x, present)
+        weight, bias = slots.pick(self.weight, slots.backbone), slots.pick(self.bias, slots.backbone)
+        y = torch.addcmul(bias[:, None], normal, weight[:, None])
+        return y if present is None else y * present
+
+
+class BankVector(nn.Module):
+    """G free vectors and K additive deltas, such as a state-independent log-std: v_s = weight_g + delta_k."""
+
+    def __init__(self, name: str, size: int, bank: BankSize, fill: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((bank.backbones, size), fill))
+        self.adapted = bool(bank.adapters and bank.lora.rank_of(name))
+        if self.adapted:
+            self.delta = nn.Parameter(torch.zeros(bank.adapters, size))
+
+    def forward(self, slots: Slots, adapters: bool = True) -> Tensor:
+        """-> [S or 1, d]."""
+        vector = slots.pick(self.weight, slots.backbone)
+        return vector + slots.pick(self.delta, slots.adapter) if adapters and self.adapted else vector
+
+
+def _masked_standard(x: Tensor, present: Tensor) -> Tensor:
+    count = present.sum(-1, keepdim=True)
+    mean = (x * present).sum(-1, keepdim=True) / count
+    centred = (x - mean) * present
+    return centred * torch.rsqrt(centred.square().sum(-1, keepdim=True) / count + 1e-5)
+
+
+def _orthogonal(backbones: int, out_size: int, in_size: int, gain: float) -> Tensor:
+    weight = torch.empty(backbones, out_size, in_size)
+    for one in weight:
+        nn.init.orthogonal_(one, gain)
+    return weight

@@ -1,0 +1,114 @@
+"""Settings and building blocks that the actor and the critic share: blocks of linear, activation, norm, and the trunk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, BankSize, LoRAConfig
+from lorasa_rllib.nn.distributions import CONTINUOUS
+from lorasa_rllib.nn.rows import Rows
+from lorasa_rllib.spec import Owners
+
+GAIN = {"relu": 2**0.5, "tanh": 5 / 3}
+ACTIVATION = {"relu": torch.relu, "tanh": torch.tanh}
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Shape of actor and critic. Both have the same trunk.
+
+    hidden_size:   width of every hidden layer.
+    num_layers:    hidden layers of the MLP, named mlp.0, mlp.1 ...
+    activation:    "relu" or "tanh".
+    feature_norm:  LayerNorm over the (unpadded) input features. It removes their scale, which helps when an
+                   environment mixes units, and costs when the scale itself matters.
+    layer_norm:    LayerNorm after every hidden layer.
+    id_features:   "one_hot": the policy knows which agent it acts for; "none": it does not; "auto": one-hot unless
+                   adapters are keyed by role.
+    distribution:  continuous head, "squashed_gaussian" (published) or "gaussian".
+    head_gain:     gain of the orthogonal initialisation of the action head.
+    """
+
+    hidden_size: int = 64
+    num_layers: int = 2
+    activation: Literal["relu", "tanh"] = "relu"
+    feature_norm: bool = True
+    layer_norm: bool = True
+    id_features: Literal["auto", "one_hot", "none"] = "auto"
+    distribution: Literal["squashed_gaussian", "gaussian"] = "squashed_gaussian"
+    head_gain: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name, known in (
+            ("activation", ACTIVATION),
+            ("distribution", CONTINUOUS),
+            ("id_features", ("auto", "one_hot", "none")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {sorted(known)}.")
+
+    def uses_ids(self, owners: Owners) -> bool:
+        if self.id_features == "one_hot" and owners.routed_by == "role":
+            raise ValueError("id_features='one_hot' does not go with adapters keyed by role; set id_features='none'.")
+        return self.id_features == "one_hot" or (self.id_features == "auto" and owners.routed_by == "agent")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Banks:
+    """Which layer gets how many backbones and adapters: the owner table and LoRA settings, asked by layer name."""
+
+    owners: Owners
+    lora: LoRAConfig
+
+    def of(self, layer: str) -> BankSize:
+        banked = any(fnmatch(layer, pattern) for pattern in self.owners.banked)
+        return BankSize(self.owners.num_backbones if banked else 1, self.owners.num_adapters, self.lora)
+
+
+class BankBlock(BankLinear):
+    """A hidden layer: bank linear, activation and (optionally) LayerNorm, here `norm`."""
+
+    def __init__(self, name: str, in_size: int, bank: BankSize, config: NetworkConfig, id_capacity: int = 0):
+        super().__init__(name, in_size, config.hidden_size, bank, GAIN[config.activation], id_capacity)
+        self._activation = ACTIVATION[config.activation]
+        self.norm = BankLayerNorm(config.hidden_size, bank) if config.layer_norm else None
+
+    def forward(self, x: Tensor, slots: Any, adapters: bool = True) -> Tensor:
+        y = self._activation(super().forward(x, slots, adapters))
+        return y if self.norm is None else self.norm(y, slots)
+
+
+class Trunk(nn.Module):
+    """LayerNorm over features, then the hidden layers: [S, B, features] -> [S, B, hidden_size]."""
+
+    def __init__(self, features: int, banks: Banks, config: NetworkConfig, id_capacity: int):
+        super().__init__()
+        self.feature_norm = BankLayerNorm(features, banks.of("feature_norm")) if config.feature_norm else None
+        self.mlp = nn.ModuleList()
+        for k in range(config.num_layers):
+            first = k == 0
+            width = features if first else config.hidden_size
+            self.mlp.append(
+                BankBlock(f"mlp.{k}", width, banks.of(f"mlp.{k}"), config, id_capacity if first else 0)
+            )
+
+    def features(self, x: Tensor, rows: Rows, present: Tensor | None = None, adapters: bool = True) -> Tensor:
+        """x [S, B, features]; present [S, 1 or B, features] marks real features, None if all are."""
+        if self.feature_norm is not None:
+            x = self.feature_norm(x, rows.slots, present)
+        elif present is not None:
+            x = x * present
+        for layer in self.mlp:
+            x = layer(x, rows.slots, adapters)
+        return x

@@ -1,0 +1,125 @@
+"""The team policy: actor, critic, value normaliser and phase in one module. Everything acting needs is inside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from lorasa_rllib.nn.actor import Actor
+from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.nn.critic import Critic, CriticInput
+from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.nn.value_norm import ValueNorm
+from lorasa_rllib.spec import Owners, TeamSpec
+
+Phase = Literal["backbone", "adapters", "joint"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
+ADAPTER_PARAMETERS = ("lora_A", "lora_B", "delta")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """All that a policy is built from. Plain data: stored in model configs and checkpoints."""
+
+    spec: TeamSpec
+    owners: Owners
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    critic_input: CriticInput = "state"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "spec": self.spec.to_dict(),
+            "owners": self.owners.to_dict(),
+            "lora": {**vars(self.lora), "target_modules": list(self.lora.target_modules)},
+            "network": self.network.to_dict(),
+            "critic_input": self.critic_input,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> PolicyConfig:
+        lora = {**data["lora"], "target_modules": tuple(data["lora"]["target_modules"])}
+        return cls(
+            TeamSpec.from_dict(data["spec"]),
+            Owners.from_dict(data["owners"]),
+            LoRAConfig(**lora),
+            NetworkConfig(**data["network"]),
+            data["critic_input"],
+        )
+
+
+class TeamPolicy(nn.Module):
+    """The policy of a team under one sharing method.
+
+    phase "backbone": adapters are left out and frozen. "adapters": the backbone (LayerNorms and shared log-std included)
+    is frozen. "joint": both train. The critic trains in every phase. The phase is a buffer: it travels with the weights.
+    With `inference_only` there is neither critic nor normaliser.
+    """
+
+    def __init__(self, config: PolicyConfig, inference_only: bool = False):
+        super().__init__()
+        self.config = config
+        self.actor = Actor(config.spec, config.owners, config.lora, config.network)
+        if not inference_only:
+            self.critic = Critic(config.spec, config.owners, config.critic_input, config.network)
+            self.value_norm = ValueNorm(self.critic.num_values)
+        self.register_buffer("_phase", torch.tensor(0, dtype=torch.uint8))
+        self._phase: Tensor
+        self.register_load_state_dict_post_hook(lambda module, _: module._follow_phase())
+        self._follow_phase()
+
+    @property
+    def phase(self) -> Phase:
+        return PHASES[int(self._phase)]
+
+    @property
+    def adapters_on(self) -> bool:
+        """Whether this phase computes adapters."""
+        return self._adapters
+
+    def set_phase(self, phase: Phase) -> None:
+        """Freezes and unfreezes what the phase says. Idempotent."""
+        if phase != "backbone" and not self.config.owners.num_adapters:
+            raise ValueError(f"phase={phase!r} needs adapters; sharing method {self.config.owners.method!r} has none.")
+        self._phase.fill_(PHASES.index(phase))
+        self._follow_phase()
+
+    def distribution(self, obs: Tensor, **rows: Any) -> Any:
+        """Action distribution; arguments as `Actor.forward`."""
+        return self.actor(obs, adapters=self._adapters, **rows)
+
+    def parameters_of(self, group: Literal["backbone", "adapters", "critic"]) -> dict[str, nn.Parameter]:
+        """Named parameters of one optimiser, each with a leading owner axis."""
+        if group == "critic":
+            return dict(self.critic.named_parameters())
+        adapters = group == "adapters"
+        return {
+            name: parameter
+            for name, parameter in self.actor.named_parameters()
+            if (name.rpartition(".")[2] in ADAPTER_PARAMETERS) == adapters
+        }
+
+    def acting(self) -> Actor:
+        """The actor to act with until the weights change: adapters folded in, where routing is fixed by agent.
+
+        Very large teams act through the factored path instead: dense weights for each agent would no longer fit
+        the processor's caches.
+        """
+        if not self._adapters or self.actor.router.by_role or self.config.spec.num_agents > MERGE_UP_TO_AGENTS:
+            return self.actor
+        return self.actor.merged()
+
+    def _follow_phase(self) -> None:
+        phase = self.phase
+        self._adapters = phase != "backbone"
+        trained = {"backbone": phase != "adapters", "adapters": self._adapters}
+        for group, train in trained.items():
+            for parameter in self.parameters_of(group).values():  # type: ignore[arg-type]
+                parameter.requires_grad_(train)
+
+
+MERGE_UP_TO_AGENTS = 128
+"""Teams up to this size act with merged weights (`benchmarks/many_agents.py` measures both)."""

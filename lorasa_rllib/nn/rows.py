@@ -1,0 +1,215 @@
+"""How rows of data are laid out for bank layers: every layer sees `x [S, B, d]`, S slots of B rows with one owner each.
+
+Three layouts, one interface. The layers themselves never ask which one they serve:
+
+    TeamRows      x [..., N, d], one slot per agent (a view, no copy): routing fixed by agent
+    AgentRows     x [..., d], rows of one agent: one slot
+    SortedRows    x [R, d] with an owner per row, sorted once into slots: routing held in data
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lorasa_rllib.spec import Owners
+
+
+@dataclass(frozen=True)
+class Slots:
+    """The owners of S slots. `None` for `backbone` or `adapter` means that slot s belongs to owner s.
+
+    backbone: [S] backbone of every slot      adapter: [S] adapter of every slot
+    agent:    [S] agent of every slot, for id features; None when a slot mixes agents (role routing)
+    size:     S
+    """
+
+    size: int
+    backbone: Tensor | None = None
+    adapter: Tensor | None = None
+    agent: Tensor | None = None
+
+    def pick(self, bank: Tensor, owner: Tensor | None) -> Tensor:
+        """bank [O, ...] -> [S, ...]; banks with one owner stay [1, ...] and broadcast."""
+        if bank.shape[0] == 1 or owner is None:
+            return bank
+        return bank.index_select(0, owner)
+
+
+class Rows(Protocol):
+    """What bank networks need to know of a layout. Tables hold one entry per agent, vectors one per slot."""
+
+    slots: Slots
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """[..., d] in the caller's layout -> [S, B, d]."""
+        ...
+
+    def restore(self, y: Tensor) -> Tensor:
+        """[S, B, d] -> the caller's layout."""
+        ...
+
+    def restore_vector(self, v: Tensor) -> Tensor:
+        """[S or 1, d] -> broadcastable to the caller's layout."""
+        ...
+
+    def table_in(self, table: Tensor) -> Tensor:
+        """[N, d] -> broadcastable to [S, B, d]."""
+        ...
+
+    def table_out(self, table: Tensor) -> Tensor:
+        """[N, d] -> broadcastable to the caller's layout."""
+        ...
+
+
+class TeamRows:
+    """All agents of a team at once: x [..., N, d] with any leading axes."""
+
+    def __init__(self, slots: Slots, lead: torch.Size):
+        self.slots = slots
+        self._lead = lead
+
+    def arrange(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
+
+    def restore(self, y: Tensor) -> Tensor:
+        return y.transpose(0, 1).reshape(*self._lead, self.slots.size, y.shape[-1])
+
+    def restore_vector(self, v: Tensor) -> Tensor:
+        return v
+
+    def table_in(self, table: Tensor) -> Tensor:
+        return table[:, None]
+
+    def table_out(self, table: Tensor) -> Tensor:
+        return table
+
+
+class AgentRows:
+    """Rows of one agent: x [..., d]. Only that agent's slices of the banks are touched."""
+
+    def __init__(self, slots: Slots, agent: int, lead: torch.Size):
+        self.slots = slots
+        self._agent = agent
+        self._lead = lead
+
+    def arrange(self, x: Tensor) -> Tensor:
+        return x.reshape(1, -1, x.shape[-1])
+
+    def restore(self, y: Tensor) -> Tensor:
+        return y.reshape(*self._lead, y.shape[-1])
+
+    def restore_vector(self, v: Tensor) -> Tensor:
+        return v[0]
+
+    def table_in(self, table: Tensor) -> Tensor:
+        return table[self._agent][None, None]
+
+    def table_out(self, table: Tensor) -> Tensor:
+        return table[self._agent]
+
+
+class SortedRows:
+    """Rows in any order with an owner each, sorted once into blocks of one owner: x [..., d] flattened to R rows.
+
+    Owners with many rows take several slots, so padding is at most one block per owner and the work stays within
+    twice that of equal counts, however uneven the owners are.
+
+    owner: int64 [R], what the rows are sorted by (agent or role)      agent: int64 [R], the agent of every row
+    """
+
+    def __init__(self, owner: Tensor, agent: Tensor, num_owners: int, make_slots: SlotMaker, lead: torch.Size):
+        rows = owner.numel()
+        block = max(1, -(-rows // num_owners))
+        counts = torch.bincount(owner, minlength=num_owners)
+        blocks = -(-counts // block)  # [O] slots of every owner
+        first_slot = blocks.cumsum(0) - blocks
+        order = owner.argsort(stable=True)
+        sorted_owner = owner[order]
+        rank = torch.arange(rows, device=owner.device) - (counts.cumsum(0) - counts)[sorted_owner]
+        position = first_slot[sorted_owner] * block + rank  # place of every sorted row in [S * B]
+        self.slots = make_slots(torch.repeat_interleave(torch.arange(num_owners, device=owner.device), blocks))
+        self._block = block
+        self._place = torch.empty_like(position).scatter_(0, order, position)  # place of row r
+        self._agent = agent
+        self._lead = lead
+
+    def arrange(self, x: Tensor) -> Tensor:
+        rows = x.new_zeros(self.slots.size * self._block, x.shape[-1])
+        return rows.index_copy(0, self._place, x.reshape(-1, x.shape[-1])).view(self.slots.size, self._block, -1)
+
+    def restore(self, y: Tensor) -> Tensor:
+        return y.reshape(-1, y.shape[-1]).index_select(0, self._place).view(*self._lead, y.shape[-1])
+
+    def restore_vector(self, v: Tensor) -> Tensor:
+        return v[0] if v.shape[0] == 1 else self.restore(v[:, None].expand(-1, self._block, -1))
+
+    def table_in(self, table: Tensor) -> Tensor:
+        return self.arrange(table[self._agent])
+
+    def table_out(self, table: Tensor) -> Tensor:
+        return table[self._agent].view(*self._lead, table.shape[-1])
+
+
+class SlotMaker(Protocol):
+    def __call__(self, owner_of_slot: Tensor) -> Slots: ...
+
+
+class Router(torch.nn.Module):
+    """Turns an owner table into layouts. Index maps are buffers outside the state dict: they follow the device."""
+
+    def __init__(self, owners: Owners):
+        super().__init__()
+        self.owners = owners
+        self.num_agents = len(owners.backbone_of)
+        self.by_role = owners.routed_by == "role"
+        if self.by_role and owners.num_backbones > 1:
+            raise ValueError("adapters keyed by role need one shared backbone; this table has several.")
+        everyone = list(range(self.num_agents))
+        self.register_buffer("_agents", torch.arange(self.num_agents), persistent=False)
+        self.register_buffer("_backbones", _unless_identity(owners.backbone_of, everyone), persistent=False)
+        self.register_buffer("_adapters", _unless_identity(owners.adapter_of, everyone), persistent=False)
+        self._agents: Tensor
+        self._backbones: Tensor | None
+        self._adapters: Tensor | None
+
+    def layout(self, x: Tensor, agent: Tensor | int | None = None, roles: Tensor | None = None) -> Rows:
+        """Layout of rows x.
+
+        x [..., N, d] with `agent=None`; [..., d] of one agent with `agent` an int; [R, d] in any order with `agent`
+        int64 [R]. `roles` (x without its last axis) is read only if adapters are keyed by role.
+        """
+        lead = x.shape[:-1]
+        if self.by_role:
+            if roles is None:
+                raise ValueError("adapters are keyed by role, but the rows carry no roles column.")
+            agents = self._agents if agent is None else torch.as_tensor(agent, device=x.device)
+            return SortedRows(
+                roles.reshape(-1), agents.expand(lead).reshape(-1), self.owners.num_adapters, _slots_of_roles, lead
+            )
+        if agent is None:
+            return TeamRows(self.slots_of_agents(slice(None)), lead[:-1])
+        if isinstance(agent, int):
+            return AgentRows(self.slots_of_agents(slice(agent, agent + 1)), agent, lead)
+        return SortedRows(agent, agent, self.num_agents, self.slots_of_agents, lead)
+
+    def slots_of_agents(self, owner_of_slot: Tensor | slice) -> Slots:
+        """Slots that belong to the given agents; `slice(None)` is the whole team in order."""
+        agents = self._agents[owner_of_slot]
+        whole = isinstance(owner_of_slot, slice) and len(agents) == self.num_agents
+
+        def owner(table: Tensor | None) -> Tensor | None:
+            return table[owner_of_slot] if table is not None else (None if whole else agents)
+
+        return Slots(len(agents), owner(self._backbones), owner(self._adapters), agents)
+
+
+def _slots_of_roles(owner_of_slot: Tensor) -> Slots:
+    return Slots(len(owner_of_slot), None, owner_of_slot)
+
+
+def _unless_identity(table: tuple[int, ...], identity: list[int]) -> Tensor | None:
+    return None if list(table) in ([], identity) else torch.tensor(table)

@@ -1,0 +1,55 @@
+"""The value normaliser: running statistics of returns, so that critics learn targets of unit size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ValueNorm(nn.Module):
+    """Running mean and variance of returns with bias correction, one pair per critic output.
+
+        m <- beta m + (1 - beta) mean(x)      q <- beta q + (1 - beta) mean(x^2)      D <- beta D + (1 - beta)
+        mu = m / max(D, eps)                  var = max(q / max(D, eps) - mu^2, min_var)
+
+    Statistics are buffers: saved, restored and equal on all learners. With beta near 1 and bias correction this is
+    nearly the average over all updates so far. Yu et al. 2022 (MAPPO), appendix; a fresh normaliser has mu = 0 and
+    `fresh_var` as variance.
+    """
+
+    beta = 0.99999
+    epsilon = 1e-5
+    min_var = 1e-2
+
+    def __init__(self, size: int, fresh_var: float = 1.0):
+        super().__init__()
+        self.fresh_var = fresh_var
+        for name in ("mean", "mean_sq", "debias"):
+            self.register_buffer(name, torch.zeros(size))
+        self.mean: Tensor
+        self.mean_sq: Tensor
+        self.debias: Tensor
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """mu [size] and standard deviation [size]."""
+        debias = self.debias.clamp(min=self.epsilon)
+        mean = self.mean / debias
+        var = (self.mean_sq / debias - mean.square()).clamp(min=self.min_var)
+        var = torch.where(self.debias == 0, self.fresh_var, var)
+        return mean, var.sqrt()
+
+    @torch.no_grad()
+    def update(self, mean: Tensor, mean_sq: Tensor) -> None:
+        """Takes in the mean and mean square [size] of one batch of returns."""
+        for old, new in ((self.mean, mean), (self.mean_sq, mean_sq), (self.debias, torch.ones_like(self.debias))):
+            old.mul_(self.beta).add_(new, alpha=1 - self.beta)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """x [..., size] in units of reward -> unit size."""
+        mean, std = self.statistics()
+        return (x - mean) / std
+
+    def denormalise(self, x: Tensor) -> Tensor:
+        """x [..., size] of unit size -> units of reward."""
+        mean, std = self.statistics()
+        return x * std + mean

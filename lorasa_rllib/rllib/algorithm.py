@@ -1,0 +1,150 @@
+"""The algorithms: RLlib's PPO loop with our sampling, phases, results and restore."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ray.rllib.algorithms.ppo.ppo import PPO
+from ray.rllib.core import ALL_MODULES
+from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
+
+from lorasa_rllib.nn.policy import PHASES, Phase
+from lorasa_rllib.rllib.checkpoints import read_backbone, readable
+from lorasa_rllib.rllib.config import MAPPOConfig
+from lorasa_rllib.rllib.learner import SKIPPED
+from lorasa_rllib.rllib.module import MODULE_ID
+from lorasa_rllib.rllib.results import RecentEpisodes
+from lorasa_rllib.rllib.sampled import shards_of_learners
+
+ATTEMPTS = 3
+"""Rounds of sampling before an iteration gives up on data that keep getting lost."""
+
+
+class TeamAlgorithm(PPO):
+    """Synchronous on-policy training of a team: sample, update, hand the weights back."""
+
+    @override(PPO)
+    def setup(self, config: Any) -> None:
+        super().setup(config)
+        self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
+        self._schedule = self.config.phase_schedule()
+        self._phase: Phase = self._schedule.phase_at(0)
+        if self.config.backbone_checkpoint is not None:
+            weights = read_backbone(self.config.backbone_checkpoint, self.config.policy_config())
+            self.learner_group.foreach_learner(lambda learner: learner.load_backbone(weights))
+            self._hand_out_weights()
+
+    @override(PPO)
+    def training_step(self) -> None:
+        for _ in range(ATTEMPTS):
+            sampled = self._sample()
+            if not sampled or self._update(sampled):
+                break
+        else:
+            raise RuntimeError(f"rollouts were lost in {ATTEMPTS} rounds of sampling in a row; are env runners dying?")
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self._hand_out_weights()
+
+    def _sample(self) -> list[Any]:
+        self._phase = self._schedule.phase_at(self._env_steps(), self._phase)
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            sampled, results = synchronous_parallel_sample(
+                worker_set=self.env_runner_group,
+                max_env_steps=self.config.total_train_batch_size,
+                sample_timeout_s=self.config.sample_timeout_s,
+                _uses_new_env_runners=True,
+                _return_metrics=True,
+            )
+        if sampled:
+            self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+        self._episodes.add(sampled)
+        for name, value in self._episodes.statistics().items():
+            self.metrics.log_value((ENV_RUNNER_RESULTS, name), value, reduce="mean", window=1)
+        return sampled
+
+    def _update(self, sampled: list[Any]) -> bool:
+        """One learner update; False if data were lost on the way and all learners skipped it."""
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            results = self.learner_group.update(
+                training_data=shards_of_learners(sampled),
+                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps()},
+                phase=self._phase,
+                defer_solve_refs_to_learner=True,
+            )
+        skipped = any(result[ALL_MODULES][SKIPPED].peek() for result in results)
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        return not skipped
+
+    def _hand_out_weights(self) -> None:
+        for group in (self.env_runner_group, self.eval_env_runner_group):
+            if group is not None:
+                group.sync_weights(
+                    from_worker_or_learner_group=self.learner_group, policies=[MODULE_ID], inference_only=True
+                )
+
+    def _env_steps(self) -> int:
+        return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
+
+    @override(PPO)
+    def step(self) -> dict[str, Any]:
+        results = super().step()
+        results["phase"] = self._phase
+        results["phase_index"] = PHASES.index(self._phase)
+        results.setdefault(ENV_RUNNER_RESULTS, {}).setdefault(NUM_EPISODES_LIFETIME, 0)
+        return results
+
+    # Checkpoints
+
+    @override(PPO)
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        state["recent_episodes"] = self._episodes.get_state()
+        return state
+
+    @override(PPO)
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self._episodes.set_state(state.get("recent_episodes", []))
+
+    @override(PPO)
+    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
+        """Restores a checkpoint; every env runner acts with it from the next `sample()` or `evaluate()` on."""
+        with readable(path):
+            super().restore_from_path(path, *args, **kwargs)
+        (phase, *_) = self.learner_group.foreach_learner(lambda learner: learner.phase)
+        self._phase = phase.get()
+        self._hand_out_weights()
+
+    @classmethod
+    @override(PPO)
+    def from_checkpoint(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:
+        with readable(path):
+            return super().from_checkpoint(path, *args, **kwargs)
+
+
+class MAPPO(TeamAlgorithm):
+    """MAPPO on teams that share a policy. See `MAPPOConfig`."""
+
+    @classmethod
+    @override(PPO)
+    def get_default_config(cls) -> MAPPOConfig:
+        return MAPPOConfig()

@@ -1,0 +1,286 @@
+"""Configs: `TeamConfig` is what algorithms of this package share, `MAPPOConfig` adds MAPPO's numbers."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.ppo.ppo import PPOConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.utils.annotations import override
+
+from lorasa_rllib.envs.registry import environment_class
+from lorasa_rllib.learning.mappo import MAPPOSettings
+from lorasa_rllib.learning.phases import PhaseSchedule
+from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.nn.policy import PolicyConfig
+from lorasa_rllib.rllib.module import AGENT, MODULE_ID, OBS, STATE, LoRASAModule, map_to_shared_policy
+from lorasa_rllib.rllib.validation import check_inherited_settings, check_layout
+from lorasa_rllib.sharing.methods import owners_of
+from lorasa_rllib.spec import TeamSpec
+
+
+class TeamConfig(PPOConfig):
+    """Settings of team algorithms: environment, sharing method, network, and RLlib's own."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class)
+        from lorasa_rllib.rllib.runner import TeamEnvRunner
+
+        self.env_runner_cls = TeamEnvRunner
+        self.num_env_runners = 0
+        self.num_envs_per_env_runner = 8
+        self.train_batch_size_per_learner = 4000
+        self.minibatch_size = None
+        self.num_epochs = 5
+        self.lr = 3e-4
+        self.gamma = 0.99
+        self.lambda_ = 0.95
+        self.clip_param = 0.2
+        self.vf_clip_param = 0.2
+        self.vf_loss_coeff = 1.0
+        self.entropy_coeff = 0.0
+        self.grad_clip = 10.0
+        self.use_kl_loss = False
+        self.policies = {MODULE_ID}
+        self.policy_mapping_fn = map_to_shared_policy
+        self.evaluation_duration = 10
+
+        self.sharing_method = "lora"
+        self.sharing_schedule = "two_phase"
+        self.sharing_keyed_by = "agent"
+        self.total_env_steps: int | None = None
+        self.phase_switch: int | float | None = None
+        self.backbone_checkpoint: str | None = None
+        self.lora_r = 8
+        self.lora_alpha = 8.0
+        self.lora_use_rslora = False
+        self.lora_init_weights = "lorasa"
+        self.lora_target_modules: tuple[str, ...] = ("*",)
+        self.lora_rank_pattern: dict[str, int] = {}
+        self.network_settings: dict[str, Any] = {}
+        self.critic_input: str | None = None
+        self.huber_delta: float | None = 10.0
+        self.joint_ratio = False
+        self.adapter_lr: Any = None
+        self.critic_lr: Any = None
+        self.adam_epsilon = 1e-5
+        self.learner_threads = 1
+
+    def sharing(
+        self,
+        method: str = NotProvided,
+        *,
+        schedule: str = NotProvided,
+        total_env_steps: int | None = NotProvided,
+        phase_switch: int | float | None = NotProvided,
+        keyed_by: str = NotProvided,
+        r: int = NotProvided,
+        lora_alpha: float = NotProvided,
+        use_rslora: bool = NotProvided,
+        init_lora_weights: str = NotProvided,
+        target_modules: tuple[str, ...] = NotProvided,
+        rank_pattern: dict[str, int] = NotProvided,
+        backbone: str | None = NotProvided,
+    ) -> Self:
+        """How agents share weights. Returns this config.
+
+        Args:
+            method: a key of `lorasa_rllib.sharing.methods.METHODS`: "ps" (one policy) or "lora" (LoRASA).
+            schedule: "two_phase": the backbone trains first, then freezes and the adapters train. "joint": both train
+                from the start.
+            total_env_steps: budget of the run, summed over environments. Only a fraction as `phase_switch` needs it;
+                stopping a run is up to the caller (`stop=` of Tune).
+            phase_switch: environment steps (int) or fraction of the budget (float) after which the adapters begin.
+            keyed_by: "agent" or "role": whose adapter a row uses.
+            r: adapter rank. Raised: more freedom per agent; adapter parameters grow in proportion.
+            lora_alpha: adapter outputs are scaled by lora_alpha / r.
+            use_rslora: scale by lora_alpha / sqrt(r) instead.
+            init_lora_weights: "lorasa" or "peft", which factor starts at zero. See `nn.bank.LoRAConfig`.
+            target_modules: patterns of the adapted layers.
+            rank_pattern: rank of layers that match a pattern.
+            backbone: path of a checkpoint of this package whose backbone, critic and normaliser this run starts from;
+                with `phase_switch=0` training starts in the adapter phase.
+        """
+        return self._store(
+            sharing_method=method,
+            sharing_schedule=schedule,
+            total_env_steps=total_env_steps,
+            phase_switch=phase_switch,
+            sharing_keyed_by=keyed_by,
+            lora_r=r,
+            lora_alpha=lora_alpha,
+            lora_use_rslora=use_rslora,
+            lora_init_weights=init_lora_weights,
+            lora_target_modules=target_modules,
+            lora_rank_pattern=rank_pattern,
+            backbone_checkpoint=backbone,
+        )
+
+    def network(self, **settings: Any) -> Self:
+        """Shape of actor and critic: the fields of `nn.network.NetworkConfig`. Returns this config."""
+        return self._store(network_settings={**self.network_settings, **settings})
+
+    @override(PPOConfig)
+    def training(
+        self,
+        *,
+        critic_input: str | None = NotProvided,
+        huber_delta: float | None = NotProvided,
+        joint_ratio: bool = NotProvided,
+        adapter_lr: Any = NotProvided,
+        critic_lr: Any = NotProvided,
+        adam_epsilon: float = NotProvided,
+        **kwargs: Any,
+    ) -> Self:
+        """Numbers of the update; RLlib's own (`lr`, `gamma`, `lambda_`, `clip_param`, `num_epochs` ...) as in PPO.
+
+        Args:
+            critic_input: "state": one value per environment step (needs a shared reward); "agent_state": one per agent,
+                from the state and the agent's id. None: "state" where possible.
+            huber_delta: value errors beyond it count linearly; None: squared error throughout.
+            joint_ratio: clip the ratio of an agent's whole action instead of each dimension on its own.
+            adapter_lr, critic_lr: learning rate (or schedule) of adapters and critic; None: `lr`.
+            adam_epsilon: epsilon of every Adam.
+            vf_clip_param: MAPPO's value clipping, in normalised units; None: no clipping.
+            grad_clip: largest gradient norm of every owner on its own (backbone, each adapter, critic); None: no limit.
+            minibatch_size: environment steps (each with all its agents) per optimiser step; None: the whole batch.
+        """
+        for name in ("vf_clip_param", "grad_clip", "minibatch_size"):  # None means "off" here, also where RLlib drops it
+            if name in kwargs:
+                setattr(self, name, kwargs.pop(name))
+        super().training(**kwargs)
+        return self._store(
+            critic_input=critic_input,
+            huber_delta=huber_delta,
+            joint_ratio=joint_ratio,
+            adapter_lr=adapter_lr,
+            critic_lr=critic_lr,
+            adam_epsilon=adam_epsilon,
+        )
+
+    # What the settings mean
+
+    def team_spec(self) -> TeamSpec:
+        """The team of the configured environment. Builds no simulation."""
+        return environment_class(self.env).team_spec(**self.env_config)
+
+    def phase_schedule(self) -> PhaseSchedule:
+        return PhaseSchedule(
+            self.sharing_schedule,  # type: ignore[arg-type]
+            self.total_env_steps,
+            self.phase_switch,
+            has_adapters=self.policy_config().owners.num_adapters > 0,
+        )
+
+    def policy_config(self) -> PolicyConfig:
+        """Everything the policy is built from."""
+        spec = self.team_spec()
+        options = {"keyed_by": self.sharing_keyed_by} if self.sharing_method == "lora" else {}
+        owners = owners_of(self.sharing_method, spec, **options)
+        lora = LoRAConfig(
+            r=self.lora_r,
+            lora_alpha=self.lora_alpha,
+            use_rslora=self.lora_use_rslora,
+            init_lora_weights=self.lora_init_weights,  # type: ignore[arg-type]
+            target_modules=tuple(self.lora_target_modules),
+            rank_pattern=dict(self.lora_rank_pattern),
+        )
+        team_value = spec.shared_reward and owners.num_critics == 1
+        critic_input = self.critic_input or ("state" if team_value else "agent_state")
+        return PolicyConfig(spec, owners, lora, NetworkConfig(**self.network_settings), critic_input)  # type: ignore
+
+    def row_spaces(self) -> tuple[gym.Space, gym.Space]:
+        """Observation and action space of one agent's row, padded to the largest agent."""
+        spec = self.team_spec()
+        observation = gym.spaces.Dict(
+            {
+                OBS: gym.spaces.Box(-np.inf, np.inf, (spec.obs_size,), np.float32),
+                AGENT: gym.spaces.Discrete(spec.num_agents),
+                STATE: gym.spaces.Box(-np.inf, np.inf, (spec.state_size,), np.float32),
+            }
+        )
+        if spec.continuous:
+            return observation, gym.spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
+        return observation, gym.spaces.Discrete(spec.action_size)
+
+    def update_settings(self, entropy_coeff: float) -> MAPPOSettings:
+        """The numbers of one update, with the value that a schedule has reached."""
+        return MAPPOSettings(
+            gamma=self.gamma,
+            lambda_=self.lambda_,
+            clip=self.clip_param,
+            value_clip=self.vf_clip_param,
+            value_coeff=self.vf_loss_coeff,
+            huber_delta=self.huber_delta,
+            entropy_coeff=float(entropy_coeff),
+            max_grad_norm=self.grad_clip,
+            joint_ratio=self.joint_ratio,
+            num_epochs=self.num_epochs,
+            minibatch_size=self.minibatch_size,
+        )
+
+    # RLlib's hooks
+
+    @override(PPOConfig)
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        observation, action = self.row_spaces()
+        return RLModuleSpec(
+            module_class=LoRASAModule,
+            observation_space=observation,
+            action_space=action,
+            model_config=self.policy_config().to_dict(),
+        )
+
+    @override(PPOConfig)
+    def validate(self) -> None:
+        """Judges all settings together. Raises ValueError that names the setting and what to do."""
+        super().validate()
+        check_inherited_settings(self, defaults=type(self)())
+        if self.env is None:
+            raise ValueError('no environment is set. Call .environment("mamujoco", env_config={...}).')
+        self.policy_config()
+        self.phase_schedule()
+        if not self.in_evaluation:
+            check_layout(self)
+
+    @override(PPOConfig)
+    def get_evaluation_config_object(self) -> Any:
+        """Evaluation is greedy unless `evaluation_config` says otherwise."""
+        config = super().get_evaluation_config_object()
+        if config is not None and "explore" not in (self.evaluation_config or {}):
+            config.explore = False
+        return config
+
+    def _store(self, **settings: Any) -> Self:
+        for name, value in settings.items():
+            if value is not NotProvided:
+                setattr(self, name, value)
+        return self
+
+
+class MAPPOConfig(TeamConfig):
+    """MAPPO (Yu et al. 2022, arXiv 2103.01955) for teams that share a policy.
+
+        config = (
+            MAPPOConfig()
+            .environment("mamujoco", env_config={"scenario": "HalfCheetah", "agent_conf": "6x1"})
+            .sharing("lora", r=8, total_env_steps=10_000_000, phase_switch=0.2)
+        )
+        algo = config.build_algo()
+        algo.train()
+    """
+
+    def __init__(self, algo_class: type | None = None):
+        from lorasa_rllib.rllib.algorithm import MAPPO
+
+        super().__init__(algo_class=algo_class or MAPPO)
+
+    @override(AlgorithmConfig)
+    def get_default_learner_class(self) -> type:
+        from lorasa_rllib.rllib.learner import MAPPOLearner
+
+        return MAPPOLearner

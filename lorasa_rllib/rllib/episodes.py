@@ -1,0 +1,53 @@
+"""Bookkeeping of episodes that run in E slots: returns, lengths, and a fair share of episodes for each slot."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from lorasa_rllib.envs.base import TeamStep
+from lorasa_rllib.rllib.sampled import EpisodeSummary
+
+
+class EpisodeMeter:
+    """Team return and length of the episode running in every slot."""
+
+    def __init__(self, num_envs: int):
+        self._returns = np.zeros(num_envs)
+        self._lengths = np.zeros(num_envs, np.int64)
+        self._started = np.full(num_envs, time.perf_counter())
+
+    def restart(self) -> None:
+        """All slots begin a new episode."""
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+        self._started[:] = time.perf_counter()
+
+    def add(self, step: TeamStep) -> list[EpisodeSummary]:
+        """Takes in one step; returns the episodes it ended, in the order of `step.ended`."""
+        self._returns += step.rewards.sum(-1)
+        self._lengths += 1
+        if not len(step.ended):
+            return []
+        now = time.perf_counter()
+        won = [None] * len(step.ended) if step.won is None else step.won.tolist()
+        summaries = [
+            EpisodeSummary(float(self._returns[e]), int(self._lengths[e]), now - float(self._started[e]), w)
+            for e, w in zip(step.ended, won, strict=True)
+        ]
+        self._returns[step.ended] = 0.0
+        self._lengths[step.ended] = 0
+        self._started[step.ended] = now
+        return summaries
+
+    def running_return(self) -> float:
+        """Mean return so far over the slots."""
+        return float(self._returns.mean())
+
+
+def share_of_slots(num_episodes: int, num_envs: int) -> np.ndarray:
+    """int64 [E]: how many of `num_episodes` each slot runs. Fixed beforehand, so that short episodes are not favoured."""
+    share = np.full(num_envs, num_episodes // num_envs, np.int64)
+    share[: num_episodes % num_envs] += 1
+    return share

@@ -1,0 +1,203 @@
+"""The MAPPO learner: carries rollouts and gradients between RLlib and `learning.mappo`; holds no formula of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from ray.rllib.core import ALL_MODULES, COMPONENT_RL_MODULE
+from ray.rllib.core.learner.learner import Learner
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_ENV_STEPS_TRAINED,
+    NUM_ENV_STEPS_TRAINED_LIFETIME,
+    NUM_MODULE_STEPS_TRAINED,
+    NUM_MODULE_STEPS_TRAINED_LIFETIME,
+    NUM_NON_TRAINABLE_PARAMETERS,
+    NUM_TRAINABLE_PARAMETERS,
+)
+from ray.rllib.utils.schedules.scheduler import Scheduler
+from torch import Tensor
+
+from lorasa_rllib.learning import mappo
+from lorasa_rllib.learning.owner_adam import OwnerAdam
+from lorasa_rllib.nn.policy import Phase, TeamPolicy
+from lorasa_rllib.rllib.module import MODULE_ID
+from lorasa_rllib.rllib.sampled import TeamTrainingData
+
+GROUPS = ("backbone", "adapters", "critic")
+SKIPPED = "skipped_updates"
+GENERATOR = "minibatch_generator"
+
+
+class TeamLearner(TorchLearner):
+    """What every learner of this package shares: optimisers per bank, phases, several learners, checkpoints.
+
+    Subclasses define `update_policy`. Several learners hold equal parameters: rank 0's are broadcast at build, and
+    everything that decides an update is summed over learners before it is divided.
+    """
+
+    @override(TorchLearner)
+    def build(self) -> None:
+        if self._is_built:
+            return
+        torch.set_num_threads(self.config.learner_threads)
+        super().build()
+        self._generator = torch.Generator().manual_seed(0 if self.config.seed is None else self.config.seed)
+        self._entropy_coeff = Scheduler(
+            fixed_value_or_schedule=self.config.entropy_coeff, framework=self.framework, device=self._device
+        )
+        if self.distributed:
+            with torch.no_grad():
+                for tensor in [*self.policy.parameters(), *self.policy.buffers()]:
+                    torch.distributed.broadcast(tensor, 0)
+
+    @property
+    def policy(self) -> TeamPolicy:
+        return self.module[MODULE_ID].policy
+
+    @property
+    def phase(self) -> Phase:
+        return self.policy.phase
+
+    @override(TorchLearner)
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Gradients are summed by us: RLlib's wrapper does not allow parameters that freeze within a run."""
+
+    @override(TorchLearner)
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        rates = {
+            "backbone": self.config.lr,
+            "adapters": self.config.adapter_lr or self.config.lr,
+            "critic": self.config.critic_lr or self.config.lr,
+        }
+        for group in GROUPS:
+            params = list(self.policy.parameters_of(group).values())  # type: ignore[arg-type]
+            if params:
+                self.register_optimizer(
+                    module_id=module_id,
+                    optimizer_name=group,
+                    optimizer=OwnerAdam(params, eps=self.config.adam_epsilon),
+                    params=params,
+                    lr_or_lr_schedule=rates[group],
+                )
+
+    def optimisers(self) -> mappo.Optimisers:
+        names = {group: f"{MODULE_ID}_{group}" for group in GROUPS}
+        return {group: self._named_optimizers[n] for group, n in names.items() if n in self._named_optimizers}
+
+    @override(TorchLearner)
+    def update(  # type: ignore[override]
+        self,
+        *,
+        training_data: TeamTrainingData,
+        timesteps: dict[str, Any],
+        phase: Phase,
+        _no_metrics_reduce: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """One iteration on the rollouts of this learner, in the given phase.
+
+        If any learner's data is lost, all of them skip the iteration together and say so under "skipped_updates".
+        """
+        self._check_is_built()
+        self.before_gradient_based_update(timesteps=timesteps)
+        rollout = training_data.rollout(self.config.sample_timeout_s)
+        ready = self.all_sum(torch.tensor([float(rollout is not None)], device=self._device))
+        whole = bool(ready == (self.config.num_learners or 1))
+        self.metrics.log_value((ALL_MODULES, SKIPPED), float(not whole), reduce="mean", window=1)
+        if whole and rollout is not None:
+            if self.policy.phase != phase:
+                self.policy.set_phase(phase)
+            self._weights_seq_no += 1
+            settings = self.config.update_settings(entropy_coeff=self._entropy_coeff.get_current_value())
+            log = self.update_policy(rollout.to(self._device), settings)
+            self._log(log, rollout)
+        self._entropy_coeff.update(timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+        self.after_gradient_based_update(timesteps=timesteps)
+        return None if _no_metrics_reduce else self.metrics.reduce()
+
+    def update_policy(self, rollout: Any, settings: Any) -> dict[str, Tensor]:
+        """The algorithm: one iteration on a rollout on the device. Returns statistics, equal on all learners."""
+        raise NotImplementedError
+
+    @property
+    def all_sum(self) -> mappo.AllSum:
+        return _sum_over_learners if self.distributed else mappo.alone
+
+    def _log(self, log: dict[str, Tensor], rollout: Any) -> None:
+        values = torch.stack([value.float() for value in log.values()]).tolist()
+        for name, value in zip(log, values, strict=True):
+            self.metrics.log_value((MODULE_ID, name), value, reduce="mean", window=1)
+        self._log_trainable_parameters()
+        env_steps, agent_steps = rollout.env_steps(), rollout.agent_steps()
+        for key, steps in (
+            ((ALL_MODULES, NUM_ENV_STEPS_TRAINED), env_steps),
+            ((ALL_MODULES, NUM_MODULE_STEPS_TRAINED), agent_steps),
+            ((MODULE_ID, NUM_MODULE_STEPS_TRAINED), agent_steps),
+        ):
+            self.metrics.log_value(key, steps, reduce="sum")
+        for key, steps in (
+            ((ALL_MODULES, NUM_ENV_STEPS_TRAINED_LIFETIME), env_steps),
+            ((ALL_MODULES, NUM_MODULE_STEPS_TRAINED_LIFETIME), agent_steps),
+            ((MODULE_ID, NUM_MODULE_STEPS_TRAINED_LIFETIME), agent_steps),
+        ):
+            self.metrics.log_value(key, steps, reduce="lifetime_sum")
+
+    @override(TorchLearner)
+    def _log_trainable_parameters(self) -> None:
+        """At every update: the phase changes them."""
+        parameters = list(self.policy.parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        fixed = sum(p.numel() for p in parameters) - trained
+        for key, value in ((NUM_TRAINABLE_PARAMETERS, trained), (NUM_NON_TRAINABLE_PARAMETERS, fixed)):
+            for module in (MODULE_ID, ALL_MODULES):
+                self.metrics.log_value((module, key), value, reduce="mean", window=1)
+
+    def load_backbone(self, weights: dict[str, Any]) -> None:
+        """Takes over everything but the adapters from the weights of another run."""
+        own = self.policy.state_dict()
+        own.update({name: torch.as_tensor(value) for name, value in weights.items()})
+        self.policy.load_state_dict(own)
+
+    @override(Learner)
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self._check_component(GENERATOR, components, not_components):
+            state[GENERATOR] = self._generator.get_state().numpy()
+        return state
+
+    @override(Learner)
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes weights whatever their sequence number: a restored checkpoint may be older than what the learner holds."""
+        if COMPONENT_RL_MODULE in state:
+            self.module.set_state(state[COMPONENT_RL_MODULE])
+        super().set_state({name: part for name, part in state.items() if name != COMPONENT_RL_MODULE})
+        if GENERATOR in state:
+            self._generator.set_state(torch.as_tensor(state[GENERATOR]))
+
+    @override(Learner)
+    def compute_loss_for_module(self, **kwargs: Any) -> Any:
+        raise NotImplementedError("the loss is computed on whole teams, see `update_policy`.")
+
+
+class MAPPOLearner(TeamLearner):
+    """MAPPO (Yu et al. 2022) for every sharing method; the mathematics is in `learning.mappo`."""
+
+    @override(TeamLearner)
+    def update_policy(self, rollout: Any, settings: mappo.MAPPOSettings) -> dict[str, Tensor]:
+        return mappo.update(self.policy, self.optimisers(), rollout, settings, self._generator, self.all_sum)
+
+
+def _sum_over_learners(x: Tensor) -> Tensor:
+    torch.distributed.all_reduce(x)
+    return x

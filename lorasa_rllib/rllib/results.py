@@ -1,0 +1,120 @@
+"""Result keys: RLlib's standard ones, always present and finite, and ours beside them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from ray.rllib.utils.metrics import (
+    EPISODE_DURATION_SEC_MEAN,
+    EPISODE_LEN_MAX,
+    EPISODE_LEN_MEAN,
+    EPISODE_LEN_MIN,
+    EPISODE_RETURN_MAX,
+    EPISODE_RETURN_MEAN,
+    EPISODE_RETURN_MIN,
+    NUM_AGENT_STEPS_SAMPLED,
+    NUM_AGENT_STEPS_SAMPLED_LIFETIME,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    NUM_EPISODES_LIFETIME,
+    NUM_MODULE_STEPS_SAMPLED,
+    NUM_MODULE_STEPS_SAMPLED_LIFETIME,
+    WEIGHTS_SEQ_NO,
+)
+
+from lorasa_rllib.rllib.module import MODULE_ID
+from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
+from lorasa_rllib.spec import TeamSpec
+
+PER_AGENT_KEYS_UP_TO = 32
+"""Teams up to this size get result keys per agent; larger ones would drown everything else."""
+
+WIN_RATE = "win_rate"
+
+
+def log_sampling(metrics: Any, sampled: Sampled, spec: TeamSpec, weights_seq_no: int) -> None:
+    """Counters and times of one round of one runner; RLlib adds them up over runners."""
+    env_steps, agent_steps = sampled.num_env_steps, sampled.agent_steps()
+    sums = {NUM_ENV_STEPS_SAMPLED: env_steps, NUM_EPISODES: len(sampled.episodes)}
+    lifetime = {NUM_EPISODES_LIFETIME: len(sampled.episodes)}
+    for per, total, steps in (
+        (NUM_MODULE_STEPS_SAMPLED, NUM_MODULE_STEPS_SAMPLED_LIFETIME, {MODULE_ID: agent_steps}),
+        (NUM_AGENT_STEPS_SAMPLED, NUM_AGENT_STEPS_SAMPLED_LIFETIME, _steps_per_agent(spec, sampled.steps_of_agents)),
+    ):
+        for name, count in steps.items():
+            sums[(per, name)] = count  # type: ignore[index]
+            lifetime[(total, name)] = count  # type: ignore[index]
+    for key, value in sums.items():
+        metrics.log_value(key, value, reduce="sum")
+    for key, value in lifetime.items():
+        metrics.log_value(key, value, reduce="lifetime_sum")
+    metrics.log_value(NUM_ENV_STEPS_SAMPLED_LIFETIME, env_steps, reduce="lifetime_sum", with_throughput=True)
+    metrics.log_value(WEIGHTS_SEQ_NO, weights_seq_no, reduce="mean", window=1)
+    for name, seconds in sampled.seconds.items():
+        metrics.log_value(f"{name}_seconds", seconds, reduce="mean", window=1)
+
+
+def log_evaluation(metrics: Any, sampled: Sampled) -> None:
+    """Episode statistics of an evaluation runner: over exactly the episodes of this round."""
+    for key, value in episode_statistics(sampled.episodes).items():
+        reduce = "min" if key.endswith("_min") else "max" if key.endswith("_max") else "mean"
+        metrics.log_value(key, value, reduce=reduce, window=1)
+
+
+class RecentEpisodes:
+    """The last episodes of a run: what `episode_return_mean` and its kin are taken over."""
+
+    def __init__(self, window: int):
+        self._episodes: deque[EpisodeSummary] = deque(maxlen=window)
+        self._running_return = 0.0
+
+    def add(self, sampled: Iterable[Sampled]) -> None:
+        running = []
+        for part in sampled:
+            self._episodes.extend(part.episodes)
+            running.append(part.running_return)
+        if running:
+            self._running_return = float(np.mean(running))
+
+    def statistics(self) -> dict[str, float]:
+        """Over recent episodes; before the first one ends, the return so far of the running ones stands in."""
+        if self._episodes:
+            return episode_statistics(self._episodes)
+        return episode_statistics([EpisodeSummary(self._running_return, 0, 0.0)])
+
+    def get_state(self) -> list[tuple[float, int, float, bool | None]]:
+        return [(e.team_return, e.length, e.seconds, e.won) for e in self._episodes]
+
+    def set_state(self, state: Sequence[tuple[float, int, float, bool | None]]) -> None:
+        self._episodes.clear()
+        self._episodes.extend(EpisodeSummary(*episode) for episode in state)
+
+
+def episode_statistics(episodes: Iterable[EpisodeSummary]) -> dict[str, float]:
+    """RLlib's episode keys, and the win rate where episodes can be won. Empty for no episodes."""
+    episodes = list(episodes)
+    if not episodes:
+        return {}
+    returns = np.array([e.team_return for e in episodes])
+    lengths = np.array([e.length for e in episodes])
+    statistics = {
+        EPISODE_RETURN_MEAN: float(returns.mean()),
+        EPISODE_RETURN_MIN: float(returns.min()),
+        EPISODE_RETURN_MAX: float(returns.max()),
+        EPISODE_LEN_MEAN: float(lengths.mean()),
+        EPISODE_LEN_MIN: int(lengths.min()),
+        EPISODE_LEN_MAX: int(lengths.max()),
+        EPISODE_DURATION_SEC_MEAN: float(np.mean([e.seconds for e in episodes])),
+    }
+    won = [e.won for e in episodes if e.won is not None]
+    return statistics | ({WIN_RATE: float(np.mean(won))} if won else {})
+
+
+def _steps_per_agent(spec: TeamSpec, steps: np.ndarray) -> dict[str, int]:
+    if spec.num_agents > PER_AGENT_KEYS_UP_TO:
+        return {}
+    return dict(zip(spec.agents, steps.tolist(), strict=True))

@@ -1,0 +1,81 @@
+"""What an env runner's `sample()` returns and how it reaches the learners: references, episode summaries, times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+from ray.rllib.core.learner.training_data import TrainingData
+
+from lorasa_rllib.learning.rollout import TeamRollout
+
+
+@dataclass(frozen=True)
+class EpisodeSummary:
+    """A finished episode. team_return: shared rewards count once, otherwise the sum over agents. won: None if unknown."""
+
+    team_return: float
+    length: int
+    seconds: float
+    won: bool | None = None
+
+
+@dataclass
+class Sampled:
+    """One runner's part of a sampling round. Light: the arrays stay in the object store of the runner's node.
+
+    shards:          one rollout (or reference to it) per learner; empty for evaluation.
+    steps_of_agents: int64 [N], steps that each agent was alive.
+    episodes:        episodes that ended in this round.
+    running_return:  mean return so far of the episodes still running, for the time before the first one ends.
+    seconds:         time spent in "env", "policy" and all of "sample".
+    """
+
+    shards: list[Any]
+    num_env_steps: int
+    steps_of_agents: np.ndarray
+    episodes: list[EpisodeSummary]
+    running_return: float
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def env_steps(self) -> int:
+        return self.num_env_steps
+
+    def agent_steps(self) -> int:
+        return int(self.steps_of_agents.sum())
+
+
+@dataclass
+class TeamTrainingData(TrainingData):
+    """RLlib's training data with one list of rollouts (or references) per learner. The driver never opens them."""
+
+    shards: Sequence[Sequence[Any]] = ()
+
+    def validate(self) -> None:
+        if not self.shards or not all(self.shards):
+            raise ValueError("TeamTrainingData needs at least one rollout for every learner.")
+
+    def shard(self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any) -> list[Any]:
+        if num_shards != len(self.shards):
+            raise ValueError(f"rollouts were split for {len(self.shards)} learners, but there are {num_shards}.")
+        return [(TeamTrainingData(shards=[shard]), {}) for shard in self.shards]
+
+    def solve_refs(self) -> None:
+        """Left to the learner, see `rollout`."""
+
+    def rollout(self, timeout_s: float | None) -> TeamRollout | None:
+        """The rollouts of one learner joined along the environment axis; None if a reference was lost."""
+        (shard,) = self.shards
+        try:
+            parts = [ray.get(r, timeout=timeout_s) if isinstance(r, ray.ObjectRef) else r for r in shard]
+        except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError):
+            return None
+        return TeamRollout.concatenate(parts)
+
+
+def shards_of_learners(sampled: Sequence[Sampled]) -> TeamTrainingData:
+    """Regroups the runners' shards by learner."""
+    return TeamTrainingData(shards=list(zip(*(s.shards for s in sampled), strict=True)))

@@ -1,0 +1,114 @@
+"""Checks of settings: which inherited ones must keep their value, and which numbers must fit together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.algorithms.ppo.ppo import PPOConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.utils import force_list
+
+from lorasa_rllib.rllib.module import MODULE_ID
+
+WORKS = frozenset(
+    """
+    env env_config algo_class env_runner_cls seed log_level explore in_evaluation
+    gamma lr lambda_ clip_param vf_clip_param vf_loss_coeff entropy_coeff grad_clip num_epochs minibatch_size
+    train_batch_size _train_batch_size_per_learner rollout_fragment_length sample_timeout_s use_kl_loss
+    num_env_runners num_envs_per_env_runner create_local_env_runner create_env_on_local_worker num_cpus_per_env_runner
+    num_gpus_per_env_runner custom_resources_per_env_runner validate_env_runners_after_construction
+    max_requests_in_flight_per_env_runner update_worker_filter_stats use_worker_filter_stats merge_env_runner_states
+    broadcast_env_runner_states episodes_to_numpy metrics_num_episodes_for_smoothing
+    num_learners num_cpus_per_learner num_gpus_per_learner custom_resources_per_learner local_gpu_idx
+    max_requests_in_flight_per_learner num_cpus_for_main_process custom_resources_for_main_process num_gpus
+    placement_strategy _fake_gpus
+    evaluation_interval evaluation_duration evaluation_duration_unit evaluation_config evaluation_num_env_runners
+    evaluation_parallel_to_training evaluation_sample_timeout_s evaluation_force_reset_envs_before_iteration
+    evaluation_auto_duration_min_env_steps_per_sample evaluation_auto_duration_max_env_steps_per_sample
+    custom_evaluation_function evaluation_error_after_n_consecutive_skips
+    restart_failed_env_runners ignore_env_runner_failures max_num_env_runner_restarts env_runner_health_probe_timeout_s
+    delay_between_env_runner_restarts_s env_runner_restore_timeout_s num_consecutive_env_runner_failures_tolerance
+    min_time_s_per_iteration min_train_timesteps_per_iteration min_sample_timesteps_per_iteration log_sys_usage
+    callbacks_class callbacks_on_algorithm_init callbacks_on_train_result callbacks_on_evaluate_start
+    callbacks_on_evaluate_end callbacks_on_env_runners_recreated callbacks_on_checkpoint_loaded
+    policies policy_mapping_fn _is_frozen _is_online simple_optimizer _use_msgpack_checkpoints _validate_config stats_cls_lookup
+    export_native_model_files checkpoint_trainable_policies_only disable_env_checking extra_python_environs_for_driver
+    extra_python_environs_for_worker keep_per_episode_custom_metrics
+    """.split()
+)
+"""Settings inherited from RLlib that do what RLlib says. Every other one must keep its default."""
+
+WHY_NOT = {
+    "framework_str": "this package is written for torch",
+    "use_critic": "the critic is what MAPPO is about",
+    "use_gae": "set lambda_=1.0 for plain returns",
+    "kl_coeff": "there is no KL penalty; mean_kl_loss is reported anyway",
+    "kl_target": "there is no KL penalty; mean_kl_loss is reported anyway",
+    "batch_mode": "fragments have a fixed length and are bootstrapped",
+    "count_steps_by": "budgets and batches are counted in environment steps",
+    "grad_clip_by": "gradients are clipped by the norm of each owner",
+    "_env_to_module_connector": "connectors do not run in team env runners; put it into the environment",
+    "_module_to_env_connector": "connectors do not run in team env runners; put it into the environment",
+    "_learner_connector": "connectors do not run in team learners; put it into the environment",
+    "observation_filter": "the network normalises its features, see .network(feature_norm=...)",
+    "_rl_module_spec": "the module follows from .sharing(...) and .network(...)",
+    "_model_config": "the shape of the network is set with .network(...)",
+    "model": "the shape of the network is set with .network(...)",
+    "clip_rewards": "returns are normalised by the value normaliser",
+    "clip_actions": "actions are always mapped from [-1, 1] to the bounds",
+    "normalize_actions": "actions are always mapped from [-1, 1] to the bounds",
+    "gym_env_vectorize_mode": "environments are stepped together in their env runner",
+    "policies_to_train": "the phase decides what trains, see .sharing(schedule=...)",
+    "torch_compile_learner": "the update is not compiled",
+    "restart_failed_sub_environments": "an environment that fails ends its env runner, which RLlib restarts",
+}
+"""Why a setting is not supported, for the error message."""
+
+EPISODE_CALLBACKS = (
+    "on_environment_created on_episode_created on_episode_start on_episode_step on_episode_end on_sample_end".split()
+)
+
+
+def check_inherited_settings(config: Any, defaults: Any) -> None:
+    """Raises ValueError for every inherited setting whose value would be ignored. defaults: a fresh config."""
+    works = WORKS | {"batch_mode"} if config.in_evaluation else WORKS  # RLlib changes it for evaluation itself
+    problems = [
+        f"{name.lstrip('_')}={value!r} is not supported ({WHY_NOT.get(name, 'it has no effect on team algorithms')}); "
+        f"leave it at {getattr(defaults, name)!r}."
+        for name in sorted(set(vars(PPOConfig())) - works)
+        if (value := getattr(config, name)) != getattr(defaults, name)
+    ]
+    if config.use_kl_loss:
+        problems.append("use_kl_loss=True is not supported (the surrogate is clipped); set it to False.")
+    if set(config.policies) != {MODULE_ID}:
+        problems.append(f"policies={set(config.policies)} is not supported: all agents share {MODULE_ID!r}.")
+    for cls in force_list(config.callbacks_class):
+        for hook in EPISODE_CALLBACKS:
+            if getattr(cls, hook, None) is not getattr(RLlibCallback, hook):
+                problems.append(f"callback {hook} of {cls.__name__} is not called by team env runners; remove it.")
+    if problems:
+        raise ValueError(" ".join(problems))
+
+
+def check_layout(config: Any) -> None:
+    """Raises ValueError if environments, learners, batch and minibatch do not fit together."""
+    runners, per_runner = max(1, config.num_env_runners), config.num_envs_per_env_runner
+    learners = max(1, config.num_learners)
+    if per_runner % learners:
+        fitting = [n for n in range(1, per_runner + 1) if per_runner % n == 0]
+        raise ValueError(
+            f"num_envs_per_env_runner={per_runner} environments of each env runner cannot be shared equally by "
+            f"num_learners={learners}. Set num_learners to one of {fitting}, or change num_envs_per_env_runner."
+        )
+    envs, batch = runners * per_runner, config.total_train_batch_size
+    if config.rollout_fragment_length == "auto" and batch % envs:
+        raise ValueError(
+            f"a train batch of {batch} environment steps is not a whole number of steps of the {envs} environments "
+            f"({runners} env runners x {per_runner}). Set train_batch_size_per_learner={-(-batch // envs) * envs // learners}."
+        )
+    size = config.minibatch_size
+    if size is not None and not 1 <= size <= batch // learners:
+        raise ValueError(
+            f"minibatch_size={size} environment steps must lie between 1 and train_batch_size_per_learner="
+            f"{batch // learners}; None takes the whole batch."
+        )

@@ -1,0 +1,211 @@
+"""The team spec (what an environment tells everyone) and the owner table (who owns which slice of a bank).
+
+This file imports nothing of ours, no Ray and no torch: environments, networks, learners and files all read it.
+Letters used everywhere: T steps, E environments, N agents, S state features, d action dimensions,
+G backbones, K adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+ActionKind = Literal["continuous", "discrete"]
+
+
+@dataclass(frozen=True)
+class TeamSpec:
+    """What an environment tells everyone about its team. Plain data: stored in model configs and checkpoints.
+
+    Agents may differ in observation and action size. Arrays are padded to the largest agent; the masks below say
+    which entries are real. A team is either wholly continuous or wholly discrete.
+
+    agents:        ordered names, position = agent index 0 .. N-1.
+    obs_sizes:     [N] number of observation features of every agent.
+    action_kind:   "continuous" (`action_sizes` counts dimensions) or "discrete" (it counts choices).
+    action_sizes:  [N].
+    action_low, action_high: [N][d_n] bounds in the environment's units; empty for discrete teams.
+    state_size:    S, features of the global state that the critic reads.
+    shared_reward: True if one scalar reward goes to the whole team.
+    num_roles:     number of roles an agent may hold (0: the environment has no roles).
+    has_masks:     True if the environment says which discrete choices are available at each step.
+    id_capacity:   width of the one-hot id; at least N, larger to add agents later. 0 means N.
+    """
+
+    agents: tuple[str, ...]
+    obs_sizes: tuple[int, ...]
+    action_kind: ActionKind
+    action_sizes: tuple[int, ...]
+    state_size: int
+    action_low: tuple[tuple[float, ...], ...] = ()
+    action_high: tuple[tuple[float, ...], ...] = ()
+    shared_reward: bool = True
+    num_roles: int = 0
+    has_masks: bool = False
+    id_capacity: int = 0
+
+    def __post_init__(self) -> None:
+        n = len(self.agents)
+        if n == 0 or len(set(self.agents)) != n:
+            raise ValueError(f"agents={self.agents} must be a non-empty tuple of distinct names.")
+        if self.action_kind not in ("continuous", "discrete"):
+            raise ValueError(
+                f"action_kind={self.action_kind!r} must be 'continuous' or 'discrete'; mixed teams are not supported."
+            )
+        for name in ("obs_sizes", "action_sizes"):
+            sizes = getattr(self, name)
+            if len(sizes) != n or min(sizes) < 1:
+                raise ValueError(f"{name}={sizes} must hold one positive size for each of the {n} agents.")
+        if self.action_kind == "continuous":
+            for name in ("action_low", "action_high"):
+                if tuple(map(len, getattr(self, name))) != self.action_sizes:
+                    raise ValueError(f"{name} must hold one bound per action dimension {self.action_sizes}.")
+            low, high = np.concatenate(self.action_low), np.concatenate(self.action_high)
+            if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
+                raise ValueError("action bounds must be finite with low < high in every dimension.")
+        if self.state_size < 1:
+            raise ValueError(f"state_size={self.state_size} must be at least 1; use the concatenated observations.")
+        if self.id_capacity == 0:
+            object.__setattr__(self, "id_capacity", n)
+        if self.id_capacity < n:
+            raise ValueError(f"id_capacity={self.id_capacity} must be at least the number of agents, {n}.")
+
+    @property
+    def num_agents(self) -> int:
+        return len(self.agents)
+
+    @property
+    def continuous(self) -> bool:
+        return self.action_kind == "continuous"
+
+    @property
+    def obs_size(self) -> int:
+        """Width of padded observation arrays."""
+        return max(self.obs_sizes)
+
+    @property
+    def action_size(self) -> int:
+        """Width of the policy head: padded action dimensions, or padded number of choices."""
+        return max(self.action_sizes)
+
+    @property
+    def action_dims(self) -> int:
+        """Width d of action and log-probability arrays: `action_size` if continuous, 1 if discrete."""
+        return self.action_size if self.continuous else 1
+
+    @property
+    def reward_width(self) -> int:
+        """R: 1 for a shared reward, N otherwise."""
+        return 1 if self.shared_reward else self.num_agents
+
+    def obs_mask(self) -> np.ndarray:
+        """bool [N, obs_size], True where an observation entry is real."""
+        return _real_entries(self.obs_sizes)
+
+    def action_mask(self) -> np.ndarray:
+        """bool [N, action_size], True where an action dimension (or choice) is real."""
+        return _real_entries(self.action_sizes)
+
+    def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [N, action_size] lower and upper bounds; padded dimensions get -1 and 1."""
+        low = np.full((self.num_agents, self.action_size), -1.0, np.float32)
+        high = np.full((self.num_agents, self.action_size), 1.0, np.float32)
+        mask = self.action_mask()
+        low[mask], high[mask] = np.concatenate(self.action_low), np.concatenate(self.action_high)
+        return low, high
+
+    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+        """Actions of the policy [..., N, d] in the environment's units: [-1, 1] is clipped and mapped to the bounds.
+
+        Discrete choices [..., N, 1] lose their last axis.
+        """
+        if not self.continuous:
+            return actions[..., 0]
+        centre, half = self._centre_and_half_range
+        clipped = np.clip(actions, -1.0, 1.0)
+        return clipped if half is None else clipped * half + centre
+
+    @cached_property
+    def _centre_and_half_range(self) -> tuple[np.ndarray, np.ndarray | None]:
+        low, high = self.action_bounds()
+        centre, half = (low + high) / 2, (high - low) / 2
+        return centre, None if (half == 1).all() and (centre == 0).all() else half
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TeamSpec:
+        return _from_dict(cls, data)
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Which backbone, adapter and critic each agent uses: a sharing method as data. Stored in every checkpoint.
+
+    method:      name of the sharing method that made this table, for people and files.
+    backbone_of: [N] index of every agent's backbone, 0 .. G-1.
+    adapter_of:  [N] index of every agent's adapter, 0 .. K-1; empty when the method has none.
+    critic_of:   [N] index of every agent's critic, 0 .. C-1; one critic when all are 0.
+    banked:      patterns (fnmatch) of the layers with one weight per backbone; every other layer has a single one.
+    routed_by:   "agent": adapters follow `adapter_of`; "role": the adapter of a row is its role column, K = num_roles.
+    """
+
+    method: str
+    backbone_of: tuple[int, ...]
+    adapter_of: tuple[int, ...] = ()
+    critic_of: tuple[int, ...] = field(default=())
+    banked: tuple[str, ...] = ("*",)
+    routed_by: Literal["agent", "role"] = "agent"
+    num_adapters: int = 0
+
+    def __post_init__(self) -> None:
+        n = len(self.backbone_of)
+        if not self.critic_of:
+            object.__setattr__(self, "critic_of", (0,) * n)
+        if self.adapter_of and not self.num_adapters:
+            object.__setattr__(self, "num_adapters", max(self.adapter_of) + 1)
+        for name in ("backbone_of", "critic_of"):
+            owners = getattr(self, name)
+            if len(owners) != n or sorted(set(owners)) != list(range(max(owners) + 1)):
+                raise ValueError(f"{name}={owners} must give each of the {n} agents an owner from 0 without gaps.")
+        if self.adapter_of and (
+            len(self.adapter_of) != n or min(self.adapter_of) < 0 or max(self.adapter_of) >= self.num_adapters
+        ):
+            raise ValueError(f"adapter_of={self.adapter_of} must give each of the {n} agents one of {self.num_adapters}.")
+        if self.routed_by == "role" and not self.num_adapters:
+            raise ValueError("routed_by='role' needs num_adapters, one adapter per role.")
+
+    @property
+    def num_backbones(self) -> int:
+        return max(self.backbone_of) + 1
+
+    @property
+    def num_critics(self) -> int:
+        return max(self.critic_of) + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Owners:
+        return _from_dict(cls, data)
+
+
+def _real_entries(sizes: Sequence[int]) -> np.ndarray:
+    return np.arange(max(sizes))[None, :] < np.asarray(sizes)[:, None]
+
+
+def _from_dict(cls: Any, data: Mapping[str, Any]) -> Any:
+    known = {f.name for f in fields(cls)}
+    if unknown := set(data) - known:
+        raise ValueError(f"{cls.__name__} does not know {sorted(unknown)}; it was written by another version.")
+    return cls(**{name: _tuples(value) for name, value in data.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
