@@ -1,0 +1,46 @@
+# `make` lists the targets. Each one makes .venv first when it is missing or out of date.
+
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c "" >/dev/null 2>&1 && echo $$p && break; done)
+TRAIN_ARGS ?= --scenario HalfCheetah-2x3 --sharing lora --total-env-steps 200000 --seeds 1 --num-env-runners 1
+
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint bench
+
+# One thread per process: env runners and learners run side by side and would otherwise compete for the cores.
+train test bench: export OMP_NUM_THREADS = 1
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "Variables: PYTHON (3.11 or newer, used to make .venv), TRAIN_ARGS (options of tune_configs/mamujoco.py)."
+
+train: $(INSTALLED) ## train on multi-agent MuJoCo with TRAIN_ARGS
+	.venv/bin/python tune_configs/mamujoco.py $(TRAIN_ARGS)
+
+test: $(INSTALLED) ## run the tests
+	.venv/bin/python -m pytest
+
+lint: $(INSTALLED) ## check style, formatting and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: $(INSTALLED) ## measure sampling and the learning step
+	.venv/bin/python benchmarks/sampling.py
+	.venv/bin/python benchmarks/learning_step.py
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@[ -x .venv/bin/pip ] || { \
+		[ -n "$(PYTHON)" ] && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+			echo "No Python 3.11 or newer found (tried: $(or $(PYTHON),python3.11 python3))." \
+				"Name one, for example: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+			exit 1; \
+		}; \
+		echo "Making .venv with $(PYTHON)"; \
+		$(PYTHON) -m venv .venv; \
+	}
+	@echo "Installing the package and its pinned dependencies into .venv: a few minutes, more on a slow connection (torch is large)."
+	.venv/bin/pip install -e ".[dev]" -c constraints.txt
+	@touch $@
