@@ -62,26 +62,17 @@ class StockMAMuJoCo(MultiAgentEnv):
         self._blank = np.zeros((num_agents, *obs_space.shape), np.float32)
         self._blank[:, max(observed) :] = np.eye(num_agents, dtype=np.float32)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], ...]:
         obs, _ = self._task.reset(seed=seed, options=options)
         return self._padded(obs), {}
 
-    def step(
-        self, action_dict: Mapping[str, np.ndarray]
-    ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
+    def step(self, action_dict: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], ...]:
         actions = {agent: action_dict[agent][:size] for agent, size in self._action_sizes.items()}
         obs, rewards, terminated, truncated, _ = self._task.step(actions)
         first = self.possible_agents[0]  # reward and ends are common to the team
-        share = float(rewards[first]) / len(self.possible_agents)
-        return (
-            self._padded(obs),
-            dict.fromkeys(self.possible_agents, share),
-            {"__all__": bool(terminated[first])},
-            {"__all__": bool(truncated[first])},
-            {},
-        )
+        shares = dict.fromkeys(self.possible_agents, float(rewards[first]) / len(self.possible_agents))
+        ends = {"__all__": bool(terminated[first])}, {"__all__": bool(truncated[first])}
+        return self._padded(obs), shares, *ends, {}
 
     def close(self) -> None:
         self._task.close()
@@ -101,7 +92,7 @@ class FullBatchPPOLearner(PPOTorchLearner):
     episode chunk, so the number of rows changes with the episodes that end.
     """
 
-    def update(self, *, training_data: TrainingData, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def update(self, *, training_data: TrainingData, **kwargs: Any) -> dict[str, Any]:
         agents = [agent for episode in training_data.episodes for agent in episode.agent_episodes.values()]
         kwargs["minibatch_size"] = sum(len(agent) + 1 for agent in agents)
         return super().update(training_data=training_data, **kwargs)
@@ -154,6 +145,7 @@ def stock_ppo_config(
             train_batch_size_per_learner=train_batch,
             minibatch_size=None,  # set by the learner, see there
             num_epochs=num_epochs,
+            shuffle_batch_per_epoch=False,  # one minibatch has no order
             lr=lr,
             gamma=gamma,
             lambda_=lambda_,
@@ -200,20 +192,19 @@ class StockTrainer:
         episodes = self._runner.sample(num_timesteps=self._config.total_train_batch_size)
         metrics = self._runner.get_metrics()
         sampled = time.perf_counter()
-        self.env_steps += metrics["num_env_steps_sampled"].peek()
+        self.env_steps += int(metrics["num_env_steps_sampled"].peek())
         self._learner.update(
             training_data=TrainingData(episodes=episodes),
             timesteps={"num_env_steps_sampled_lifetime": self.env_steps},
             num_epochs=self._config.num_epochs,
-            shuffle_batch_per_epoch=False,
+            shuffle_batch_per_epoch=self._config.shuffle_batch_per_epoch,
         )
         learned = time.perf_counter()
         self._sync_weights()
+        ended = metrics.get("episode_return_mean")  # absent until a first episode has ended
         return {
             "env_steps": self.env_steps,
-            "episode_return_mean": metrics["episode_return_mean"].peek()
-            if "episode_return_mean" in metrics
-            else math.nan,
+            "episode_return_mean": float(ended.peek()) if ended is not None else math.nan,
             "sample": sampled - start,
             "learn": learned - sampled,
             "total": time.perf_counter() - start,
@@ -285,13 +276,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.what == "train" and not args.csv:
         parser.error("--what train needs --csv FILE")
     config = stock_ppo_config(
-        args.scenario,
-        args.agent_conf,
-        agent_obsk=args.agent_obsk,
-        num_envs=args.num_envs,
-        train_batch=args.steps,
-        num_epochs=args.num_epochs,
-        seed=args.seed,
+        **{name: getattr(args, name) for name in ("scenario", "agent_conf", "agent_obsk", "num_envs")},
+        **{"train_batch": args.steps, "num_epochs": args.num_epochs, "seed": args.seed},
     )
     task = f"stock {args.scenario} {args.agent_conf}, {args.num_envs} envs"
     if args.what == "sample":

@@ -19,7 +19,7 @@ _LAZY = {
     "VectorTeamEnv": "lorasa_rllib.envs.base",
 }
 
-__all__ = ["__version__", *sorted(_LAZY)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_LAZY)]
 
 
 def __getattr__(name: str) -> Any:

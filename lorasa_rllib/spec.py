@@ -176,7 +176,9 @@ class Owners:
         if self.adapter_of and (
             len(self.adapter_of) != n or min(self.adapter_of) < 0 or max(self.adapter_of) >= self.num_adapters
         ):
-            raise ValueError(f"adapter_of={self.adapter_of} must give each of the {n} agents one of {self.num_adapters}.")
+            raise ValueError(
+                f"adapter_of={self.adapter_of} must give each of the {n} agents one of {self.num_adapters}."
+            )
         if self.routed_by == "role" and not self.num_adapters:
             raise ValueError("routed_by='role' needs num_adapters, one adapter per role.")
 

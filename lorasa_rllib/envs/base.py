@@ -60,8 +60,8 @@ class VectorTeamEnv(ABC):
 
     @classmethod
     @abstractmethod
-    def team_spec(cls, **env_config: Any) -> TeamSpec:
-        """The spec of this environment under `env_config`, without starting a simulation. Raises ValueError for bad settings."""
+    def team_spec(cls, *args: Any, **env_config: Any) -> TeamSpec:
+        """The spec of this environment under `env_config`. Starts no simulation. Raises ValueError for bad settings."""
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> TeamStep:

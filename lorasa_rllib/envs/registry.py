@@ -16,7 +16,7 @@ ENVIRONMENTS = {
 
 
 def environment_class(env: Any) -> type[VectorTeamEnv]:
-    """The class behind a registered name, or `env` itself if it is a VectorTeamEnv class. Raises ValueError otherwise."""
+    """The class behind a registered name, or `env` itself if it is such a class. Raises ValueError otherwise."""
     if isinstance(env, type) and issubclass(env, VectorTeamEnv):
         return env
     if env not in ENVIRONMENTS:

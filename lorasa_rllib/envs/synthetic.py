@@ -1,7 +1,7 @@
 """A team task that costs almost nothing to simulate: for benchmarks with very many agents, and for tests.
 
-Every agent sees a fixed-size random observation and should answer with a linear function of it that is its own: a shared
-policy that does not know its agent cannot solve it. Not a benchmark of learning.
+Every agent sees a random observation and should answer with a linear function of it that is its own: a shared policy
+that does not know its agent cannot solve it. Not a benchmark of learning.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from lorasa_rllib.spec import TeamSpec
 class SyntheticTeam(VectorTeamEnv):
     """N agents, observations ~ N(0, 1), reward = -mean over agents and dimensions of (action - tanh(target_n . obs))^2.
 
-    num_agents, obs_size, action_size: sizes; with `unequal=True` every second agent has one feature and (from two up) one
-    action dimension less. episode_length: steps until the time limit. termination: probability per step that an
-    episode terminates before it.
+    num_agents, obs_size, action_size: sizes; with `unequal=True` every second agent has one feature and one action
+    dimension less (at least one remains). episode_length: steps until the time limit. termination: probability of each
+    step to end the episode before it.
     """
 
     def __init__(self, num_envs: int = 1, **env_config: Any):

@@ -7,7 +7,13 @@ from torch import Tensor
 
 
 def gae(
-    rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, ended: Tensor, gamma: float, lambda_: float
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    ended: Tensor,
+    gamma: float,
+    lambda_: float,
 ) -> Tensor:
     """Advantages (Schulman et al. 2016, eq. 16); returns are advantages + values.
 

@@ -1,13 +1,15 @@
 """The MAPPO update as pure functions: targets once per rollout, then epochs of minibatches with one backward each.
 
-Several learners run the same code on their own environments. `all_sum` adds a tensor up over them; every quantity that
-must be equal everywhere (advantage statistics, normaliser, gradients, live counts) goes through it before it is divided.
+Several learners run the same code on their own environments. `all_sum` adds a tensor up over them; every quantity
+that must be equal everywhere (advantage statistics, normaliser, gradients, live counts) goes through it before it is
+divided.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +69,8 @@ class Batch:
         return len(self.obs)
 
     def __getitem__(self, rows: Tensor) -> Batch:
-        return Batch(**{name: None if column is None else column[rows] for name, column in vars(self).items()})
+        columns: dict[str, Any] = {name: None if c is None else c[rows] for name, c in vars(self).items()}
+        return Batch(**columns)
 
 
 def prepare(
@@ -119,7 +122,7 @@ def prepare(
 
 @torch.no_grad()
 def state_values(policy: TeamPolicy, rollout: TeamRollout) -> tuple[Tensor, Tensor]:
-    """Normalised values [T, E, V] of every step's state, and of the state it led to (the true last one if truncated)."""
+    """Normalised values [T, E, V] of every step's state, and of the state it led to (if truncated, the true last)."""
     values = policy.critic(rollout.state)  # [T + 1, E, V]
     next_values = values[1:]
     if len(rollout.final_index):
@@ -154,7 +157,7 @@ def minibatches(rows: int, settings: MAPPOSettings, generator: torch.Generator) 
 
 
 def loss_sums(policy: TeamPolicy, batch: Batch, settings: MAPPOSettings) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sum of the loss over live rows, to be divided by each owner's live rows after backward; and sums of statistics."""
+    """Sums over live rows of the loss (each owner's gradients are divided by its live rows later) and of statistics."""
     distribution = policy.distribution(batch.obs, roles=batch.roles, masks=batch.masks)
     log_ratio = distribution.log_prob(batch.actions) - batch.log_probs
     if settings.joint_ratio:
@@ -163,7 +166,9 @@ def loss_sums(policy: TeamPolicy, batch: Batch, settings: MAPPOSettings) -> tupl
     gain = clipped_surrogate(ratio, batch.advantages, settings.clip)
     policy_loss = -torch.where(batch.active, gain, 0.0).sum()
     values = policy.critic(batch.state)
-    value_loss = clipped_value_loss(values, batch.values, batch.targets, settings.value_clip, settings.huber_delta).sum()
+    value_loss = clipped_value_loss(
+        values, batch.values, batch.targets, settings.value_clip, settings.huber_delta
+    ).sum()
     loss = policy_loss + settings.value_coeff * value_loss
     live = batch.active.unsqueeze(-1)
     with torch.no_grad() if settings.entropy_coeff == 0 else torch.enable_grad():
@@ -259,7 +264,9 @@ def sum_over_learners(optimisers: Optimisers, counts: dict[str, Tensor], stats: 
     """Adds gradients, live rows and statistics up over learners, in place, as one flat vector."""
     if all_sum is alone:
         return
-    grads = [p.grad for o in optimisers.values() for group in o.param_groups for p in group["params"] if p.grad is not None]
+    grads = [
+        p.grad for o in optimisers.values() for group in o.param_groups for p in group["params"] if p.grad is not None
+    ]
     tensors = [*grads, *counts.values(), stats]
     summed = all_sum(torch.cat([t.flatten() for t in tensors]))
     for tensor, part in zip(tensors, summed.split([t.numel() for t in tensors]), strict=True):

@@ -51,9 +51,7 @@ class OwnerAdam(torch.optim.Optimizer):
         return state
 
 
-def _adam(
-    p: Tensor, grad: Tensor, state: dict[str, Tensor], lr: float, beta1: float, beta2: float, eps: float
-) -> None:
+def _adam(p: Tensor, grad: Tensor, state: dict[str, Tensor], lr: float, beta1: float, beta2: float, eps: float) -> None:
     first, second = state["exp_avg"], state["exp_avg_sq"]
     step = state["step"].add_(1)
     first.lerp_(grad, 1 - beta1)
@@ -74,7 +72,7 @@ def _adam_of_some(p: Tensor, grad: Tensor, state: dict[str, Tensor], who: Tensor
 
 @torch.no_grad()
 def finish_gradients(params: Iterable[Tensor], rows: Tensor, max_norm: float | None) -> Tensor:
-    """Turns gradients of a sum over rows into clipped gradients of each owner's mean. Returns the norms [O] before clipping.
+    """Turns gradients of a sum over rows into clipped gradients of each owner's mean. Returns norms [O] before that.
 
     rows [O]: live rows of every owner. Parameters with one owner in a group of several average over all rows and are
     clipped on their own. Clipping scales an owner's gradients by min(1, max_norm / (norm + 1e-6)).

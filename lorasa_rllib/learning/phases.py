@@ -33,8 +33,8 @@ class PhaseSchedule:
             raise ValueError(f"total_env_steps={total} must be at least 1.")
         if self.switch_step is not None and total is not None and self.switch_step >= total:
             raise ValueError(
-                f"phase_switch={self.phase_switch} is at or beyond the budget total_env_steps={total}: the adapters would "
-                "never train. Lower phase_switch, raise total_env_steps, or use .sharing('ps')."
+                f"phase_switch={self.phase_switch} is at or beyond the budget total_env_steps={total}: the adapters "
+                "would never train. Lower phase_switch, raise total_env_steps, or use .sharing('ps')."
             )
 
     @property

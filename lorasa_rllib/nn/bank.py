@@ -25,8 +25,8 @@ class LoRAConfig:
     r:                 rank, at least 1. A layer with `r >= min(in, out)` gets one dense matrix `delta` of scale 1.
     lora_alpha:        adapter outputs are scaled by lora_alpha / r.
     use_rslora:        scale by lora_alpha / sqrt(r) instead (Kalajdzievski 2023).
-    init_lora_weights: "lorasa" (A = 0, B ~ U(-1/sqrt(r), 1/sqrt(r)), as published) or "peft" (A random, B = 0). Both start
-                       at zero effect.
+    init_lora_weights: "lorasa" (A = 0, B ~ U(-1/sqrt(r), 1/sqrt(r)), as published) or "peft" (A random, B = 0).
+                       Both start at zero effect.
     target_modules:    patterns (fnmatch) of the adapted layers: mlp.0 .., head, log_std.
     rank_pattern:      rank of the layers that match a pattern, first match wins.
     """
@@ -152,7 +152,7 @@ class BankLinear(nn.Module):
 class BankLayerNorm(nn.Module):
     """Layer normalisation (Ba et al. 2016; biased variance, eps 1e-5) with one affine map per backbone.
 
-    Parameters: weight [G, d], bias [G, d]. With `present`, padded features are left out of mean and variance and stay 0.
+    Parameters: weight [G, d], bias [G, d]. Padded features (`present` 0) are left out of mean and variance and stay 0.
     """
 
     def __init__(self, size: int, bank: BankSize):

@@ -7,7 +7,7 @@ have log-probability and entropy 0.
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -124,7 +124,7 @@ class Categorical:
         return -(self.log_probs.exp() * self.log_probs.clamp(min=-1e10)).sum(-1, keepdim=True)
 
 
-CONTINUOUS = {"squashed_gaussian": SquashedGaussian, "gaussian": Gaussian}
+CONTINUOUS: dict[str, Any] = {"squashed_gaussian": SquashedGaussian, "gaussian": Gaussian}
 """Names of the continuous heads in network settings."""
 
 

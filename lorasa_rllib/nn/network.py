@@ -1,4 +1,4 @@
-"""Settings and building blocks that the actor and the critic share: blocks of linear, activation, norm, and the trunk."""
+"""Settings and building blocks that actor and critic share: hidden layers and the trunk."""
 
 from __future__ import annotations
 
@@ -99,9 +99,7 @@ class Trunk(nn.Module):
         for k in range(config.num_layers):
             first = k == 0
             width = features if first else config.hidden_size
-            self.mlp.append(
-                BankBlock(f"mlp.{k}", width, banks.of(f"mlp.{k}"), config, id_capacity if first else 0)
-            )
+            self.mlp.append(BankBlock(f"mlp.{k}", width, banks.of(f"mlp.{k}"), config, id_capacity if first else 0))
 
     def features(self, x: Tensor, rows: Rows, present: Tensor | None = None, adapters: bool = True) -> Tensor:
         """x [S, B, features]; present [S, 1 or B, features] marks real features, None if all are."""

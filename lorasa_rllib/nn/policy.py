@@ -54,8 +54,9 @@ class PolicyConfig:
 class TeamPolicy(nn.Module):
     """The policy of a team under one sharing method.
 
-    phase "backbone": adapters are left out and frozen. "adapters": the backbone (LayerNorms and shared log-std included)
-    is frozen. "joint": both train. The critic trains in every phase. The phase is a buffer: it travels with the weights.
+    phase "backbone": adapters are left out and frozen. "adapters": the backbone is frozen (LayerNorms and shared
+    log-std included). "joint": both train. The critic trains in every phase. The phase is a buffer and travels with
+    the weights.
     With `inference_only` there is neither critic nor normaliser.
     """
 

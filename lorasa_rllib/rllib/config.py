@@ -149,7 +149,11 @@ class TeamConfig(PPOConfig):
             grad_clip: largest gradient norm of every owner on its own (backbone, each adapter, critic); None: no limit.
             minibatch_size: environment steps (each with all its agents) per optimiser step; None: the whole batch.
         """
-        for name in ("vf_clip_param", "grad_clip", "minibatch_size"):  # None means "off" here, also where RLlib drops it
+        for name in (
+            "vf_clip_param",
+            "grad_clip",
+            "minibatch_size",
+        ):  # None means "off" here, also where RLlib drops it
             if name in kwargs:
                 setattr(self, name, kwargs.pop(name))
         super().training(**kwargs)
@@ -265,13 +269,13 @@ class TeamConfig(PPOConfig):
 class MAPPOConfig(TeamConfig):
     """MAPPO (Yu et al. 2022, arXiv 2103.01955) for teams that share a policy.
 
-        config = (
-            MAPPOConfig()
-            .environment("mamujoco", env_config={"scenario": "HalfCheetah", "agent_conf": "6x1"})
-            .sharing("lora", r=8, total_env_steps=10_000_000, phase_switch=0.2)
-        )
-        algo = config.build_algo()
-        algo.train()
+    config = (
+        MAPPOConfig()
+        .environment("mamujoco", env_config={"scenario": "HalfCheetah", "agent_conf": "6x1"})
+        .sharing("lora", r=8, total_env_steps=10_000_000, phase_switch=0.2)
+    )
+    algo = config.build_algo()
+    algo.train()
     """
 
     def __init__(self, algo_class: type | None = None):

@@ -24,12 +24,13 @@ class EpisodeMeter:
         self._lengths[:] = 0
         self._started[:] = time.perf_counter()
 
-    def add(self, step: TeamStep) -> list[EpisodeSummary]:
-        """Takes in one step; returns the episodes it ended, in the order of `step.ended`."""
+    def add(self, step: TeamStep) -> None:
+        """Takes in one step."""
         self._returns += step.rewards.sum(-1)
         self._lengths += 1
-        if not len(step.ended):
-            return []
+
+    def finish(self, step: TeamStep) -> list[EpisodeSummary]:
+        """The episodes that the step just added has ended, in the order of `step.ended`; their slots begin anew."""
         now = time.perf_counter()
         won = [None] * len(step.ended) if step.won is None else step.won.tolist()
         summaries = [
@@ -47,7 +48,7 @@ class EpisodeMeter:
 
 
 def share_of_slots(num_episodes: int, num_envs: int) -> np.ndarray:
-    """int64 [E]: how many of `num_episodes` each slot runs. Fixed beforehand, so that short episodes are not favoured."""
+    """int64 [E]: how many of `num_episodes` each slot runs, fixed beforehand so that short ones are not favoured."""
     share = np.full(num_envs, num_episodes // num_envs, np.int64)
     share[: num_episodes % num_envs] += 1
     return share

@@ -178,7 +178,7 @@ class TeamLearner(TorchLearner):
 
     @override(Learner)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes weights whatever their sequence number: a restored checkpoint may be older than what the learner holds."""
+        """Takes weights whatever their number: a restored checkpoint may be older than what the learner holds."""
         if COMPONENT_RL_MODULE in state:
             self.module.set_state(state[COMPONENT_RL_MODULE])
         super().set_state({name: part for name, part in state.items() if name != COMPONENT_RL_MODULE})

@@ -107,7 +107,7 @@ def distribution_inputs(distribution: Any) -> Tensor:
 
 
 def row_distribution(head: Any) -> type[TorchDistribution]:
-    """The RLlib distribution class of a continuous head (None: discrete). Log-probabilities are summed over dimensions."""
+    """RLlib distribution class of a continuous head (None: discrete). Log-probabilities are sums over dimensions."""
     return type("TeamRowDistribution", (_RowDistribution,), {"head": head})
 
 

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -17,11 +16,11 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
-from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.registry import make_environment
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
-from lorasa_rllib.rllib.episodes import EpisodeMeter, share_of_slots
+from lorasa_rllib.rllib.collector import Acting, Collector
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import log_evaluation, log_sampling
 from lorasa_rllib.rllib.sampled import Sampled
@@ -41,14 +40,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         torch.set_num_threads(1)
         self.spaces = kwargs.get("spaces") or {}
         self.spec = self.config.team_spec()
-        self._generator = torch.Generator()
-        if self._seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(self._seed)
         self._weights_seq_no = 0
         self._actor: Actor | None = None
-        self._step: TeamStep | None = None
+        self.collector: Collector | None = None
         self.env: VectorTeamEnv | None = None
         self.module: Any = None
         self.make_module()
@@ -64,8 +58,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             self.env.close()
         self.num_envs = self.config.num_envs_per_env_runner
         self.env = make_environment(self.config.env, self.num_envs, dict(self.config.env_config))
-        self.meter = EpisodeMeter(self.num_envs)
-        self._step = None
+        self.collector = Collector(self.env, self._seed)
 
     @override(EnvRunner)
     def make_module(self) -> None:
@@ -104,109 +97,45 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         explore: sampled actions if True, greedy if False; by default as configured.
         random_actions: uniform actions within the bounds instead of the policy's.
         """
-        assert self.env is not None, "this env runner has no environment"
+        assert self.collector is not None, "this env runner has no environment"
         started = time.perf_counter()
         explore = self.config.explore if explore is None else explore
-        if self._actor is None:
-            self._actor = self.policy.acting()
-        if self._step is None or force_reset or num_episodes is not None:
-            self._reset()
+        acting = self._acting("random" if random_actions else "sample" if explore else "mode")
+        if force_reset:
+            self.collector.restart()
+        shards: list[Any] = []
         if num_episodes is not None:
-            sampled = self._sample_episodes(num_episodes, explore, random_actions)
-            self._step = None  # evaluation starts from fresh episodes
+            taken = self.collector.episodes(num_episodes, acting)
         else:
             fragment = self.config.get_rollout_fragment_length(worker_index=self.worker_index)
             steps = fragment if num_timesteps is None else -(-num_timesteps // self.num_envs)
-            sampled = self._sample_steps(steps, explore, random_actions)
-        sampled.seconds["sample"] = time.perf_counter() - started
-        self.num_env_steps_sampled_lifetime += sampled.num_env_steps
+            rollout, taken = self.collector.steps(steps, acting)
+            if not self.config.in_evaluation:
+                shards = self._shards(rollout)
+        taken.seconds["sample"] = time.perf_counter() - started
+        sampled = Sampled(
+            shards,
+            taken.env_steps,
+            taken.steps_of_agents,
+            taken.episodes,
+            self.collector.running_return(),
+            taken.seconds,
+        )
+        self.num_env_steps_sampled_lifetime += taken.env_steps
         log_sampling(self.metrics, sampled, self.spec, self._weights_seq_no)
         if self.config.in_evaluation:
             log_evaluation(self.metrics, sampled)
-            sampled.shards = []
         return [sampled]
 
-    def _reset(self) -> None:
-        assert self.env is not None
-        seed = None if self._step is not None or self._seed is None else self._seed * 10_007
-        self._step = self.env.reset(seed)
-        self.meter.restart()
+    def _acting(self, draw: str) -> Acting:
+        if self._actor is None:  # once per weight sync
+            self._actor = self.policy.acting()
+        return Acting(self._actor, self.policy.adapters_on, draw)
 
-    def _sample_steps(self, steps: int, explore: bool, random_actions: bool) -> Sampled:
-        rollout = _empty_rollout(self.spec, steps, self.num_envs, self._step)
-        seconds = {"env": 0.0, "policy": 0.0}
-        episodes, final = [], []
-        step = self._step
-        for t in range(steps):
-            began = time.perf_counter()
-            rollout.obs[t], rollout.state[t], rollout.active[t] = step.obs, step.state, step.active
-            for name in ("masks", "roles"):
-                if getattr(rollout, name) is not None:
-                    getattr(rollout, name)[t] = getattr(step, name)
-            actions, log_probs = self._act(step, explore, random_actions)
-            rollout.actions[t], rollout.log_probs[t] = actions, log_probs
-            acted = time.perf_counter()
-            step = self._step = self.env.step(self._to_environment(actions))
-            stepped = time.perf_counter()
-            rollout.rewards[t] = step.rewards
-            rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
-            if len(step.ended):
-                cut = step.truncated[step.ended]
-                for e, obs, state in zip(
-                    step.ended[cut], step.final_obs[cut], step.final_state[cut], strict=True
-                ):
-                    final.append((t, e, obs.copy(), state.copy()))
-            episodes += self.meter.add(step)
-            seconds["policy"] += acted - began
-            seconds["env"] += stepped - acted
-        rollout.state[steps] = step.state
-        if final:
-            rollout.final_index = np.array([(t, e) for t, e, _, _ in final], np.int64)
-            rollout.final_obs = np.stack([obs for _, _, obs, _ in final])
-            rollout.final_state = np.stack([state for _, _, _, state in final])
-        shards: list[Any] = []
-        if not self.config.in_evaluation:
-            shards = list(rollout.split(max(1, self.config.num_learners)))
-            if self.worker_index:
-                shards = [ray.put(shard) for shard in shards]
-        return Sampled(
-            shards, rollout.env_steps(), rollout.active.sum((0, 1)), episodes, self.meter.running_return(), seconds
-        )
-
-    def _sample_episodes(self, num_episodes: int, explore: bool, random_actions: bool) -> Sampled:
-        left = share_of_slots(num_episodes, self.num_envs)
-        episodes, env_steps, agent_steps = [], 0, np.zeros(self.spec.num_agents, np.int64)
-        while left.any():
-            running = left > 0
-            active = self._step.active
-            env_steps += int(running.sum())
-            agent_steps += active[running].sum(0)
-            actions, _ = self._act(self._step, explore, random_actions)
-            self._step = self.env.step(self._to_environment(actions))
-            ended = self.meter.add(self._step)
-            for e, summary in zip(self._step.ended, ended, strict=True):
-                if left[e] > 0:
-                    episodes.append(summary)
-                    left[e] -= 1
-        return Sampled([], env_steps, agent_steps, episodes, self.meter.running_return(), {})
-
-    def _act(self, step: TeamStep, explore: bool, random_actions: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Actions of the policy [E, N, d] and their log-probabilities."""
-        with torch.inference_mode():
-            distribution = self._actor(
-                torch.from_numpy(step.obs),
-                roles=None if step.roles is None else torch.from_numpy(step.roles),
-                masks=None if step.masks is None else torch.from_numpy(step.masks),
-                adapters=self.policy.adapters_on,
-            )
-            if random_actions:
-                actions = distribution.random(self._generator)
-            else:
-                actions = distribution.sample(self._generator) if explore else distribution.mode()
-            return actions.numpy(), distribution.log_prob(actions).numpy()
-
-    def _to_environment(self, actions: np.ndarray) -> np.ndarray:
-        return self.spec.to_environment(actions)
+    def _shards(self, rollout: TeamRollout) -> list[Any]:
+        """One part per learner; remote env runners leave them in their node's object store and pass references."""
+        parts = rollout.split(max(1, self.config.num_learners))
+        return [ray.put(part) for part in parts] if self.worker_index else list(parts)
 
     # RLlib's contract
 
@@ -263,23 +192,3 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if self.env is not None:
             self.env.close()
             self.env = None
-
-
-def _empty_rollout(spec: Any, steps: int, envs: int, step: TeamStep) -> TeamRollout:
-    shape = (steps, envs, spec.num_agents)
-    kind = np.float32 if spec.continuous else np.int64
-    return TeamRollout(
-        obs=np.empty((*shape, spec.obs_size), np.float32),
-        state=np.empty((steps + 1, envs, spec.state_size), np.float32),
-        actions=np.empty((*shape, spec.action_dims), kind),
-        log_probs=np.empty((*shape, spec.action_dims), np.float32),
-        rewards=np.empty((steps, envs, spec.reward_width), np.float32),
-        terminated=np.empty((steps, envs), bool),
-        truncated=np.empty((steps, envs), bool),
-        active=np.empty(shape, bool),
-        final_index=np.empty((0, 2), np.int64),
-        final_obs=np.empty((0, spec.num_agents, spec.obs_size), np.float32),
-        final_state=np.empty((0, spec.state_size), np.float32),
-        masks=None if step.masks is None else np.empty((*shape, spec.action_size), bool),
-        roles=None if step.roles is None else np.empty(shape, np.int64),
-    )

@@ -15,7 +15,7 @@ from lorasa_rllib.learning.rollout import TeamRollout
 
 @dataclass(frozen=True)
 class EpisodeSummary:
-    """A finished episode. team_return: shared rewards count once, otherwise the sum over agents. won: None if unknown."""
+    """A finished episode. team_return: shared rewards count once, others are added up. won: None if unknown."""
 
     team_return: float
     length: int

@@ -10,32 +10,35 @@ from ray.rllib.utils import force_list
 
 from lorasa_rllib.rllib.module import MODULE_ID
 
-WORKS = frozenset(
-    """
-    env env_config algo_class env_runner_cls seed log_level explore in_evaluation
-    gamma lr lambda_ clip_param vf_clip_param vf_loss_coeff entropy_coeff grad_clip num_epochs minibatch_size
-    train_batch_size _train_batch_size_per_learner rollout_fragment_length sample_timeout_s use_kl_loss
-    num_env_runners num_envs_per_env_runner create_local_env_runner create_env_on_local_worker num_cpus_per_env_runner
-    num_gpus_per_env_runner custom_resources_per_env_runner validate_env_runners_after_construction
-    max_requests_in_flight_per_env_runner update_worker_filter_stats use_worker_filter_stats merge_env_runner_states
-    broadcast_env_runner_states episodes_to_numpy metrics_num_episodes_for_smoothing
-    num_learners num_cpus_per_learner num_gpus_per_learner custom_resources_per_learner local_gpu_idx
-    max_requests_in_flight_per_learner num_cpus_for_main_process custom_resources_for_main_process num_gpus
-    placement_strategy _fake_gpus
-    evaluation_interval evaluation_duration evaluation_duration_unit evaluation_config evaluation_num_env_runners
-    evaluation_parallel_to_training evaluation_sample_timeout_s evaluation_force_reset_envs_before_iteration
-    evaluation_auto_duration_min_env_steps_per_sample evaluation_auto_duration_max_env_steps_per_sample
-    custom_evaluation_function evaluation_error_after_n_consecutive_skips
-    restart_failed_env_runners ignore_env_runner_failures max_num_env_runner_restarts env_runner_health_probe_timeout_s
-    delay_between_env_runner_restarts_s env_runner_restore_timeout_s num_consecutive_env_runner_failures_tolerance
-    min_time_s_per_iteration min_train_timesteps_per_iteration min_sample_timesteps_per_iteration log_sys_usage
-    callbacks_class callbacks_on_algorithm_init callbacks_on_train_result callbacks_on_evaluate_start
-    callbacks_on_evaluate_end callbacks_on_env_runners_recreated callbacks_on_checkpoint_loaded
-    policies policy_mapping_fn _is_frozen _is_online simple_optimizer _use_msgpack_checkpoints _validate_config stats_cls_lookup
-    export_native_model_files checkpoint_trainable_policies_only disable_env_checking extra_python_environs_for_driver
-    extra_python_environs_for_worker keep_per_episode_custom_metrics
-    """.split()
-)
+# fmt: off
+WORKS = frozenset({
+    "env", "env_config", "algo_class", "env_runner_cls", "seed", "log_level", "explore", "in_evaluation", "gamma",
+    "lr", "lambda_", "clip_param", "vf_clip_param", "vf_loss_coeff", "entropy_coeff", "grad_clip", "num_epochs",
+    "minibatch_size", "train_batch_size", "_train_batch_size_per_learner", "rollout_fragment_length",
+    "sample_timeout_s", "use_kl_loss", "num_env_runners", "num_envs_per_env_runner", "create_local_env_runner",
+    "create_env_on_local_worker", "num_cpus_per_env_runner", "num_gpus_per_env_runner",
+    "custom_resources_per_env_runner", "validate_env_runners_after_construction",
+    "max_requests_in_flight_per_env_runner", "update_worker_filter_stats", "use_worker_filter_stats",
+    "merge_env_runner_states", "broadcast_env_runner_states", "episodes_to_numpy",
+    "metrics_num_episodes_for_smoothing", "num_learners", "num_cpus_per_learner", "num_gpus_per_learner",
+    "custom_resources_per_learner", "local_gpu_idx", "max_requests_in_flight_per_learner",
+    "num_cpus_for_main_process", "custom_resources_for_main_process", "num_gpus", "placement_strategy",
+    "_fake_gpus", "evaluation_interval", "evaluation_duration", "evaluation_duration_unit", "evaluation_config",
+    "evaluation_num_env_runners", "evaluation_parallel_to_training", "evaluation_sample_timeout_s",
+    "evaluation_force_reset_envs_before_iteration", "evaluation_auto_duration_min_env_steps_per_sample",
+    "evaluation_auto_duration_max_env_steps_per_sample", "custom_evaluation_function",
+    "evaluation_error_after_n_consecutive_skips", "restart_failed_env_runners", "ignore_env_runner_failures",
+    "max_num_env_runner_restarts", "env_runner_health_probe_timeout_s", "delay_between_env_runner_restarts_s",
+    "env_runner_restore_timeout_s", "num_consecutive_env_runner_failures_tolerance", "min_time_s_per_iteration",
+    "min_train_timesteps_per_iteration", "min_sample_timesteps_per_iteration", "log_sys_usage", "callbacks_class",
+    "callbacks_on_algorithm_init", "callbacks_on_train_result", "callbacks_on_evaluate_start",
+    "callbacks_on_evaluate_end", "callbacks_on_env_runners_recreated", "callbacks_on_checkpoint_loaded", "policies",
+    "policy_mapping_fn", "_is_frozen", "_is_online", "simple_optimizer", "_use_msgpack_checkpoints",
+    "_validate_config", "stats_cls_lookup", "export_native_model_files", "checkpoint_trainable_policies_only",
+    "disable_env_checking", "extra_python_environs_for_driver", "extra_python_environs_for_worker",
+    "keep_per_episode_custom_metrics",
+})
+# fmt: on
 """Settings inherited from RLlib that do what RLlib says. Every other one must keep its default."""
 
 WHY_NOT = {
@@ -65,7 +68,12 @@ WHY_NOT = {
 """Why a setting is not supported, for the error message."""
 
 EPISODE_CALLBACKS = (
-    "on_environment_created on_episode_created on_episode_start on_episode_step on_episode_end on_sample_end".split()
+    "on_environment_created",
+    "on_episode_created",
+    "on_episode_start",
+    "on_episode_step",
+    "on_episode_end",
+    "on_sample_end",
 )
 
 
@@ -102,9 +110,10 @@ def check_layout(config: Any) -> None:
         )
     envs, batch = runners * per_runner, config.total_train_batch_size
     if config.rollout_fragment_length == "auto" and batch % envs:
+        fitting_batch = -(-batch // (envs * learners)) * envs
         raise ValueError(
             f"a train batch of {batch} environment steps is not a whole number of steps of the {envs} environments "
-            f"({runners} env runners x {per_runner}). Set train_batch_size_per_learner={-(-batch // envs) * envs // learners}."
+            f"({runners} env runners x {per_runner}). Set train_batch_size_per_learner={fitting_batch}."
         )
     size = config.minibatch_size
     if size is not None and not 1 <= size <= batch // learners:

@@ -20,7 +20,9 @@ def adapted(spec: TeamSpec, keyed_by: Keyed = "agent") -> Owners:
     one = (0,) * spec.num_agents
     if keyed_by == "role":
         if not spec.num_roles:
-            raise ValueError("keyed_by='role' needs an environment with roles; this team has none. Use keyed_by='agent'.")
+            raise ValueError(
+                "keyed_by='role' needs an environment with roles; this team has none. Use keyed_by='agent'."
+            )
         return Owners("lora", one, routed_by="role", num_adapters=spec.num_roles)
     return Owners("lora", one, adapter_of=tuple(range(spec.num_agents)))
 

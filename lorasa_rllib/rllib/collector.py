@@ -1,0 +1,159 @@
+"""The sampling loop itself, without Ray: acts in E environments in lock step and writes arrays `[T, E, N, ...]`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
+from lorasa_rllib.learning.rollout import TeamRollout
+from lorasa_rllib.nn.actor import Actor
+from lorasa_rllib.rllib.episodes import EpisodeMeter, share_of_slots
+from lorasa_rllib.rllib.sampled import EpisodeSummary
+
+
+@dataclass(frozen=True)
+class Acting:
+    """How to act: with which network, whether its adapters count, and how actions are drawn from its distribution.
+
+    draw: "sample", "mode" (greedy) or "random" (uniform, whatever the network says).
+    """
+
+    actor: Actor
+    adapters: bool
+    draw: str = "sample"
+
+
+@dataclass
+class Round:
+    """What one call collected. seconds: time spent in "env" and "policy"."""
+
+    episodes: list[EpisodeSummary] = field(default_factory=list)
+    env_steps: int = 0
+    steps_of_agents: Any = 0  # int64 [N]
+    seconds: dict[str, float] = field(default_factory=lambda: {"env": 0.0, "policy": 0.0})
+
+
+class Collector:
+    """Episodes that go on from call to call in E environment slots."""
+
+    def __init__(self, env: VectorTeamEnv, seed: int | None):
+        self.env = env
+        self._generator = torch.Generator()
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+        self._seed = seed
+        self._meter = EpisodeMeter(env.num_envs)
+        self._step: TeamStep | None = None
+
+    def running_return(self) -> float:
+        """Mean return so far of the episodes in progress."""
+        return self._meter.running_return()
+
+    def restart(self) -> None:
+        """Begins a new episode in every slot; the first time with the seed, later in its stream."""
+        first, self._step = self._step is None, None
+        # Seeds of env runners are consecutive and copy e of one takes seed + e: spread them out.
+        seed = self._seed * 10_007 if first and self._seed is not None else None
+        self._step = self.env.reset(seed)
+        self._meter.restart()
+
+    def steps(self, num_steps: int, acting: Acting) -> tuple[TeamRollout, Round]:
+        """`num_steps` steps of every slot as a rollout."""
+        if self._step is None:
+            self.restart()
+        assert self._step is not None
+        step, taken = self._step, Round()
+        rollout = empty_rollout(self.env, num_steps, step)
+        final: list[tuple[int, int, np.ndarray, np.ndarray]] = []
+        for t in range(num_steps):
+            rollout.obs[t], rollout.state[t], rollout.active[t] = step.obs, step.state, step.active
+            if rollout.masks is not None:
+                rollout.masks[t] = step.masks
+            if rollout.roles is not None:
+                rollout.roles[t] = step.roles
+            step, rollout.actions[t], rollout.log_probs[t] = self._advance(step, acting, taken)
+            rollout.rewards[t] = step.rewards
+            rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
+            if len(step.ended):
+                for e, obs, state in zip(step.ended, step.final_obs, step.final_state, strict=True):
+                    if step.truncated[e]:
+                        final.append((t, int(e), obs.copy(), state.copy()))
+                taken.episodes += self._meter.finish(step)
+        rollout.state[num_steps] = step.state
+        self._step = step
+        if final:
+            rollout.final_index = np.array([(t, e) for t, e, _, _ in final], np.int64)
+            rollout.final_obs = np.stack([obs for _, _, obs, _ in final])
+            rollout.final_state = np.stack([state for _, _, _, state in final])
+        taken.env_steps = rollout.env_steps()
+        taken.steps_of_agents = rollout.active.sum((0, 1))
+        return rollout, taken
+
+    def episodes(self, num_episodes: int, acting: Acting) -> Round:
+        """Whole episodes from fresh starts, each slot its fixed share; slots that are done idle along uncounted."""
+        self.restart()
+        assert self._step is not None
+        step, taken = self._step, Round()
+        left = share_of_slots(num_episodes, self.env.num_envs)
+        while (running := left > 0).any():
+            taken.env_steps += int(running.sum())
+            taken.steps_of_agents = taken.steps_of_agents + step.active[running].sum(0)
+            step, _, _ = self._advance(step, acting, taken)
+            for e, summary in zip(step.ended, self._meter.finish(step), strict=True):
+                if left[e] > 0:
+                    taken.episodes.append(summary)
+                    left[e] -= 1
+        self.restart()  # training goes on with episodes that began under its own rules
+        return taken
+
+    def _advance(self, step: TeamStep, acting: Acting, taken: Round) -> tuple[TeamStep, np.ndarray, np.ndarray]:
+        """One forward pass and one step of all slots: what came of it, actions and log-probabilities [E, N, d]."""
+        began = time.perf_counter()
+        with torch.inference_mode():
+            distribution = acting.actor(
+                torch.from_numpy(step.obs),
+                roles=None if step.roles is None else torch.from_numpy(step.roles),
+                masks=None if step.masks is None else torch.from_numpy(step.masks),
+                adapters=acting.adapters,
+            )
+            if acting.draw == "mode":
+                actions = distribution.mode()
+            elif acting.draw == "random":
+                actions = distribution.random(self._generator)
+            else:
+                actions = distribution.sample(self._generator)
+            drawn, log_probs = actions.numpy(), distribution.log_prob(actions).numpy()
+        acted = time.perf_counter()
+        step = self.env.step(self.env.spec.to_environment(drawn))
+        self._meter.add(step)
+        taken.seconds["policy"] += acted - began
+        taken.seconds["env"] += time.perf_counter() - acted
+        return step, drawn, log_probs
+
+
+def empty_rollout(env: VectorTeamEnv, steps: int, first: TeamStep) -> TeamRollout:
+    """Unfilled arrays for `steps` steps, with the optional columns that `first` has."""
+    spec = env.spec
+    shape = (steps, env.num_envs, spec.num_agents)
+    return TeamRollout(
+        obs=np.empty((*shape, spec.obs_size), np.float32),
+        state=np.empty((steps + 1, env.num_envs, spec.state_size), np.float32),
+        actions=np.empty((*shape, spec.action_dims), np.float32 if spec.continuous else np.int64),
+        log_probs=np.empty((*shape, spec.action_dims), np.float32),
+        rewards=np.empty((steps, env.num_envs, spec.reward_width), np.float32),
+        terminated=np.empty(shape[:2], bool),
+        truncated=np.empty(shape[:2], bool),
+        active=np.empty(shape, bool),
+        final_index=np.empty((0, 2), np.int64),
+        final_obs=np.empty((0, spec.num_agents, spec.obs_size), np.float32),
+        final_state=np.empty((0, spec.state_size), np.float32),
+        masks=None if first.masks is None else np.empty((*shape, spec.action_size), bool),
+        roles=None if first.roles is None else np.empty(shape, np.int64),
+    )
