@@ -139,9 +139,8 @@ def stock_ppo_config(
                 fcnet_hiddens=list(hidden), fcnet_activation="relu", vf_share_layers=False, free_log_std=True
             )
         )
-        .learners(num_learners=0)
+        .learners(num_learners=0, learner_class=FullBatchPPOLearner)
         .training(
-            learner_class=FullBatchPPOLearner,
             train_batch_size_per_learner=train_batch,
             minibatch_size=None,  # set by the learner, see there
             num_epochs=num_epochs,

@@ -1,0 +1,1 @@
+"""Vectorised team environments: arrays in, arrays out. No Ray."""

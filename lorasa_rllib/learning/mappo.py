@@ -152,11 +152,13 @@ def minibatches(rows: int, settings: MAPPOSettings, generator: torch.Generator) 
         if size is None or size >= rows:
             yield None
             continue
-        order = torch.randperm(rows, generator=generator)
+        order = torch.randperm(rows, generator=generator, device=generator.device)
         yield from order[: rows - rows % size].split(size)
 
 
-def loss_sums(policy: TeamPolicy, batch: Batch, settings: MAPPOSettings) -> tuple[Tensor, dict[str, Tensor]]:
+def loss_sums(
+    policy: TeamPolicy, batch: Batch, settings: MAPPOSettings, generator: torch.Generator | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Sums over live rows of the loss (each owner's gradients are divided by its live rows later) and of statistics."""
     distribution = policy.distribution(batch.obs, roles=batch.roles, masks=batch.masks)
     log_ratio = distribution.log_prob(batch.actions) - batch.log_probs
@@ -172,7 +174,7 @@ def loss_sums(policy: TeamPolicy, batch: Batch, settings: MAPPOSettings) -> tupl
     loss = policy_loss + settings.value_coeff * value_loss
     live = batch.active.unsqueeze(-1)
     with torch.no_grad() if settings.entropy_coeff == 0 else torch.enable_grad():
-        entropy = torch.where(batch.active, distribution.entropy().sum(-1), 0.0).sum()
+        entropy = torch.where(batch.active, distribution.entropy(generator).sum(-1), 0.0).sum()
     if settings.entropy_coeff:
         loss = loss - settings.entropy_coeff * entropy
     with torch.no_grad():
@@ -212,7 +214,7 @@ def update(
     generator: torch.Generator,
     all_sum: AllSum = alone,
 ) -> dict[str, Tensor]:
-    """One MAPPO iteration on one rollout (tensors on the policy's device). Returns means of statistics.
+    """One MAPPO iteration on one rollout. Returns means of statistics. Everything is on the policy's device.
 
     Per optimiser step: one forward, one backward, one flat sum over learners; then gradients become means over each
     owner's own live rows, are clipped per owner, and every owner with live rows takes its Adam step.
@@ -221,10 +223,10 @@ def update(
     sums: list[Tensor] = []
     names: list[str] = []
     for rows in minibatches(len(batch), settings, generator):
-        part = batch if rows is None else batch[rows.to(batch.obs.device)]
+        part = batch if rows is None else batch[rows]
         for optimiser in optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        loss, stats = loss_sums(policy, part, settings)
+        loss, stats = loss_sums(policy, part, settings, generator)
         loss.backward()
         counts = live_rows(policy, part)
         stats["live"], stats["steps"] = part.active.sum().float(), stats["vf_loss"].new_tensor(part.values.numel())

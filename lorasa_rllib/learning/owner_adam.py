@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,9 +57,14 @@ def _adam(p: Tensor, grad: Tensor, state: dict[str, Tensor], lr: float, beta1: f
     step = state["step"].add_(1)
     first.lerp_(grad, 1 - beta1)
     second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    rate = _owners(lr / (1 - beta1**step), p)
-    spread = second.sqrt().mul_(_owners((1 - beta2**step).rsqrt(), p)).add_(eps)
+    rate = _owners(lr / _bias(beta1, step, p), p)
+    spread = second.sqrt().mul_(_owners(_bias(beta2, step, p).rsqrt(), p)).add_(eps)
     p.sub_(first.mul(rate).div_(spread))
+
+
+def _bias(beta: float, step: Tensor, p: Tensor) -> Tensor:
+    """1 - beta^step [O] in the precision of p; written as it stands, it would lose three digits at first."""
+    return -torch.expm1(step.to(p.dtype) * (math.log(beta) if beta else -math.inf))
 
 
 def _adam_of_some(p: Tensor, grad: Tensor, state: dict[str, Tensor], who: Tensor, *args: float) -> None:

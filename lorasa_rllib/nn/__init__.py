@@ -1,0 +1,1 @@
+"""Bank layers, networks, action distributions and the team policy. No Ray."""

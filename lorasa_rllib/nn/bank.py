@@ -110,6 +110,8 @@ class BankLinear(nn.Module):
         if self.dense:
             return weight + slots.pick(self.delta, slots.adapter)
         a, b = slots.pick(self.lora_A, slots.adapter), slots.pick(self.lora_B, slots.adapter)
+        if len(a) == 1 < len(weight):  # one adapter for several backbones
+            return weight + self.scaling * (b @ a)
         return torch.baddbmm(weight.expand(len(a), -1, -1), b, a, alpha=self.scaling)
 
     def merged_bias(self, slots: Slots) -> Tensor:
@@ -131,11 +133,11 @@ class BankLinear(nn.Module):
     def _factored(self, x: Tensor, slots: Slots) -> Tensor:
         y = self._backbone(x, slots)
         features, ids = self._split(slots.pick(self.lora_A, slots.adapter), slots)
-        b = slots.pick(self.lora_B, slots.adapter).transpose(1, 2)  # [S, r, out]
-        hidden = torch.bmm(x.expand(len(features), -1, -1), features.transpose(1, 2))  # [S, B, r]
+        b = slots.pick(self.lora_B, slots.adapter).transpose(1, 2)  # [S or 1, r, out]
+        hidden = torch.bmm(x, features.transpose(1, 2).expand(len(x), -1, -1))  # [S, B, r]
         if ids is not None:
             hidden = hidden + ids[:, None]
-        return torch.baddbmm(y, hidden, b, alpha=self.scaling)
+        return torch.baddbmm(y, hidden, b.expand(len(x), -1, -1), alpha=self.scaling)
 
     def _split(self, weight: Tensor, slots: Slots) -> tuple[Tensor, Tensor | None]:
         """weight [S or 1, out, in + ids] -> columns of the features, and the id column of every slot [S, out]."""
@@ -152,7 +154,8 @@ class BankLinear(nn.Module):
 class BankLayerNorm(nn.Module):
     """Layer normalisation (Ba et al. 2016; biased variance, eps 1e-5) with one affine map per backbone.
 
-    Parameters: weight [G, d], bias [G, d]. Padded features (`present` 0) are left out of mean and variance and stay 0.
+    Parameters: weight [G, d], bias [G, d]. Padded features (`present` 0, and 0 in x) are left out of mean and variance
+    and stay 0.
     """
 
     def __init__(self, size: int, bank: BankSize):
@@ -188,8 +191,8 @@ class BankVector(nn.Module):
 
 
 def _masked_standard(x: Tensor, present: Tensor) -> Tensor:
-    count = present.sum(-1, keepdim=True)
-    mean = (x * present).sum(-1, keepdim=True) / count
+    count = present.sum(-1, keepdim=True).clamp(min=1)  # rows that only fill up a slot have no feature at all
+    mean = x.sum(-1, keepdim=True) / count
     centred = (x - mean) * present
     return centred * torch.rsqrt(centred.square().sum(-1, keepdim=True) / count + 1e-5)
 

@@ -23,12 +23,6 @@ class Critic(Trunk):
 
     def __init__(self, spec: TeamSpec, owners: Owners, critic_input: CriticInput, config: NetworkConfig):
         team = critic_input == "state"
-        if team and not (spec.shared_reward and owners.num_critics == 1):
-            raise ValueError(
-                "critic_input='state' gives one value per environment step, which needs a shared reward and one "
-                f"critic; this team has shared_reward={spec.shared_reward} and {owners.num_critics} critics. "
-                "Set critic_input='agent_state'."
-            )
         of_critics = Owners("critic", (0,) if team else owners.critic_of)
         banks = Banks(of_critics, LoRAConfig())
         ids = 0 if team or owners.num_critics > 1 else spec.id_capacity

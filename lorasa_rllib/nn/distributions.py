@@ -27,7 +27,7 @@ class ActionDistribution(Protocol):
 
     def log_prob(self, actions: Tensor) -> Tensor: ...
 
-    def entropy(self) -> Tensor: ...
+    def entropy(self, generator: torch.Generator | None = None) -> Tensor: ...
 
 
 class SquashedGaussian:
@@ -66,8 +66,8 @@ class SquashedGaussian:
         log_prob = _normal_log_prob(u, self.mean, self.std) - torch.log(1 - actions.square() + EPSILON)
         return _only(self.real, log_prob)
 
-    def entropy(self) -> Tensor:
-        noise = torch.randn_like(self.mean)
+    def entropy(self, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.empty_like(self.mean).normal_(generator=generator)
         squash = torch.log(1 - torch.tanh(self.mean + self.std * noise).square() + EPSILON)
         return _only(self.real, 0.5 + LOG_SQRT_2PI + torch.log(self.std) + squash)
 
@@ -96,7 +96,7 @@ class Gaussian:
     def log_prob(self, actions: Tensor) -> Tensor:
         return _only(self.real, _normal_log_prob(actions, self.mean, self.std))
 
-    def entropy(self) -> Tensor:
+    def entropy(self, generator: torch.Generator | None = None) -> Tensor:
         return _only(self.real, (0.5 + LOG_SQRT_2PI + torch.log(self.std)).expand_as(self.mean))
 
 
@@ -120,7 +120,7 @@ class Categorical:
     def log_prob(self, actions: Tensor) -> Tensor:
         return self.log_probs.gather(-1, actions.long())
 
-    def entropy(self) -> Tensor:
+    def entropy(self, generator: torch.Generator | None = None) -> Tensor:
         return -(self.log_probs.exp() * self.log_probs.clamp(min=-1e10)).sum(-1, keepdim=True)
 
 

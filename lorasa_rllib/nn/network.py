@@ -103,10 +103,10 @@ class Trunk(nn.Module):
 
     def features(self, x: Tensor, rows: Rows, present: Tensor | None = None, adapters: bool = True) -> Tensor:
         """x [S, B, features]; present [S, 1 or B, features] marks real features, None if all are."""
+        if present is not None:
+            x = torch.where(present, x, 0.0)  # selected, not multiplied: padding may hold anything
         if self.feature_norm is not None:
             x = self.feature_norm(x, rows.slots, present)
-        elif present is not None:
-            x = x * present
         for layer in self.mlp:
             x = layer(x, rows.slots, adapters)
         return x

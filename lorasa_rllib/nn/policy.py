@@ -30,6 +30,16 @@ class PolicyConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     critic_input: CriticInput = "state"
 
+    def __post_init__(self) -> None:
+        if self.critic_input not in get_args(CriticInput):
+            raise ValueError(f"critic_input={self.critic_input!r} must be one of {list(get_args(CriticInput))}.")
+        if self.critic_input == "state" and not (self.spec.shared_reward and self.owners.num_critics == 1):
+            raise ValueError(
+                "critic_input='state' gives one value per environment step, which needs a shared reward and one "
+                f"critic; this team has shared_reward={self.spec.shared_reward} and {self.owners.num_critics} critics. "
+                "Set critic_input='agent_state'."
+            )
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "spec": self.spec.to_dict(),

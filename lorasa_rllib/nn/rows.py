@@ -168,10 +168,9 @@ class Router(torch.nn.Module):
         self.by_role = owners.routed_by == "role"
         if self.by_role and owners.num_backbones > 1:
             raise ValueError("adapters keyed by role need one shared backbone; this table has several.")
-        everyone = list(range(self.num_agents))
         self.register_buffer("_agents", torch.arange(self.num_agents), persistent=False)
-        self.register_buffer("_backbones", _unless_identity(owners.backbone_of, everyone), persistent=False)
-        self.register_buffer("_adapters", _unless_identity(owners.adapter_of, everyone), persistent=False)
+        self.register_buffer("_backbones", _unless_identity(owners.backbone_of, owners.num_backbones), persistent=False)
+        self.register_buffer("_adapters", _unless_identity(owners.adapter_of, owners.num_adapters), persistent=False)
         self._agents: Tensor
         self._backbones: Tensor | None
         self._adapters: Tensor | None
@@ -211,5 +210,6 @@ def _slots_of_roles(owner_of_slot: Tensor) -> Slots:
     return Slots(len(owner_of_slot), None, owner_of_slot)
 
 
-def _unless_identity(table: tuple[int, ...], identity: list[int]) -> Tensor | None:
-    return None if list(table) in ([], identity) else torch.tensor(table)
+def _unless_identity(table: tuple[int, ...], owners: int) -> Tensor | None:
+    """None if agent n has owner n and there are no further owners."""
+    return None if tuple(table) in ((), tuple(range(owners))) else torch.tensor(table)

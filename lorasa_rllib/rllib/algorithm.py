@@ -6,8 +6,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.rllib.algorithms.ppo.ppo import PPO
-from ray.rllib.core import ALL_MODULES
+from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
@@ -19,6 +20,7 @@ from ray.rllib.utils.metrics import (
     NUM_EPISODES_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
+    WEIGHTS_SEQ_NO,
 )
 
 from lorasa_rllib.nn.policy import PHASES, Phase
@@ -68,6 +70,9 @@ class TeamAlgorithm(PPO):
                 _uses_new_env_runners=True,
                 _return_metrics=True,
             )
+        for part in sampled:
+            if part.error is not None:
+                raise FloatingPointError(part.error)
         if sampled:
             self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
         self._episodes.add(sampled)
@@ -89,10 +94,24 @@ class TeamAlgorithm(PPO):
         return not skipped
 
     def _hand_out_weights(self) -> None:
+        """Every env runner acts with the learner's weights when this returns.
+
+        RLlib's own `sync_weights` does not wait, and drops what it is given while an earlier hand-out is on its way.
+        """
+        module = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{MODULE_ID}"
+        state = self.learner_group.get_state(components=module, inference_only=True)[COMPONENT_LEARNER]
+        state = {name: state[name] for name in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
         for group in (self.env_runner_group, self.eval_env_runner_group):
-            if group is not None:
-                group.sync_weights(
-                    from_worker_or_learner_group=self.learner_group, policies=[MODULE_ID], inference_only=True
+            if group is None:
+                continue
+            if group.local_env_runner is not None:
+                group.local_env_runner.set_state(state)
+            if group.num_healthy_remote_workers():
+                group.foreach_env_runner(
+                    "set_state",
+                    kwargs={"state": ray.put(state)},
+                    local_env_runner=False,
+                    timeout_seconds=self.config.sample_timeout_s,
                 )
 
     def _env_steps(self) -> int:

@@ -138,6 +138,19 @@ class Collector:
         return step, drawn, log_probs
 
 
+def what_is_not_finite(rollout: TeamRollout) -> str | None:
+    """A sentence on the first NaN or infinite entry of a rollout; None if there is none."""
+    for name in ("obs", "state", "rewards"):
+        column = getattr(rollout, name)
+        if not np.isfinite(column).all():
+            t, e = np.argwhere(~np.isfinite(column))[0][:2]
+            return (
+                f"the environment gave a NaN or infinite value in {name} at step {t} of environment {e}. Look at the "
+                "environment (diverging physics, division by zero) or at actions outside its bounds."
+            )
+    return None
+
+
 def empty_rollout(env: VectorTeamEnv, steps: int, first: TeamStep) -> TeamRollout:
     """Unfilled arrays for `steps` steps, with the optional columns that `first` has."""
     spec = env.spec

@@ -9,6 +9,7 @@ import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.utils.annotations import override
 
 from lorasa_rllib.envs.registry import environment_class
@@ -211,6 +212,13 @@ class TeamConfig(PPOConfig):
             return observation, gym.spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
         return observation, gym.spaces.Discrete(spec.action_size)
 
+    def spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+        """Spaces as RLlib passes them around, for example to `build_learner(spaces=...)`."""
+        observation, action = self.row_spaces()
+        agents = self.team_spec().agents
+        every = gym.spaces.Dict(dict.fromkeys(agents, observation)), gym.spaces.Dict(dict.fromkeys(agents, action))
+        return {INPUT_ENV_SPACES: every, INPUT_ENV_SINGLE_SPACES: every, MODULE_ID: (observation, action)}
+
     def update_settings(self, entropy_coeff: float) -> MAPPOSettings:
         """The numbers of one update, with the value that a schedule has reached."""
         return MAPPOSettings(
@@ -242,8 +250,8 @@ class TeamConfig(PPOConfig):
     @override(PPOConfig)
     def validate(self) -> None:
         """Judges all settings together. Raises ValueError that names the setting and what to do."""
-        super().validate()
         check_inherited_settings(self, defaults=type(self)())
+        super().validate()
         if self.env is None:
             raise ValueError('no environment is set. Call .environment("mamujoco", env_config={...}).')
         self.policy_config()

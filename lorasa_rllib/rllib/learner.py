@@ -46,7 +46,7 @@ class TeamLearner(TorchLearner):
             return
         torch.set_num_threads(self.config.learner_threads)
         super().build()
-        self._generator = torch.Generator().manual_seed(0 if self.config.seed is None else self.config.seed)
+        self._generator = torch.Generator(self._device).manual_seed(self.config.seed or 0)
         self._entropy_coeff = Scheduler(
             fixed_value_or_schedule=self.config.entropy_coeff, framework=self.framework, device=self._device
         )
@@ -113,10 +113,11 @@ class TeamLearner(TorchLearner):
             if self.policy.phase != phase:
                 self.policy.set_phase(phase)
             self._weights_seq_no += 1
-            settings = self.config.update_settings(entropy_coeff=self._entropy_coeff.get_current_value())
+            settings = self.config.update_settings(
+                entropy_coeff=self._entropy_coeff.update(timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+            )
             log = self.update_policy(rollout.to(self._device), settings)
             self._log(log, rollout)
-        self._entropy_coeff.update(timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
         self.after_gradient_based_update(timesteps=timesteps)
         return None if _no_metrics_reduce else self.metrics.reduce()
 

@@ -85,8 +85,8 @@ def check_state(own: dict[str, Any], given: dict[str, Any], ignored: list[str]) 
     different = sorted(name for name, shape in shapes.items() if shape != tuple(own[name].shape))
     if not (missing or unknown or different):
         return
-    facts = [f"{name} is missing" for name in missing] + [f"{name} is unknown here" for name in unknown]
-    facts += [f"{name} has shape {list(shapes[name])}, this policy {list(own[name].shape)}" for name in different]
+    facts = [f"{name} has shape {list(shapes[name])}, this policy {list(own[name].shape)}" for name in different]
+    facts += [f"{name} is missing" for name in missing] + [f"{name} is unknown here" for name in unknown]
     rest = f" (and {len(facts) - 3} more)" if len(facts) > 3 else ""
     adapters = all(name.rpartition(".")[2] in ADAPTER_PARAMETERS for name in missing + unknown + different)
     remedy = (

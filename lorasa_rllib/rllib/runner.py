@@ -6,11 +6,9 @@ import time
 from collections.abc import Collection
 from typing import Any
 
-import gymnasium as gym
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
-from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
@@ -20,7 +18,7 @@ from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.registry import make_environment
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
-from lorasa_rllib.rllib.collector import Acting, Collector
+from lorasa_rllib.rllib.collector import Acting, Collector, what_is_not_finite
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import log_evaluation, log_sampling
 from lorasa_rllib.rllib.sampled import Sampled
@@ -68,10 +66,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     @override(EnvRunner)
     def get_spaces(self) -> dict[str, Any]:
-        observation, action = self.config.row_spaces()
-        agents = self.spec.agents
-        every = gym.spaces.Dict({a: observation for a in agents}), gym.spaces.Dict({a: action for a in agents})
-        return {INPUT_ENV_SPACES: every, INPUT_ENV_SINGLE_SPACES: every, MODULE_ID: (observation, action)}
+        return self.config.spaces()
 
     @property
     def policy(self) -> Any:
@@ -104,13 +99,15 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if force_reset:
             self.collector.restart()
         shards: list[Any] = []
+        error = None
         if num_episodes is not None:
             taken = self.collector.episodes(num_episodes, acting)
         else:
             fragment = self.config.get_rollout_fragment_length(worker_index=self.worker_index)
             steps = fragment if num_timesteps is None else -(-num_timesteps // self.num_envs)
             rollout, taken = self.collector.steps(steps, acting)
-            if not self.config.in_evaluation:
+            error = what_is_not_finite(rollout)
+            if not self.config.in_evaluation and error is None:
                 shards = self._shards(rollout)
         taken.seconds["sample"] = time.perf_counter() - started
         sampled = Sampled(
@@ -120,6 +117,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             taken.episodes,
             self.collector.running_return(),
             taken.seconds,
+            error,
         )
         self.num_env_steps_sampled_lifetime += taken.env_steps
         log_sampling(self.metrics, sampled, self.spec, self._weights_seq_no)

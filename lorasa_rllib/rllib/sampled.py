@@ -31,6 +31,8 @@ class Sampled:
     steps_of_agents: int64 [N], steps that each agent was alive.
     episodes:        episodes that ended in this round.
     running_return:  mean return so far of the episodes still running, for the time before the first one ends.
+    error:           what is wrong with the data, if anything: raised by the driver, because RLlib restarts env runners
+                     that raise, again and again.
     seconds:         time spent in "env", "policy" and all of "sample".
     """
 
@@ -40,6 +42,7 @@ class Sampled:
     episodes: list[EpisodeSummary]
     running_return: float
     seconds: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
 
     def env_steps(self) -> int:
         return self.num_env_steps

@@ -1,0 +1,1 @@
+"""Sharing methods as owner tables. No Ray."""

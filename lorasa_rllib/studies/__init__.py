@@ -1,0 +1,1 @@
+"""What the Tune scripts share: options, presets, trials, curves, tables, figures."""

@@ -1,0 +1,211 @@
+"""Multi-Agent MuJoCo (`gymnasium_robotics.mamujoco_v1`) as a vectorised team environment."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.mamujoco_gather import ObservationGather
+from lorasa_rllib.envs.mamujoco_library import make_library_environment
+from lorasa_rllib.spec import TeamSpec
+
+Observed = Literal["local", "global"]
+
+
+class MAMuJoCo(VectorTeamEnv):
+    """E copies of a MuJoCo body whose joints are shared out among agents.
+
+    scenario, agent_conf:  task and factorisation, such as "HalfCheetah", "6x1"; `agent_conf=None` is a single agent.
+    obs:                   "local": an agent sees its joints and those up to `agent_obsk` joints away, and the torso;
+                           "global": every agent sees the whole state.
+    max_episode_steps:     time limit; None: the one registered for the task (1,000 for most).
+    id_capacity:           see `TeamSpec`.
+    Everything else goes to the library (`local_categories`, `global_categories`) or the Gymnasium task.
+
+    Observations, rewards and ends are the library's own. The state is the task's full observation. Returns are not
+    comparable with the older multiagent_mujoco package, which maps actions to other actuators.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        scenario: str = "HalfCheetah",
+        agent_conf: str | None = "2x3",
+        obs: Observed = "local",
+        agent_obsk: int = 1,
+        max_episode_steps: int | None = None,
+        id_capacity: int = 0,
+        **options: Any,
+    ):
+        team = {"scenario": scenario, "agent_conf": agent_conf, "obs": obs, "agent_obsk": agent_obsk}
+        self.spec = self.team_spec(**team, max_episode_steps=max_episode_steps, id_capacity=id_capacity, **options)
+        self.num_envs = num_envs
+        self._library = [make_library_environment(scenario, agent_conf, agent_obsk, **options) for _ in range(num_envs)]
+        self._tasks = [library.single_agent_env.unwrapped for library in self._library]
+        first = self._library[0]
+        self._limit = max_episode_steps or first.single_agent_env.spec.max_episode_steps
+        self._time = np.zeros(num_envs, np.int64)
+        spec = self.spec
+        # Actions [E, N * d] -> actuators [E, nu]: the position of every actuator among the (padded) actions.
+        self._action_of = np.zeros(self._tasks[0].model.nu, np.int64)
+        for n, partition in enumerate(first.agent_action_partitions):
+            for d, node in enumerate(partition):
+                self._action_of[node.act_ids] = n * spec.action_size + d
+        # The library's types, which control costs are computed in: it hands a single agent's actions on as they are.
+        self._control_type = np.float32 if first.agent_obsk is None else np.float64
+        self._obs = np.zeros((num_envs, spec.num_agents, spec.obs_size), np.float32)
+        self._state = np.zeros((num_envs, spec.state_size), np.float32)
+        self._rewards = np.zeros((num_envs, 1), np.float32)
+        self._terminated = np.zeros(num_envs, bool)
+        self._active = np.ones((num_envs, spec.num_agents), bool)
+        self._gather = None
+        if obs == "local" and first.agent_obsk is not None:
+            agents = range(spec.num_agents)
+            self._gather = ObservationGather(
+                lambda data: [_build(first, n, data) for n in agents],
+                self._tasks[0].model,
+                [task.data for task in self._tasks],
+                spec.obs_size,
+            )
+
+    @classmethod
+    def team_spec(  # type: ignore[override]
+        cls,
+        scenario: str = "HalfCheetah",
+        agent_conf: str | None = "2x3",
+        obs: Observed = "local",
+        agent_obsk: int = 1,
+        max_episode_steps: int | None = None,
+        id_capacity: int = 0,
+        **options: Any,
+    ) -> TeamSpec:
+        """The team; loads the model once per configuration. Raises ValueError for settings the library lacks."""
+        if obs not in ("local", "global"):
+            raise ValueError(f"obs={obs!r} must be 'local' or 'global'.")
+        if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, int) or agent_obsk < 0:
+            raise ValueError(
+                f"agent_obsk={agent_obsk!r} must be a number of joints from 0 up; use obs='global' to see everything."
+            )
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1.")
+        names = tuple(sorted((name, repr(value)) for name, value in options.items()))
+        return _team_spec(scenario, agent_conf, obs, agent_obsk, id_capacity, names, _Hidden(options))
+
+    def reset(self, seed: int | None = None) -> TeamStep:
+        for e, task in enumerate(self._tasks):
+            self._begin(e, task, None if seed is None else seed + e)
+        self._observe()
+        self._rewards[:] = 0.0
+        self._terminated[:] = False
+        return self._answer(np.zeros(self.num_envs, bool), self._obs[:0], self._state[:0])
+
+    def step(self, actions: np.ndarray) -> TeamStep:
+        controls = actions.reshape(self.num_envs, -1)[:, self._action_of].astype(self._control_type)
+        rewards, terminated, state, gather = self._rewards, self._terminated, self._state, self._gather
+        for e, task in enumerate(self._tasks):
+            state[e], rewards[e, 0], terminated[e], _, _ = task.step(controls[e])
+            if gather is not None:
+                gather.read(e)
+        self._observe()
+        self._time += 1
+        ended = terminated | (self._time >= self._limit)
+        if not ended.any():
+            return self._answer(ended, self._obs[:0], self._state[:0])
+        over = np.flatnonzero(ended)
+        final_obs, final_state = self._obs[over], self._state[over]  # copies
+        for e in over:
+            self._begin(e, self._tasks[e], None)
+        self._observe(over)
+        return self._answer(ended, final_obs, final_state)
+
+    def render(self) -> np.ndarray:
+        return self._tasks[0].render()
+
+    def close(self) -> None:
+        for library in self._library:
+            library.close()
+
+    def _begin(self, e: int, task: Any, seed: int | None) -> None:
+        self._state[e] = task.reset(seed=seed)[0]
+        self._time[e] = 0
+        if self._gather is not None:
+            self._gather.read(e)
+
+    def _observe(self, only: np.ndarray | slice = slice(None)) -> None:
+        if self._gather is None:
+            self._obs[only] = self._state[only, None]
+        else:
+            self._gather.observations(self._obs, only)
+
+    def _answer(self, ended: np.ndarray, final_obs: np.ndarray, final_state: np.ndarray) -> TeamStep:
+        return TeamStep(
+            obs=self._obs,
+            state=self._state,
+            rewards=self._rewards,
+            terminated=self._terminated,
+            truncated=ended & ~self._terminated,
+            active=self._active,
+            ended=np.flatnonzero(ended),
+            final_obs=final_obs,
+            final_state=final_state,
+        )
+
+
+def _build(library: Any, agent: int, data: Any) -> np.ndarray:
+    """The library's observation of one agent from any MjData."""
+    from gymnasium_robotics.envs.multiagent_mujoco.obsk import build_obs
+
+    return build_obs(
+        data,
+        library.k_dicts[agent],
+        library.local_categories,
+        library.mujoco_globals,
+        library.global_categories,
+    )
+
+
+class _Hidden:
+    """Carries a value past a cache's key: equal to every other one."""
+
+    def __init__(self, value: dict[str, Any]):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hidden)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=64)
+def _team_spec(
+    scenario: str,
+    agent_conf: str | None,
+    obs: Observed,
+    agent_obsk: int,
+    id_capacity: int,
+    _names: tuple[tuple[str, str], ...],
+    options: _Hidden,
+) -> TeamSpec:
+    library = make_library_environment(scenario, agent_conf, agent_obsk, **options.value)
+    task = library.single_agent_env.unwrapped
+    agents = tuple(library.possible_agents)
+    state_size = task.observation_space.shape[0]
+    spaces = [library.action_space(agent) for agent in agents]
+    whole = obs == "global" or library.agent_obsk is None
+    spec = TeamSpec(
+        agents=agents,
+        obs_sizes=tuple(state_size if whole else library.observation_space(a).shape[0] for a in agents),
+        action_kind="continuous",
+        action_sizes=tuple(space.shape[0] for space in spaces),
+        action_low=tuple(tuple(map(float, space.low)) for space in spaces),
+        action_high=tuple(tuple(map(float, space.high)) for space in spaces),
+        state_size=state_size,
+        id_capacity=id_capacity,
+    )
+    library.close()
+    return spec

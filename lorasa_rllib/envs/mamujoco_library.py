@@ -1,0 +1,98 @@
+"""Builds environments of Gymnasium-Robotics' `mamujoco_v1`, with clear errors and without files left in its folder."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+FACTORISATIONS: dict[str, tuple[str, ...]] = {
+    "Ant": ("2x4", "2x4d", "4x2"),
+    "HalfCheetah": ("2x3", "6x1"),
+    "Hopper": ("3x1",),
+    "Humanoid": ("9|8",),
+    "HumanoidStandup": ("9|8",),
+    "Pusher": ("3p",),
+    "Reacher": ("2x1",),
+    "Swimmer": ("2x1",),
+    "Walker2d": ("2x3",),
+}
+"""Scenario -> values of `agent_conf`."""
+
+SEGMENTED = {"ManySegmentAnt": "Ant-v5", "ManySegmentSwimmer": "Swimmer-v5"}
+"""Scenarios of any size, `agent_conf` "<agents>x<segments per agent>" -> the task they are built on."""
+
+
+SCENARIOS = sorted([*FACTORISATIONS, *SEGMENTED])
+
+
+def check_names(scenario: str, agent_conf: str | None) -> None:
+    """Raises ValueError for a scenario or factorisation that the library does not have."""
+    if scenario == "CoupledHalfCheetah":
+        raise ValueError(
+            "scenario='CoupledHalfCheetah' does not run on mujoco > 3.5 (Gymnasium-Robotics issue 300). "
+            f"Choose another of {SCENARIOS}."
+        )
+    if scenario not in FACTORISATIONS and scenario not in SEGMENTED:
+        raise ValueError(
+            f"scenario={scenario!r} is unknown; choose one of {SCENARIOS} (tasks that cannot be split among agents are "
+            "left out)."
+        )
+    if scenario in SEGMENTED:
+        agents, _, segments = str(agent_conf).partition("x")
+        if not (agents.isdigit() and segments.isdigit() and int(agents) > 0 and int(segments) > 0):
+            raise ValueError(
+                f"agent_conf={agent_conf!r} of {scenario} must be '<agents>x<segments per agent>', like '4x2'."
+            )
+        if int(agents) * int(segments) < 2:
+            raise ValueError(f"agent_conf={agent_conf!r} of {scenario} must give at least 2 segments.")
+    elif agent_conf is not None and agent_conf not in FACTORISATIONS[scenario]:
+        raise ValueError(
+            f"agent_conf={agent_conf!r} is no factorisation of {scenario}; choose one of "
+            f"{list(FACTORISATIONS[scenario])}, or None for a single agent."
+        )
+
+
+def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: int | None, **options: Any) -> Any:
+    """One `mamujoco_v1.parallel_env`. Raises ValueError for unknown names and ImportError if the package is missing."""
+    check_names(scenario, agent_conf)
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            from gymnasium_robotics import mamujoco_v1
+        except ImportError as error:
+            raise ImportError(
+                'environment "mamujoco" needs gymnasium-robotics and mujoco. '
+                'Run: pip install "gymnasium-robotics>=1.4" mujoco'
+            ) from error
+        library = {name: options.pop(name) for name in ("local_categories", "global_categories") if name in options}
+        if scenario in SEGMENTED:
+            library["gym_env"] = _segmented(scenario, str(agent_conf), options)
+            options = {}
+        env = mamujoco_v1.parallel_env(scenario, agent_conf, agent_obsk=agent_obsk, **library, **options)
+    for joints_at in getattr(env, "k_dicts", []):
+        # The library sorts sets of joints by label. Pusher has two joints of one label, whose order would differ from
+        # process to process.
+        for distance, joints in joints_at.items():
+            joints_at[distance] = sorted(joints, key=lambda joint: (joint.label, joint.act_ids or 0))
+    return env
+
+
+def _segmented(scenario: str, agent_conf: str, options: dict[str, Any]) -> Any:
+    """The single-agent task of a segmented scenario, its model file private to this call.
+
+    The library itself writes one shared file into its own folder and deletes it: concurrent env runners would race for
+    it, and read-only installations fail.
+    """
+    import gymnasium
+    from gymnasium_robotics.envs.multiagent_mujoco import many_segment_ant, many_segment_swimmer
+
+    agents, segments = map(int, agent_conf.split("x"))
+    generate = (many_segment_ant if scenario == "ManySegmentAnt" else many_segment_swimmer).gen_asset
+    with tempfile.TemporaryDirectory(prefix="mamujoco-") as folder:
+        path = Path(folder) / "model.xml"
+        generate(n_segs=agents * segments, asset_path=str(path))
+        return gymnasium.make(SEGMENTED[scenario], xml_file=str(path), **options)

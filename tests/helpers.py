@@ -1,0 +1,268 @@
+"""Random teams, policies and rollouts for property tests. Every parameter is random, non-zero and distinct per owner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lorasa_rllib.learning.rollout import TeamRollout
+from lorasa_rllib.nn.actor import Actor
+from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.nn.distributions import Categorical
+from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
+from lorasa_rllib.spec import Owners, TeamSpec
+
+ROLES = 3
+
+
+def owner_tables(agents: int) -> dict[str, Owners]:
+    """One owner table of every kind for a team of at least two agents."""
+    one, each = (0,) * agents, tuple(range(agents))
+    groups = tuple(n % 2 for n in each)
+    return {
+        "ps": Owners("ps", one),
+        "lora": Owners("lora", one, adapter_of=each),
+        "lora_groups": Owners("lora", one, adapter_of=groups[::-1]),
+        "lora_one_for_all": Owners("lora", one, adapter_of=one),
+        "lora_with_spares": Owners("lora", one, adapter_of=each, num_adapters=agents + 2),
+        "lora_reversed": Owners("lora", one, adapter_of=each[::-1]),
+        "nps": Owners("nps", each, critic_of=each),
+        "nps_lora_one_for_all": Owners("nps_lora", each, adapter_of=one),
+        "seps": Owners("seps", groups, critic_of=groups),
+        "seps_lora": Owners("seps_lora", groups, adapter_of=each),
+        "mtl": Owners("mtl", each, banked=("head", "log_std")),
+        "role": Owners("lora", one, routed_by="role", num_adapters=ROLES),
+        "role_single": Owners("lora", one, routed_by="role", num_adapters=1),
+    }
+
+
+METHODS = tuple(owner_tables(2))
+ADAPTED = tuple(name for name, owners in owner_tables(2).items() if owners.num_adapters)
+BY_AGENT = tuple(name for name, owners in owner_tables(2).items() if owners.routed_by == "agent")
+
+
+def team(
+    obs_sizes: tuple[int, ...], action_sizes: tuple[int, ...], continuous: bool = True, **options: Any
+) -> TeamSpec:
+    """A team with the given sizes; continuous actions are bounded by -1 and 1."""
+    bounds = {name: tuple((b,) * d for d in action_sizes) for name, b in (("action_low", -1.0), ("action_high", 1.0))}
+    return TeamSpec(
+        agents=tuple(f"agent_{n}" for n in range(len(obs_sizes))),
+        obs_sizes=obs_sizes,
+        action_kind="continuous" if continuous else "discrete",
+        action_sizes=action_sizes,
+        **({"state_size": 3, "num_roles": ROLES} | (bounds if continuous else {}) | options),
+    )
+
+
+@st.composite
+def teams(
+    draw: Any, continuous: bool | None = None, min_agents: int = 2, max_agents: int = 4, **options: Any
+) -> TeamSpec:
+    n = draw(st.integers(min_agents, max_agents))
+    obs_sizes = draw(st.one_of(st.tuples(*[st.integers(1, 5)] * n), st.integers(1, 5).map(lambda size: (size,) * n)))
+    if continuous is None:
+        continuous = draw(st.booleans())
+    least = 1 if continuous else 2
+    action_sizes = draw(
+        st.one_of(st.tuples(*[st.integers(least, 4)] * n), st.integers(least, 4).map(lambda d: (d,) * n))
+    )
+    options = {"id_capacity": n + draw(st.sampled_from([0, 3]))} | options
+    return team(obs_sizes, action_sizes, continuous, **options)
+
+
+@st.composite
+def policies(draw: Any, method: str, spec: st.SearchStrategy[TeamSpec] | None = None, **config: Any) -> TeamPolicy:
+    """Random policies of a sharing method in double precision; adapters are on where the method has any."""
+    spec = draw(teams() if spec is None else spec)
+    owners = owner_tables(spec.num_agents)[method]
+    lora = LoRAConfig(
+        r=draw(st.integers(1, 4)),  # up to the dense fallback of small layers
+        lora_alpha=draw(st.sampled_from([1.0, 3.0])),
+        use_rslora=draw(st.booleans()),
+        target_modules=draw(st.sampled_from([("*",), ("mlp.*", "log_std"), ("head",)])),
+        rank_pattern=draw(st.sampled_from([{}, {"mlp.1": 2}, {"head": 1, "mlp.*": 3}])),
+    )
+    by_agent = owners.routed_by == "agent"
+    network = NetworkConfig(
+        hidden_size=draw(st.integers(3, 6)),
+        num_layers=draw(st.integers(1, 2)),
+        activation=draw(st.sampled_from(["relu", "tanh"])),
+        feature_norm=draw(st.booleans()),
+        layer_norm=draw(st.booleans()),
+        id_features=draw(st.sampled_from(["auto", "one_hot", "none"])) if by_agent else "auto",
+        distribution=config.pop("distribution", None) or draw(st.sampled_from(["squashed_gaussian", "gaussian"])),
+    )
+    critic = draw(st.sampled_from(["state", "agent_state"]))
+    return make_policy(spec, owners, lora, network, critic, seed=draw(st.integers(0, 1000)))
+
+
+def make_policy(
+    spec: TeamSpec,
+    owners: Owners,
+    lora: LoRAConfig | None = None,
+    network: NetworkConfig | None = None,
+    critic_input: Any = "state",
+    seed: int = 0,
+) -> TeamPolicy:
+    """A random policy in double precision. Critics of several owners, or of rewards of their own, read "agent_state"."""
+    network = NetworkConfig(hidden_size=5) if network is None else network
+    if owners.num_critics > 1 or not spec.shared_reward:
+        critic_input = "agent_state"
+    policy = TeamPolicy(PolicyConfig(spec, owners, lora or LoRAConfig(r=2), network, critic_input)).double()
+    if owners.num_adapters:
+        policy.set_phase("joint")
+    return randomise(policy, seed)
+
+
+def randomise(module: Any, seed: int = 0) -> Any:
+    """Fills all parameters with distinct random numbers away from zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            sign = torch.empty_like(parameter).normal_(generator=generator).sign()
+            parameter.copy_(sign * torch.empty_like(parameter).uniform_(0.1, 0.9, generator=generator))
+    return module
+
+
+def random_obs(spec: TeamSpec, *lead: int, seed: int = 0) -> Tensor:
+    """[*lead, N, obs_size], zero where padded."""
+    obs = torch.randn(*lead, spec.num_agents, spec.obs_size, generator=seeded(seed), dtype=torch.double)
+    return obs * torch.as_tensor(spec.obs_mask())
+
+
+def random_roles(owners: Owners, *lead: int, seed: int = 0) -> Tensor | None:
+    """[*lead, N] where routing is by role."""
+    if owners.routed_by == "agent":
+        return None
+    shape = (*lead, len(owners.backbone_of))
+    return torch.randint(owners.num_adapters, shape, generator=seeded(seed))
+
+
+def random_masks(spec: TeamSpec, *lead: int, seed: int = 0) -> Tensor | None:
+    """[*lead, N, choices] of a discrete team: choice 0 is always available, others at random."""
+    if spec.continuous:
+        return None
+    shape = (*lead, spec.num_agents, spec.action_size)
+    masks = torch.rand(*shape, generator=seeded(seed)) < 0.6
+    masks[..., 0] = True
+    return masks
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def outputs(distribution: Any) -> Tensor:
+    """A distribution as one tensor [..., width] that two equal distributions share."""
+    if isinstance(distribution, Categorical):
+        return distribution.log_probs.clamp(min=-1e9)
+    mean, std = torch.broadcast_tensors(distribution.mean, distribution.std)
+    both = torch.stack([mean, std], dim=-1)
+    return both if distribution.real is None else torch.where(distribution.real.unsqueeze(-1), both, 0.0)
+
+
+def row_by_row(
+    policy: TeamPolicy, obs: Tensor, agents: Tensor, roles: Tensor | None = None, masks: Tensor | None = None
+) -> Tensor:
+    """`outputs` of flat rows obs [R, obs_size], one row at a time with a dense weight `W_g + s B_k A_k` of its own."""
+    config, actor, rows = policy.config, policy.actor, []
+    for r, agent in enumerate(agents.tolist()):
+        g = config.owners.backbone_of[agent]
+        k = None
+        if config.owners.num_adapters:
+            k = config.owners.adapter_of[agent] if roles is None else int(roles[r])
+        rows.append(_one_row(config, actor, obs[r], agent, g, k, None if masks is None else masks[r]))
+    return torch.stack(rows)
+
+
+def _one_row(
+    config: PolicyConfig, actor: Actor, obs: Tensor, agent: int, g: int, k: int | None, mask: Tensor | None
+) -> Tensor:
+    spec, network = config.spec, config.network
+
+    def backbone(bank: Tensor) -> Tensor:
+        return bank[g] if len(bank) > 1 else bank[0]
+
+    def norm(layer: Any, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape, backbone(layer.weight)[: len(x)], backbone(layer.bias)[: len(x)])
+
+    def linear(layer: Any, x: Tensor) -> Tensor:
+        weight = backbone(layer.weight)
+        if k is not None and hasattr(layer, "delta"):
+            weight = weight + layer.delta[k]
+        elif k is not None and hasattr(layer, "lora_A"):
+            a, b = layer.lora_A[k], layer.lora_B[k]
+            rank = len(a) ** (0.5 if config.lora.use_rslora else 1.0)
+            weight = weight + config.lora.lora_alpha / rank * b @ a
+        return weight @ x + backbone(layer.bias)
+
+    size = spec.obs_sizes[agent]
+    x = obs[:size] if actor.feature_norm is None else norm(actor.feature_norm, obs[:size])
+    x = F.pad(x, (0, spec.obs_size - size))
+    if network.uses_ids(config.owners):
+        x = torch.cat([x, F.one_hot(torch.tensor(agent), spec.id_capacity).to(x.dtype)])
+    for layer in actor.mlp:
+        x = getattr(torch, network.activation)(linear(layer, x))
+        x = x if layer.norm is None else norm(layer.norm, x)
+    x = linear(actor.head, x)
+    real = torch.arange(spec.action_size) < spec.action_sizes[agent]
+    if not spec.continuous:
+        available = real if mask is None else real & mask
+        return torch.where(available, x.exp() / x[available].exp().sum(), 0.0).log().clamp(min=-1e9)
+    log_std = backbone(actor.log_std.weight)
+    if k is not None and hasattr(actor.log_std, "delta"):
+        log_std = log_std + actor.log_std.delta[k]
+    std = torch.sigmoid(log_std) / 2 if network.distribution == "squashed_gaussian" else log_std.exp()
+    return torch.where(real.unsqueeze(-1), torch.stack([x, std], dim=-1), 0.0)
+
+
+def gradients(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:
+    """Gradient of every trained parameter by name, zero where the loss does not depend on it."""
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), grads, strict=True)}
+
+
+def random_rollout(policy: TeamPolicy, steps: int, envs: int, seed: int = 0, dead: tuple[int, ...] = ()) -> TeamRollout:
+    """A rollout of numpy arrays in double precision with random deaths, terminations and truncations.
+
+    Actions are drawn from the policy, log-probabilities are then disturbed: ratios differ from 1 and many are clipped.
+    The agents `dead` never live.
+    """
+    spec, owners = policy.config.spec, policy.config.owners
+    rng = np.random.default_rng(seed)
+    obs = random_obs(spec, steps, envs, seed=seed)
+    roles, masks = random_roles(owners, steps, envs, seed=seed), random_masks(spec, steps, envs, seed=seed)
+    with torch.no_grad():
+        distribution = policy.distribution(obs, roles=roles, masks=masks)
+        actions = distribution.sample(seeded(seed))
+        log_probs = distribution.log_prob(actions)
+    noise = torch.randn(log_probs.shape, generator=seeded(seed), dtype=torch.double)
+    real = torch.ones_like(noise) if not spec.continuous else torch.as_tensor(spec.action_mask())
+    terminated = rng.random((steps, envs)) < 0.2
+    truncated = ~terminated & (rng.random((steps, envs)) < 0.2)
+    final_index = rng.permutation(np.argwhere(truncated))
+    active = rng.random((steps, envs, spec.num_agents)) < 0.7
+    active[..., list(dead)] = False
+    return TeamRollout(
+        obs=obs.numpy(),
+        state=rng.standard_normal((steps + 1, envs, spec.state_size)),
+        actions=actions.numpy(),
+        log_probs=(log_probs + 0.2 * noise * real).numpy(),
+        rewards=rng.standard_normal((steps, envs, spec.reward_width)),
+        terminated=terminated,
+        truncated=truncated,
+        active=active,
+        final_index=final_index,
+        final_obs=rng.standard_normal((len(final_index), spec.num_agents, spec.obs_size)),
+        final_state=rng.standard_normal((len(final_index), spec.state_size)),
+        masks=None if masks is None else masks.numpy(),
+        roles=None if roles is None else roles.numpy(),
+    )

@@ -1,0 +1,156 @@
+"""The switch from backbone to adapters, and checkpoints on either side of it."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from lorasa_rllib import MAPPO
+from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS
+from lorasa_rllib.rllib.module import MODULE_ID
+from lorasa_rllib.rllib.runner import TeamEnvRunner
+from lorasa_rllib.rllib.sampled import TeamTrainingData
+
+
+def weights_of(algo) -> dict[str, np.ndarray]:
+    state = algo.learner_group.get_state(components="learner/rl_module")["learner"]["rl_module"][MODULE_ID]
+    return {name: np.array(value) for name, value in state.items()}
+
+
+def is_adapter(name: str) -> bool:
+    return name.rpartition(".")[2] in ADAPTER_PARAMETERS
+
+
+def is_backbone(name: str) -> bool:
+    return "actor" in name and not is_adapter(name)
+
+
+def test_the_switch_freezes_the_backbone_bit_for_bit_on_learner_and_runners(small_config, build):
+    algo = build(small_config().env_runners(num_env_runners=2, num_envs_per_env_runner=2))
+    for _ in range(2):
+        assert algo.train()["phase"] == "backbone"
+    before = weights_of(algo)
+    steps = algo.learner_group._learner.optimisers()["critic"].state_dict()["state"][0]["step"].clone()
+    for _ in range(3):
+        assert algo.train()["phase"] == "adapters"
+    after = weights_of(algo)
+    on_runners = algo.env_runner_group.foreach_env_runner(lambda r: r.module[MODULE_ID].get_state())
+    for name, old in before.items():
+        if is_backbone(name):
+            np.testing.assert_array_equal(after[name], old, err_msg=name)
+            for runner in on_runners:
+                np.testing.assert_array_equal(runner[name], old, err_msg=name)
+        elif is_adapter(name):  # every owner of it
+            moved = np.abs(after[name] - old).reshape(len(old), -1).max(1)
+            if not name.endswith("lora_B") or moved.any():
+                assert (moved > 0).all(), name
+        elif "critic" in name:
+            assert np.abs(after[name] - old).max() > 0, name
+    assert any(is_adapter(n) and "lora_A" in n for n in before) and any("log_std" in n for n in before)
+    learner = algo.learner_group._learner
+    optimisers = learner.optimisers()
+    assert optimisers["critic"].state_dict()["state"][0]["step"] == steps + 6  # 3 iterations x 2 epochs, not restarted
+    assert optimisers["backbone"].state_dict()["state"][0]["step"].item() == 4
+    assert (optimisers["adapters"].state_dict()["state"][0]["step"] == 6).all()
+    np.testing.assert_allclose(after["policy.value_norm.debias"], 1 - 0.99999**5, rtol=1e-3)
+
+
+def recorded_rollouts(config, count):
+    runner = TeamEnvRunner(config=config, worker_index=0)
+    return [TeamTrainingData(shards=[runner.sample()[0].shards]) for _ in range(count)]
+
+
+PHASES_OF_UPDATES = {
+    "backbone": ["backbone"] * 4,
+    "adapters": ["adapters"] * 4,
+    "joint": ["joint"] * 4,
+    "across the switch": ["backbone", "backbone", "adapters", "adapters"],
+}
+
+
+@pytest.mark.parametrize("minibatch_size", [None, 20])
+@pytest.mark.parametrize("case", PHASES_OF_UPDATES)
+def test_a_restored_learner_makes_the_updates_it_would_have_made(small_config, tmp_path, case, minibatch_size):
+    config = small_config().training(minibatch_size=minibatch_size, entropy_coeff=[[0, 0.1], [1000, 0.0]])
+    rollouts, phases = recorded_rollouts(config, 4), PHASES_OF_UPDATES[case]
+
+    def learn(learner, which):
+        for index in which:
+            learner.update(
+                training_data=copy.deepcopy(rollouts[index]),
+                timesteps={"num_env_steps_sampled_lifetime": 64 * (index + 1)},
+                phase=phases[index],
+            )
+
+    original = config.build_learner(spaces=config.spaces())
+    learn(original, [0, 1])
+    original.save_to_path(tmp_path / "learner")
+    learn(original, [2, 3])
+    restored = config.build_learner(spaces=config.spaces())
+    restored.restore_from_path(tmp_path / "learner")
+    learn(restored, [2, 3])
+    for name, value in original.policy.state_dict().items():
+        torch.testing.assert_close(restored.policy.state_dict()[name], value, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("runners", [0, 2])
+def test_an_older_checkpoint_reaches_all_runners_of_a_running_algorithm(small_config, build, tmp_path, runners):
+    algo = build(small_config().env_runners(num_env_runners=runners, num_envs_per_env_runner=2))
+    algo.train()
+    saved = weights_of(algo)
+    algo.save_to_path(tmp_path / "old")
+    for _ in range(3):
+        algo.train()
+    assert algo._phase == "adapters"
+    algo.restore_from_path(tmp_path / "old")
+    assert algo._phase == "backbone"
+    for held in algo.env_runner_group.foreach_env_runner(
+        lambda r: r.module[MODULE_ID].get_state(), local_env_runner=not runners
+    ):
+        for name, value in held.items():
+            np.testing.assert_array_equal(value, saved[name], err_msg=name)
+
+
+def test_from_checkpoint_continues_counters_phase_and_weights(small_config, build, tmp_path):
+    algo = build(small_config())
+    for _ in range(3):
+        result = algo.train()
+    algo.save_to_path(tmp_path / "checkpoint")
+    again = MAPPO.from_checkpoint(tmp_path / "checkpoint")
+    try:
+        for name, value in weights_of(algo).items():
+            np.testing.assert_array_equal(weights_of(again)[name], value, err_msg=name)
+        next_result = again.train()
+        assert next_result["phase"] == result["phase"] == "adapters"
+        assert next_result["num_env_steps_sampled_lifetime"] == 64 * 4
+        assert next_result["training_iteration"] == 4
+        assert next_result["env_runners"]["num_episodes_lifetime"] > result["env_runners"]["num_episodes_lifetime"]
+    finally:
+        again.stop()
+
+
+def test_phase_two_starts_from_the_backbone_of_another_run(small_config, build, tmp_path):
+    first = build(small_config())
+    first.train()
+    first.save_to_path(tmp_path / "first")
+    backbone = weights_of(first)
+    second = build(small_config(phase_switch=0, backbone=str(tmp_path / "first"), r=3))
+    for name, value in weights_of(second).items():
+        if not is_adapter(name) and not name.endswith("_phase"):
+            np.testing.assert_array_equal(value, backbone[name], err_msg=name)
+    assert second.train()["phase"] == "adapters"
+    for name, value in weights_of(second).items():
+        if is_backbone(name):
+            np.testing.assert_array_equal(value, backbone[name], err_msg=name)
+
+
+def test_joint_training_moves_backbone_and_adapters_from_the_start(small_config, build):
+    algo = build(small_config(schedule="joint", phase_switch=None))
+    before = weights_of(algo)
+    assert algo.train()["phase"] == "joint"
+    after = weights_of(algo)
+    moved = {name for name in before if np.abs(after[name] - before[name]).max() > 0}
+    assert any(map(is_backbone, moved)) and any(map(is_adapter, moved))

@@ -1,0 +1,79 @@
+"""Result keys: RLlib's standard ones are always there and finite, ours beside them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lorasa_rllib.rllib.results import RecentEpisodes
+from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
+
+STANDARD = ["episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean", "episode_len_min", "episode_len_max", "episode_duration_sec_mean", "num_episodes", "num_episodes_lifetime", "num_env_steps_sampled", "num_env_steps_sampled_lifetime", "weights_seq_no"]
+
+
+def leaves(tree, path=()):
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def test_standard_keys_are_present_and_finite_before_and_after_the_first_episode(small_config, build):
+    env = {"num_agents": 3, "episode_length": 40}  # 16 steps an iteration: the first episode ends in the third
+    algo = build(small_config(env_config=env).evaluation(evaluation_interval=3, evaluation_duration=2))
+    for iteration in range(4):
+        result = algo.train()
+        runners = result["env_runners"]
+        assert set(STANDARD) <= set(runners)
+        assert runners["num_episodes_lifetime"] == (0 if iteration < 2 else 4)
+        assert result["num_env_steps_sampled_lifetime"] == 64 * (iteration + 1)
+        for part in ("env_runners", "learners", "timers"):
+            for path, value in leaves(result[part]):
+                assert not isinstance(value, float) or math.isfinite(value), (part, path)
+    assert result["phase"] == "adapters" and result["phase_index"] == 1
+    assert {"policy_loss", "vf_loss", "entropy", "total_loss", "mean_kl_loss", "vf_explained_var"} <= set(
+        result["learners"]["shared_policy"]
+    )
+
+
+def test_large_teams_get_no_keys_per_agent(small_config, build):
+    few, many = ({"num_agents": n, "episode_length": 40} for n in (3, 40))
+    for env, keys in ((few, 3), (many, 0)):
+        result = build(small_config(env_config=env)).train()
+        assert len(result["env_runners"].get("num_agent_steps_sampled", {})) == keys
+
+
+def sampled(returns, running):
+    return Sampled([], 0, 0, [EpisodeSummary(r, 1, 0.1) for r in returns], running)
+
+
+def test_the_return_is_that_of_running_episodes_until_one_ends_then_of_recent_ones():
+    recent = RecentEpisodes(window=2)
+    recent.add([sampled([], 1.0), sampled([], 3.0)])
+    assert recent.statistics()["episode_return_mean"] == 2.0
+    recent.add([sampled([5.0], 0.0), sampled([], 0.0)])
+    recent.add([sampled([], 9.0)])
+    assert recent.statistics()["episode_return_mean"] == 5.0
+    recent.add([sampled([7.0, 8.0], 0.0)])
+    assert recent.statistics()["episode_return_mean"] == 7.5
+    again = RecentEpisodes(window=2)
+    again.set_state(recent.get_state())
+    assert again.statistics() == recent.statistics()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_team_return_counts_a_shared_reward_once_and_adds_others_up(shared):
+    import numpy as np
+
+    from lorasa_rllib.envs.base import TeamStep
+    from lorasa_rllib.rllib.episodes import EpisodeMeter
+
+    rewards = np.array([[2.0]] if shared else [[2.0, 3.0]], np.float32)
+    none = np.zeros(1, bool)
+    step = TeamStep(None, None, rewards, none, ~none, None, np.array([0]), None, None)
+    meter = EpisodeMeter(1)
+    meter.add(step)
+    (summary,) = meter.finish(step)
+    assert summary.team_return == (2.0 if shared else 5.0) and summary.length == 1

@@ -1,0 +1,87 @@
+"""The learner sees what the runner did: log-probabilities before the first optimiser step equal the runner's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lorasa_rllib.rllib.module import MODULE_ID
+from lorasa_rllib.rllib.runner import TeamEnvRunner
+from lorasa_rllib.rllib.sampled import shards_of_learners
+
+ENVIRONMENTS = {
+    "unequal agents": ("synthetic", {"num_agents": 3, "unequal": True, "episode_length": 9, "termination": 0.05}),
+    "HalfCheetah 6x1": ("mamujoco", {"scenario": "HalfCheetah", "agent_conf": "6x1", "max_episode_steps": 11}),
+}
+
+
+def distinct_adapters(policy, generator_seed=0):
+    """Fills every adapter with values of its own: at zero effect these tests would prove nothing."""
+    generator = torch.Generator().manual_seed(generator_seed)
+    with torch.no_grad():
+        for parameter in policy.parameters_of("adapters").values():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+
+@pytest.mark.parametrize("phase", ["backbone", "adapters", "joint"])
+@pytest.mark.parametrize("env", ENVIRONMENTS)
+def test_log_probs_on_the_learner_equal_those_of_two_runners_in_every_live_row(small_config, env, phase):
+    name, env_config = ENVIRONMENTS[env]
+    config = small_config(name, env_config).env_runners(num_env_runners=2, num_envs_per_env_runner=3)
+    config = config.training(train_batch_size_per_learner=6 * 20)
+    learner = config.build_learner(spaces=config.spaces())
+    distinct_adapters(learner.policy)
+    learner.policy.set_phase(phase)
+    weights = learner.get_state(components="rl_module", inference_only=True)
+    runners = [TeamEnvRunner(config=config, worker_index=index) for index in (0, 0)]
+    ended = 0
+    for runner in runners:
+        runner.make_env()
+        runner.set_state({"rl_module": weights["rl_module"], "weights_seq_no": 1})
+    for _ in range(2):  # the second fragment begins inside episodes
+        sampled = [runner.sample()[0] for runner in runners]
+        rollout = shards_of_learners(sampled).rollout(timeout_s=1).to("cpu")
+        ended += int((rollout.terminated | rollout.truncated).sum())
+        assert rollout.num_envs == 6
+        with torch.no_grad():
+            log_probs = learner.policy.distribution(rollout.obs).log_prob(rollout.actions)
+        torch.testing.assert_close(log_probs, rollout.log_probs, rtol=0, atol=1e-5)
+        assert log_probs.std() > 0
+    assert ended > 6
+    for runner in runners:
+        runner.stop()
+
+
+def test_adapters_change_what_runners_do(small_config):
+    config = small_config()
+    learner = config.build_learner(spaces=config.spaces())
+    distinct_adapters(learner.policy)
+    obs = torch.randn(5, 3, 4)
+    means = {}
+    for phase in ("backbone", "adapters"):
+        learner.policy.set_phase(phase)
+        means[phase] = learner.policy.acting()(obs, adapters=learner.policy.adapters_on).mean
+    assert (means["backbone"] - means["adapters"]).abs().max() > 1e-3
+
+
+def test_evaluation_runs_a_fixed_share_of_episodes_in_every_slot(small_config, build):
+    algo = build(small_config().evaluation(evaluation_interval=1, evaluation_duration=10))
+    evaluation = algo.train()["evaluation"]["env_runners"]
+    assert evaluation["num_episodes"] == 10
+    assert np.isfinite(evaluation["episode_return_mean"])
+
+
+def test_greedy_evaluation_is_the_default_and_repeats_itself(small_config, build):
+    fixed = {"scenario": "HalfCheetah", "agent_conf": "2x3", "max_episode_steps": 5, "reset_noise_scale": 0.0}
+    algo = build(small_config("mamujoco", fixed).evaluation(evaluation_interval=1, evaluation_duration=4))
+    assert algo.evaluation_config.explore is False
+    first, second = (algo.evaluate()["env_runners"] for _ in range(2))
+    assert first["episode_return_min"] == first["episode_return_max"] == second["episode_return_mean"]
+
+
+def test_runners_receive_no_critic(small_config):
+    config = small_config()
+    learner = config.build_learner(spaces=config.spaces())
+    weights = learner.get_state(components="rl_module", inference_only=True)["rl_module"][MODULE_ID]
+    assert weights and not any("critic" in name or "value_norm" in name for name in weights)

@@ -1,0 +1,160 @@
+"""Settings: every inherited one works or raises, and bad input gives one clear error."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ray.rllib.algorithms.ppo.ppo import PPOConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+from lorasa_rllib import MAPPOConfig
+from lorasa_rllib.envs.synthetic import SyntheticTeam
+from lorasa_rllib.rllib.validation import WHY_NOT, WORKS
+
+INHERITED = sorted(vars(PPOConfig()))
+
+
+def another(value):
+    """A value of the same kind that differs."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, str):
+        return value + "_other"
+    if isinstance(value, dict):
+        return {**value, "other": 1}
+    if isinstance(value, list):
+        return [*value, "other"]
+    return "other"
+
+
+@pytest.mark.parametrize("name", [name for name in INHERITED if name not in WORKS])
+def test_an_inherited_setting_that_would_be_ignored_raises_and_is_named(small_config, name):
+    config = small_config()
+    setattr(config, name, another(getattr(config, name)))
+    with pytest.raises(ValueError, match=name.lstrip("_")):
+        config.validate()
+
+
+def test_the_lists_of_settings_name_only_settings_that_exist():
+    known = set(INHERITED) | {"simple_optimizer"}
+    assert known >= WORKS
+    assert set(WHY_NOT) <= known
+    assert not WORKS & set(WHY_NOT)
+
+
+class WatchesEpisodes(RLlibCallback):
+    def on_episode_end(self, **kwargs):
+        pass
+
+
+BAD_SETTINGS = {
+    "r below 1": (lambda c: c.sharing(r=0), "r=0"),
+    "unknown method": (lambda c: c.sharing("lorax"), "'lorax' is unknown"),
+    "unknown schedule": (lambda c: c.sharing(schedule="three_phase"), "schedule='three_phase'"),
+    "switch beyond the budget": (lambda c: c.sharing(phase_switch=20_000), "phase_switch=20000"),
+    "no switch": (lambda c: c.sharing(phase_switch=None), "phase_switch=None"),
+    "fraction of nothing": (lambda c: c.sharing(phase_switch=0.5, total_env_steps=None), "total_env_steps"),
+    "unknown environment": (lambda c: c.environment("no-such-env"), "no-such-env"),
+    "no environment": (lambda c: c.environment(None), "environment"),
+    "bad environment setting": (lambda c: c.environment(env_config={"episode_length": 0}), "episode_length=0"),
+    "unknown network setting": (lambda c: c.network(width=3), "width"),
+    "hidden size 0": (lambda c: c.network(hidden_size=0), "hidden_size=0"),
+    "learners do not divide environments": (
+        lambda c: c.learners(num_learners=3),
+        "num_learners=3|num_learners to one of",
+    ),
+    "batch is no whole number of steps": (lambda c: c.training(train_batch_size_per_learner=65), "65"),
+    "minibatch larger than the batch": (lambda c: c.training(minibatch_size=65), "minibatch_size"),
+    "role without roles": (lambda c: c.sharing(keyed_by="role"), "roles"),
+    "KL loss": (lambda c: c.training(use_kl_loss=True), "use_kl_loss"),
+    "other policies": (lambda c: c.multi_agent(policies={"a", "b"}), "policies"),
+    "foreign module": (lambda c: c.rl_module(rl_module_spec=RLModuleSpec()), "rl_module_spec"),
+    "episode callback": (lambda c: c.callbacks(WatchesEpisodes), "on_episode_end"),
+    "state critic without shared reward": (lambda c: c.training(critic_input="agent"), "critic_input"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SETTINGS)
+def test_bad_settings_fail_before_anything_is_built_and_name_the_setting(small_config, case):
+    change, message = BAD_SETTINGS[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        change(small_config()).validate()
+
+
+def test_a_config_survives_copy_and_dictionary():
+    config = MAPPOConfig().environment("synthetic").sharing("lora", r=3, total_env_steps=100, phase_switch=0.5)
+    again = MAPPOConfig().update_from_dict(config.to_dict())
+    assert again.policy_config() == config.copy().policy_config() == config.policy_config()
+    assert again.phase_schedule() == config.phase_schedule()
+
+
+class NotANumber(SyntheticTeam):
+    """Turns bad after some steps."""
+
+    quantity = "obs"
+
+    def step(self, actions):
+        answer = super().step(actions)
+        if self._time.max() > 3:
+            getattr(answer, self.quantity)[1, 0] = np.nan
+        return answer
+
+
+class InfiniteReward(NotANumber):
+    quantity = "rewards"
+
+
+@pytest.mark.parametrize(("env", "word"), [(NotANumber, "obs"), (InfiniteReward, "rewards")])
+def test_non_finite_observations_and_rewards_stop_training_with_their_name(small_config, build, env, word):
+    algo = build(small_config(env))
+    with pytest.raises(FloatingPointError, match=word):
+        algo.train()
+
+
+def damage_truncate(folder):
+    for file in folder.rglob("*.pkl"):
+        file.write_bytes(file.read_bytes()[:40])
+
+
+def damage_foreign(folder):
+    for file in folder.rglob("*.pkl"):
+        file.write_bytes(b"not a pickle")
+
+
+def damage_missing(folder):
+    (folder / "algorithm_state.pkl").unlink()
+
+
+@pytest.mark.parametrize("damage", [damage_truncate, damage_foreign, damage_missing])
+def test_a_damaged_checkpoint_is_one_clear_error_and_leaves_the_algorithm_as_it_was(
+    small_config, build, tmp_path, damage
+):
+    algo = build(small_config())
+    algo.train()
+    algo.save_to_path(tmp_path / "checkpoint")
+    damage(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match="cannot be read"):
+        algo.restore_from_path(tmp_path / "checkpoint")
+    algo.train()
+
+
+def test_a_checkpoint_of_another_shape_names_tensor_shapes_and_remedy(small_config, build, tmp_path):
+    algo = build(small_config())
+    algo.save_to_path(tmp_path / "checkpoint")
+    other_rank = build(small_config(r=1))
+    with pytest.raises(ValueError, match=r"lora_A.*shape.*\.sharing"):
+        other_rank.restore_from_path(tmp_path / "checkpoint")
+    wider = build(small_config().network(hidden_size=8))
+    with pytest.raises(ValueError, match="network"):
+        wider.restore_from_path(tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("content", ["nothing", "other"])
+def test_a_backbone_path_that_is_no_checkpoint_is_a_clear_error(small_config, build, tmp_path, content):
+    if content == "other":
+        build(small_config().network(hidden_size=8)).save_to_path(tmp_path)
+    with pytest.raises(ValueError, match="no checkpoint" if content == "nothing" else "another policy"):
+        build(small_config(backbone=str(tmp_path), phase_switch=0))
