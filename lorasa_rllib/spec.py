@@ -127,7 +127,7 @@ class TeamSpec:
             return actions[..., 0]
         centre, half = self._centre_and_half_range
         clipped = np.clip(actions, -1.0, 1.0)
-        return clipped if half is None else clipped * half + centre
+        return clipped if half is None else np.clip(clipped * half + centre, *self.action_bounds())
 
     @cached_property
     def _centre_and_half_range(self) -> tuple[np.ndarray, np.ndarray | None]:

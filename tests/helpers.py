@@ -1,4 +1,4 @@
-"""Random teams, policies and rollouts for property tests. Every parameter is random, non-zero and distinct per owner."""
+"""Random teams, policies and rollouts. Every parameter is random, non-zero and distinct per owner."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def make_policy(
     critic_input: Any = "state",
     seed: int = 0,
 ) -> TeamPolicy:
-    """A random policy in double precision. Critics of several owners, or of rewards of their own, read "agent_state"."""
+    """A random policy in double precision. Several critics, or a reward for each agent, read "agent_state"."""
     network = NetworkConfig(hidden_size=5) if network is None else network
     if owners.num_critics > 1 or not spec.shared_reward:
         critic_input = "agent_state"

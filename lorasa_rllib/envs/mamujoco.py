@@ -41,7 +41,7 @@ class MAMuJoCo(VectorTeamEnv):
         id_capacity: int = 0,
         **options: Any,
     ):
-        team = {"scenario": scenario, "agent_conf": agent_conf, "obs": obs, "agent_obsk": agent_obsk}
+        team: dict[str, Any] = {"scenario": scenario, "agent_conf": agent_conf, "obs": obs, "agent_obsk": agent_obsk}
         self.spec = self.team_spec(**team, max_episode_steps=max_episode_steps, id_capacity=id_capacity, **options)
         self.num_envs = num_envs
         self._library = [make_library_environment(scenario, agent_conf, agent_obsk, **options) for _ in range(num_envs)]
@@ -117,7 +117,7 @@ class MAMuJoCo(VectorTeamEnv):
             return self._answer(ended, self._obs[:0], self._state[:0])
         over = np.flatnonzero(ended)
         final_obs, final_state = self._obs[over], self._state[over]  # copies
-        for e in over:
+        for e in over.tolist():
             self._begin(e, self._tasks[e], None)
         self._observe(over)
         return self._answer(ended, final_obs, final_state)

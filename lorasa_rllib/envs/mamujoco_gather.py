@@ -80,7 +80,7 @@ class ObservationGather:
         for columns, views in self._views:
             self._raw[e, columns] = views[e]
 
-    def observations(self, out: np.ndarray, only: Sequence[int] | slice = slice(None)) -> None:
+    def observations(self, out: np.ndarray, only: np.ndarray | slice = slice(None)) -> None:
         """Writes float32 observations [E, N, width] of the simulations last read; `only`: of some of them."""
         gathered = self._raw[only].take(self._index, axis=1)
         if self._bounds is not None:

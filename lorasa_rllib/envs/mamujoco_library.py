@@ -68,7 +68,9 @@ def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: 
                 'environment "mamujoco" needs gymnasium-robotics and mujoco. '
                 'Run: pip install "gymnasium-robotics>=1.4" mujoco'
             ) from error
-        library = {name: options.pop(name) for name in ("local_categories", "global_categories") if name in options}
+        library: dict[str, Any] = {
+            name: options.pop(name) for name in ("local_categories", "global_categories") if name in options
+        }
         if scenario in SEGMENTED:
             library["gym_env"] = _segmented(scenario, str(agent_conf), options)
             options = {}

@@ -7,16 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float, real: Tensor | None = None) -> Tensor:
     """PPO's clipped gain of every row, clipped per action dimension (Schulman et al. 2017, eq. 7).
 
         sum_d min(w_d A, clip(w_d, 1 - clip, 1 + clip) A)
 
-    ratio [..., N, d], new over old probability; advantages [..., N]. Returns [..., N], to be maximised.
+    ratio [..., N, d], new over old probability; advantages [..., N]; real [N, d], False for padded
+    dimensions. Returns [..., N], to be maximised.
     A ratio of one dimension gives the usual joint form; per dimension is the published one.
     """
     advantages = advantages.unsqueeze(-1)
-    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages).sum(-1)
+    gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    return (gain if real is None else gain * real).sum(-1)
 
 
 def clipped_value_loss(

@@ -161,29 +161,34 @@ def loss_sums(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sums over live rows of the loss (each owner's gradients are divided by its live rows later) and of statistics."""
     distribution = policy.distribution(batch.obs, roles=batch.roles, masks=batch.masks)
+    live = batch.active.unsqueeze(-1)
+    real = (
+        policy.actor.real_actions()
+    )  # padded dimensions have ratio 1: no gradient, but they would count in statistics
     log_ratio = distribution.log_prob(batch.actions) - batch.log_probs
+    log_ratio = torch.where(live, log_ratio, 0.0)  # before exp: an overflow in a dead row would reach the gradient
     if settings.joint_ratio:
-        log_ratio = log_ratio.sum(-1, keepdim=True)
+        log_ratio, real = log_ratio.sum(-1, keepdim=True), None
     ratio = log_ratio.exp()
-    gain = clipped_surrogate(ratio, batch.advantages, settings.clip)
+    gain = clipped_surrogate(ratio, batch.advantages, settings.clip, real)
     policy_loss = -torch.where(batch.active, gain, 0.0).sum()
     values = policy.critic(batch.state)
     value_loss = clipped_value_loss(
         values, batch.values, batch.targets, settings.value_clip, settings.huber_delta
     ).sum()
     loss = policy_loss + settings.value_coeff * value_loss
-    live = batch.active.unsqueeze(-1)
     with torch.no_grad() if settings.entropy_coeff == 0 else torch.enable_grad():
         entropy = torch.where(batch.active, distribution.entropy(generator).sum(-1), 0.0).sum()
     if settings.entropy_coeff:
         loss = loss - settings.entropy_coeff * entropy
     with torch.no_grad():
+        clipped = (live & ((ratio - 1).abs() > settings.clip)).float()
         stats = {
             "policy_loss": policy_loss,
             "vf_loss": value_loss,
             "entropy": entropy,
             "mean_kl_loss": torch.where(live, ratio - 1 - log_ratio, 0.0).sum(),
-            "clip_fraction": (live & ((ratio - 1).abs() > settings.clip)).sum() / ratio.shape[-1],
+            "clip_fraction": (clipped.mean(-1) if real is None else clipped.sum(-1) / real.sum(-1)).sum(),
         }
     return loss, {name: value.detach().float() for name, value in stats.items()}
 

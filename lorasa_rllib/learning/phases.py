@@ -43,7 +43,7 @@ class PhaseSchedule:
         if not self.has_adapters or self.schedule == "joint":
             return None
         switch = self.phase_switch
-        if isinstance(switch, bool) or not isinstance(switch, int | float) or switch < 0:
+        if isinstance(switch, bool) or not isinstance(switch, int | float) or not switch >= 0:
             raise ValueError(
                 f"phase_switch={switch!r} must be a number of environment steps (int) or a fraction of "
                 "total_env_steps (float in [0, 1)). Set .sharing(phase_switch=...), or schedule='joint' for no switch."

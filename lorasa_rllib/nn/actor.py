@@ -65,6 +65,10 @@ class Actor(Trunk):
         log_std = rows.restore_vector(self.log_std(rows.slots, adapters))
         return self._continuous(output if real is None else output * real, log_std, real)
 
+    def real_actions(self) -> Tensor | None:
+        """bool [N, d], the action dimensions that agents have; None if nothing is padded."""
+        return None if self._continuous is None else self._action_mask
+
     @torch.no_grad()
     def merged(self) -> Actor:
         """A snapshot with every adapter folded into dense weights of its own for each agent: for acting.

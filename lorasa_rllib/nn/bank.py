@@ -25,8 +25,9 @@ class LoRAConfig:
     r:                 rank, at least 1. A layer with `r >= min(in, out)` gets one dense matrix `delta` of scale 1.
     lora_alpha:        adapter outputs are scaled by lora_alpha / r.
     use_rslora:        scale by lora_alpha / sqrt(r) instead (Kalajdzievski 2023).
-    init_lora_weights: "lorasa" (A = 0, B ~ U(-1/sqrt(r), 1/sqrt(r)), as published) or "peft" (A random, B = 0).
-                       Both start at zero effect.
+    init_lora_weights: "peft" (A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0) or "lorasa" (A = 0, B ~ U(-1/sqrt(r), 1/sqrt(r)),
+                       as published). Both start at zero effect. The default moves an output less per step, so that
+                       adapters bear a larger learning rate than the backbone.
     target_modules:    patterns (fnmatch) of the adapted layers: mlp.0 .., head, log_std.
     rank_pattern:      rank of the layers that match a pattern, first match wins.
     """
@@ -34,13 +35,13 @@ class LoRAConfig:
     r: int = 8
     lora_alpha: float = 8.0
     use_rslora: bool = False
-    init_lora_weights: Literal["lorasa", "peft"] = "lorasa"
+    init_lora_weights: Literal["lorasa", "peft"] = "peft"
     target_modules: tuple[str, ...] = ("*",)
     rank_pattern: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, rank in {"r": self.r, **self.rank_pattern}.items():
-            if not isinstance(rank, int) or rank < 1:
+            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
                 raise ValueError(f"r={rank!r} ({name}) must be an integer of at least 1.")
         if self.init_lora_weights not in ("lorasa", "peft"):
             raise ValueError(f"init_lora_weights={self.init_lora_weights!r} must be 'lorasa' or 'peft'.")

@@ -59,7 +59,7 @@ class TeamConfig(PPOConfig):
         self.lora_r = 8
         self.lora_alpha = 8.0
         self.lora_use_rslora = False
-        self.lora_init_weights = "lorasa"
+        self.lora_init_weights = "peft"
         self.lora_target_modules: tuple[str, ...] = ("*",)
         self.lora_rank_pattern: dict[str, int] = {}
         self.network_settings: dict[str, Any] = {}
@@ -100,7 +100,7 @@ class TeamConfig(PPOConfig):
             r: adapter rank. Raised: more freedom per agent; adapter parameters grow in proportion.
             lora_alpha: adapter outputs are scaled by lora_alpha / r.
             use_rslora: scale by lora_alpha / sqrt(r) instead.
-            init_lora_weights: "lorasa" or "peft", which factor starts at zero. See `nn.bank.LoRAConfig`.
+            init_lora_weights: "peft" or "lorasa", which factor starts at zero. See `nn.bank.LoRAConfig`.
             target_modules: patterns of the adapted layers.
             rank_pattern: rank of layers that match a pattern.
             backbone: path of a checkpoint of this package whose backbone, critic and normaliser this run starts from;

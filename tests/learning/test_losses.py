@@ -56,7 +56,9 @@ def test_the_value_loss_by_hand(value, clip, huber_delta, expected):
     torch.testing.assert_close(loss, torch.tensor([expected]))
 
 
-@given(seed=st.integers(0, 10_000), clip=st.one_of(st.none(), st.floats(0.05, 1)), delta=st.sampled_from([None, 0.5, 10.0]))
+@given(
+    seed=st.integers(0, 10_000), clip=st.one_of(st.none(), st.floats(0.05, 1)), delta=st.sampled_from([None, 0.5, 10.0])
+)
 def test_the_value_loss_equals_a_plain_loop(seed, clip, delta):
     values, old, targets = torch.randn(3, 8, 2, generator=seeded(seed), dtype=torch.double) * 2
 

@@ -29,7 +29,7 @@ def give_gradients(params, seed):
 
 
 def one_adam_per_owner(params, steps):
-    """Final parameters after `steps` of (seed, moving), by separate torch.optim.Adam for each slice of each parameter."""
+    """Final parameters after `steps` of (seed, moving), by a torch.optim.Adam for each slice of each parameter."""
     slices = [[p[o].detach().clone().requires_grad_() for o in range(len(p))] for p in params]
     adams = [[torch.optim.Adam([s], **HYPER) for s in owners] for owners in slices]
     for seed, moving in steps:

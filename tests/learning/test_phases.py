@@ -46,7 +46,7 @@ def test_the_phase_at_a_number_of_steps(schedule, total, switch, has_adapters, s
         (100, -0.1, "phase_switch=-0.1"),
         (100, 1.0, "must lie in"),
         (100, 2.5, "Give a number of steps as an int"),
-        (100, float("nan"), ""),
+        (100, float("nan"), "phase_switch=nan"),
         (0, 0, "total_env_steps=0"),
     ],
 )

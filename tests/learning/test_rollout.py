@@ -81,9 +81,7 @@ def test_optional_columns_are_split_along_environments_too():
 
 @pytest.mark.parametrize("writeable", [True, False])
 def test_tensors_hold_the_values_of_arrays_also_of_read_only_ones(writeable):
-    rollout = rollout_of(DISCRETE)
-    for column in columns(rollout).values():
-        column.flags.writeable = writeable
+    rollout = TeamRollout(**{n: None if x is None else x.copy() for n, x in vars(rollout_of(DISCRETE)).items()})
     for column in vars(rollout).values():
         if column is not None:
             column.flags.writeable = writeable
@@ -91,4 +89,6 @@ def test_tensors_hold_the_values_of_arrays_also_of_read_only_ones(writeable):
     assert all(isinstance(column, torch.Tensor) for column in columns(moved).values())
     arrays = {n: None if x is None else x.numpy() for n, x in vars(moved).items()}
     assert_equal(TeamRollout(**arrays), rollout)
-    moved.obs += 1  # a learner may write to its tensors
+    before = rollout.obs.copy()
+    moved.obs += 1
+    assert np.array_equal(rollout.obs, before) != writeable  # what others may read is copied, the rest is shared

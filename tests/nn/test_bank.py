@@ -95,7 +95,9 @@ def test_an_id_needs_slots_of_one_agent_each():
         layer(torch.zeros(2, 1, 2), Slots(2))
 
 
-@given(sizes=st.lists(st.integers(1, 5), min_size=2, max_size=4), backbones=st.sampled_from([1, 2]), rows=st.integers(1, 3))
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=2, max_size=4), backbones=st.sampled_from([1, 2]), rows=st.integers(1, 3)
+)
 def test_masked_layer_norm_equals_layer_norm_of_the_real_features_alone(sizes, backbones, rows):
     width = max(sizes)
     norm = randomise(BankLayerNorm(width, BankSize(backbones)).double())

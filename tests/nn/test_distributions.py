@@ -77,7 +77,12 @@ def test_dimensions_that_an_agent_lacks_sample_zero_and_weigh_nothing(head):
     mean, log_std = mean_and_log_std(0, 5)
     distribution = head(mean, log_std, REAL)
     lacking = ~REAL.expand(5, 2, 3)
-    for value in (distribution.sample(), distribution.random(), distribution.entropy(), distribution.log_prob(mean / 9)):
+    for value in (
+        distribution.sample(),
+        distribution.random(),
+        distribution.entropy(),
+        distribution.log_prob(mean / 9),
+    ):
         assert value[lacking].count_nonzero() == 0
         assert value[~lacking].count_nonzero() == (~lacking).sum()
 

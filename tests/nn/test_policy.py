@@ -14,7 +14,11 @@ from lorasa_rllib.spec import Owners
 from tests.helpers import METHODS, make_policy, outputs, owner_tables, policies, random_obs, team
 
 UNEQUAL = team((4, 2, 3), (2, 3, 1))
-TRAINED = {"backbone": {"backbone", "critic"}, "adapters": {"adapters", "critic"}, "joint": {"backbone", "adapters", "critic"}}
+TRAINED = {
+    "backbone": {"backbone", "critic"},
+    "adapters": {"adapters", "critic"},
+    "joint": {"backbone", "adapters", "critic"},
+}
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -119,7 +123,8 @@ def test_one_value_per_step_needs_one_critic_and_a_shared_reward(owners, options
 
 
 @pytest.mark.parametrize(
-    "bad", [{"hidden_size": 0}, {"num_layers": 0}, {"activation": "gelu"}, {"id_features": "x"}, {"distribution": "beta"}]
+    "bad",
+    [{"hidden_size": 0}, {"num_layers": 0}, {"activation": "gelu"}, {"id_features": "x"}, {"distribution": "beta"}],
 )
 def test_network_settings_out_of_range_are_refused_by_name(bad):
     (name,) = bad

@@ -27,7 +27,9 @@ def test_after_k_updates_the_statistics_have_their_closed_form(count):
     debias = max(1 - beta**count, ValueNorm.epsilon)
     mean = (weights * batches.mean(1)).sum(0) / debias
     mean_sq = (weights * batches.square().mean(1)).sum(0) / debias
-    actual_mean, actual_std = updated(batches).statistics()
+    norm = updated(batches)
+    torch.testing.assert_close(norm.debias, torch.full_like(norm.debias, 1 - beta**count))
+    actual_mean, actual_std = norm.statistics()
     torch.testing.assert_close(actual_mean, mean)
     torch.testing.assert_close(actual_std, (mean_sq - mean.square()).clamp(min=ValueNorm.min_var).sqrt())
 

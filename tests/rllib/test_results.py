@@ -9,7 +9,20 @@ import pytest
 from lorasa_rllib.rllib.results import RecentEpisodes
 from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
 
-STANDARD = ["episode_return_mean", "episode_return_min", "episode_return_max", "episode_len_mean", "episode_len_min", "episode_len_max", "episode_duration_sec_mean", "num_episodes", "num_episodes_lifetime", "num_env_steps_sampled", "num_env_steps_sampled_lifetime", "weights_seq_no"]
+STANDARD = [
+    "episode_return_mean",
+    "episode_return_min",
+    "episode_return_max",
+    "episode_len_mean",
+    "episode_len_min",
+    "episode_len_max",
+    "episode_duration_sec_mean",
+    "num_episodes",
+    "num_episodes_lifetime",
+    "num_env_steps_sampled",
+    "num_env_steps_sampled_lifetime",
+    "weights_seq_no",
+]
 
 
 def leaves(tree, path=()):

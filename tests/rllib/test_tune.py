@@ -37,7 +37,7 @@ def weights_on_runner(trial_folder) -> dict[str, np.ndarray]:
 
 
 def test_pbt_exploits_and_the_exploited_trial_goes_on_with_its_donors_rank_and_weights(small_config, tmp_path):
-    # The trials differ in rank and switch step; the learning rate of one makes it hopeless, so that it must be exploited.
+    # Trials differ in rank; one learning rate is hopeless, so that its trial must be exploited.
     config = small_config(r=tune.sample_from(lambda spec: 1 + 2 * (spec.config["lr"] > 0)), phase_switch=64)
     config.lr = tune.grid_search([0.0, 1e-2])
     scheduler = PopulationBasedTraining(
