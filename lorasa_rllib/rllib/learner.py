@@ -69,11 +69,7 @@ class TeamLearner(TorchLearner):
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        rates = {
-            "backbone": self.config.lr,
-            "adapters": self.config.adapter_lr or self.config.lr,
-            "critic": self.config.critic_lr or self.config.lr,
-        }
+        rates = self.config.learning_rates()
         for group in GROUPS:
             params = list(self.policy.parameters_of(group).values())  # type: ignore[arg-type]
             if params:

@@ -1,0 +1,62 @@
+"""Learning curves of a study: reads what trials wrote into one tidy table."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+COLUMNS = [
+    "scenario",
+    "method",
+    "seed",
+    "env_steps",
+    "episode_return",
+    "evaluation_return",
+    "phase",
+    "episodes",
+    "seconds",
+]
+
+
+def row_of(scenario: str, method: str, seed: int, result: Mapping[str, Any]) -> dict[str, Any]:
+    """One iteration's result as a row of `COLUMNS`. evaluation_return is None in iterations without evaluation."""
+    evaluation = result.get("evaluation", {}).get("env_runners", {})
+    runners = result["env_runners"]
+    return {
+        "scenario": scenario,
+        "method": method,
+        "seed": seed,
+        "env_steps": int(result["num_env_steps_sampled_lifetime"]),
+        "episode_return": runners["episode_return_mean"],
+        "evaluation_return": evaluation.get("episode_return_mean"),
+        "phase": result["phase"],
+        "episodes": int(runners["num_episodes_lifetime"]),
+        "seconds": result["time_total_s"],
+    }
+
+
+def read_trial(folder: Path, scenario: str, method: str, seed: int) -> pd.DataFrame:
+    """The curve of one trial from its `result.json`. A run that was resumed has written some iterations twice: the
+    later one counts. Rows before the first episode ended are left out."""
+    rows = {}
+    for line in (folder / "result.json").read_text().splitlines():
+        result = json.loads(line)
+        rows[result["training_iteration"]] = row_of(scenario, method, seed, result)
+    frame = pd.DataFrame([rows[iteration] for iteration in sorted(rows)], columns=COLUMNS)
+    # RLlib repeats the last evaluation in iterations without one.
+    repeated = frame["evaluation_return"].eq(frame["evaluation_return"].shift())
+    frame.loc[repeated, "evaluation_return"] = None
+    return frame[frame["episodes"] > 0].reset_index(drop=True)
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Writes the file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    frame.to_csv(temporary, index=False, float_format="%.6g")
+    os.replace(temporary, path)

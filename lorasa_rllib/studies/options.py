@@ -1,0 +1,146 @@
+"""Options of the Tune scripts: from the command line to a validated record."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+METHODS = {"ps": ("ps", "two_phase"), "lora": ("lora", "two_phase"), "lora-joint": ("lora", "joint")}
+"""Name of a method in tables and figures -> sharing method and schedule."""
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What to train, for how long, and where. See `parser` for the meaning of each option."""
+
+    scenarios: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    total_env_steps: int
+    phase_switch: int | float | None
+    obs: str | None
+    agent_obsk: int | None
+    id_features: str
+    r: int
+    lora_alpha: float | None
+    num_env_runners: int
+    num_envs: int | None
+    num_learners: int
+    num_gpus_per_learner: float
+    evaluation_interval: int | None
+    max_concurrent: int | None
+    storage_path: str
+    name: str
+    address: str | None
+    resume: bool
+    smoke: bool
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The command line of a study."""
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p.add_argument("--scenario", nargs="+", default=["HalfCheetah-2x3"], help="<scenario>-<factorisation>, one or more")
+    p.add_argument("--methods", nargs="+", choices=list(METHODS), help="methods to compare; overrides --sharing")
+    p.add_argument("--sharing", choices=["ps", "lora"], default="lora", help="one sharing method")
+    p.add_argument("--schedule", choices=["two_phase", "joint"], default="two_phase", help="schedule of --sharing lora")
+    p.add_argument("--seeds", default="1", help="how many seeds, or a list such as 1,4,5")
+    p.add_argument("--total-env-steps", type=int, default=10_000_000, help="environment steps of every trial")
+    p.add_argument("--phase-switch", help="steps (12000) or share (0.3) before the adapter phase; default: the published "
+                   "step where it lies within the budget, else 0.3")  # fmt: skip
+    p.add_argument("--obs", choices=["local", "global"], help="what agents observe; default: the scenario's preset")
+    p.add_argument("--obsk", type=int, help="joints away that local observations reach; default: the preset")
+    p.add_argument(
+        "--id-features", choices=["auto", "one_hot", "none"], default="auto", help="whether policies know ids"
+    )
+    p.add_argument("--r", type=int, default=8, help="adapter rank")
+    p.add_argument("--lora-alpha", type=float, help="adapter scale; default: the rank")
+    p.add_argument(
+        "--num-env-runners", type=int, default=0, help="remote env runners; 0 samples in the trial's process"
+    )
+    p.add_argument("--num-envs-per-env-runner", type=int, help="default: the preset's environments, shared out")
+    p.add_argument("--num-learners", type=int, default=0, help="remote learners; 0 learns in the trial's process")
+    p.add_argument("--num-gpus-per-learner", type=float, default=0, help="GPUs of each learner, fractions allowed")
+    p.add_argument("--evaluation-interval", type=int, help="iterations between greedy evaluations; default: 25 in all")
+    p.add_argument("--max-concurrent", type=int, help="trials at once; default: as many as the CPUs allow")
+    p.add_argument("--storage-path", default="~/lorasa_results", help="folder or URI that receives everything")
+    p.add_argument("--name", help="name of the experiment; default: made from scenarios and methods")
+    p.add_argument("--address", help="Ray cluster to use; default: the one this script was submitted to, else local")
+    p.add_argument("--resume", action="store_true", help="continue the experiment of this name")
+    p.add_argument("--smoke", action="store_true", help="a tiny trial through both phases, to see that all works")
+    return p
+
+
+def read_options(arguments: Sequence[str] | None, description: str) -> StudyOptions:
+    """Parses and checks. Raises SystemExit with one message that names the option."""
+    p = parser(description)
+    a = p.parse_args(arguments)
+    methods = tuple(a.methods or ["ps" if a.sharing == "ps" else {"two_phase": "lora"}.get(a.schedule, "lora-joint")])
+    for name in ("total_env_steps", "r"):
+        if getattr(a, name) < 1:
+            p.error(f"--{name.replace('_', '-')}={getattr(a, name)} must be at least 1")
+    for scenario in a.scenario:
+        if "-" not in scenario:
+            p.error(f"--scenario={scenario} must be <scenario>-<factorisation>, for example HalfCheetah-2x3")
+    options = StudyOptions(
+        scenarios=tuple(dict.fromkeys(a.scenario)),
+        methods=tuple(dict.fromkeys(methods)),
+        seeds=_seeds(p, a.seeds),
+        total_env_steps=a.total_env_steps,
+        phase_switch=_switch(p, a.phase_switch, a.total_env_steps),
+        obs=a.obs,
+        agent_obsk=a.obsk,
+        id_features=a.id_features,
+        r=a.r,
+        lora_alpha=a.lora_alpha,
+        num_env_runners=a.num_env_runners,
+        num_envs=a.num_envs_per_env_runner,
+        num_learners=a.num_learners,
+        num_gpus_per_learner=a.num_gpus_per_learner,
+        evaluation_interval=a.evaluation_interval,
+        max_concurrent=a.max_concurrent,
+        storage_path=a.storage_path if "://" in a.storage_path else str(Path(a.storage_path).expanduser().resolve()),
+        name=a.name or "_".join(["mappo", *a.scenario, *methods]).replace("|", "-"),
+        address=a.address,
+        resume=a.resume,
+        smoke=a.smoke,
+    )
+    return smoke(options) if a.smoke else options
+
+
+def smoke(options: StudyOptions) -> StudyOptions:
+    """The same study with one seed, 1,200 steps and the switch in the middle."""
+    name = options.name if options.name.startswith("smoke") else f"smoke_{options.name}"
+    return replace(
+        options,
+        seeds=options.seeds[:1],
+        total_env_steps=1200,
+        phase_switch=600,
+        num_envs=options.num_envs or 4,
+        evaluation_interval=3,
+        name=name,
+    )
+
+
+def _seeds(p: argparse.ArgumentParser, text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        p.error(f"--seeds={text} must be a count (3) or a list (1,4,5)")
+    seeds = numbers if "," in text else tuple(range(1, numbers[0] + 1))
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        p.error(f"--seeds={text} must give at least one seed, none twice and none negative")
+    return seeds
+
+
+def _switch(p: argparse.ArgumentParser, text: str | None, budget: int) -> int | float | None:
+    if text is None:
+        return None
+    try:
+        switch: int | float = float(text) if "." in text else int(text)
+    except ValueError:
+        p.error(f"--phase-switch={text} must be a number of steps (12000) or a share of the budget (0.3)")
+    if switch < 0 or (switch >= 1 if isinstance(switch, float) else switch >= budget):
+        p.error(f"--phase-switch={text} must lie within the budget of --total-env-steps={budget}")
+    return switch

@@ -1,0 +1,143 @@
+"""Runs a study with Ray Tune, and reports: table, figure, curves, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import ray
+from ray import tune
+from rich.console import Console
+
+import lorasa_rllib.rllib  # noqa: F401 - registers the algorithms
+from lorasa_rllib.studies.curves import read_trial, write_csv
+from lorasa_rllib.studies.figure import draw_curves
+from lorasa_rllib.studies.options import StudyOptions
+from lorasa_rllib.studies.progress import Progress
+from lorasa_rllib.studies.table import rich_table, summary
+from lorasa_rllib.studies.trials import TrialName, trials
+
+CHECKPOINTS = 10
+"""Checkpoints in the course of a trial; the last two are kept."""
+
+STEPS = "num_env_steps_sampled_lifetime"
+
+
+def run(options: StudyOptions) -> pd.DataFrame:
+    """Runs all trials (or the rest of them, with `resume`), then prints and writes the report. Returns the curves.
+
+    Raises ValueError for bad settings before Ray starts, RuntimeError if a trial failed.
+    """
+    console = Console(width=150)
+    configs = trials(options)
+    names = [
+        TrialName(scenario, method, seed)
+        for scenario in options.scenarios
+        for method in options.methods
+        for seed in options.seeds
+    ]
+    _start_ray(options)
+    console.print(
+        f"{len(configs)} trial(s) of {options.total_env_steps:,} environment steps; torch uses one thread each."
+    )
+    folder = f"{options.storage_path.rstrip('/')}/{options.name}"
+    try:
+        results = _tuner(options, configs, folder).fit()
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. The same command with --resume --name {options.name} continues.")
+        raise SystemExit(130) from None
+    if results.errors:
+        raise RuntimeError(f"{len(results.errors)} trial(s) failed; the first: {results.errors[0]}")
+    folders = {Path(result.path).name: Path(result.path) for result in results}
+    curves = pd.concat(
+        [read_trial(folders[str(n)], n.scenario, n.method, n.seed) for n in names if str(n) in folders],
+        ignore_index=True,
+    )
+    report(console, curves, Path(folder), {Path(r.path).name: r.checkpoint for r in results})
+    return curves
+
+
+def report(console: Console, curves: pd.DataFrame, folder: Path, checkpoints: dict[str, Any]) -> None:
+    """Writes curves.csv, table.csv and learning_curves.png into `folder` and prints what a reader wants to know."""
+    rows = summary(curves)
+    write_csv(curves, folder / "curves.csv")
+    write_csv(rows, folder / "table.csv")
+    draw_curves(curves, folder / "learning_curves.png")
+    console.print(rich_table(rows))
+    for what, name in (("table", "table.csv"), ("curves", "curves.csv"), ("figure", "learning_curves.png")):
+        console.print(f"{what:<12}{folder / name}", soft_wrap=True)
+    for name, checkpoint in checkpoints.items():
+        if checkpoint is not None:
+            console.print(f"checkpoint  {name}: {checkpoint.path}", soft_wrap=True)
+    console.print("act or go on with a checkpoint:  lorasa_rllib.MAPPO.from_checkpoint(path)")
+    console.print(f"all numbers:  tensorboard --logdir {folder}", soft_wrap=True)
+
+
+def _tuner(options: StudyOptions, configs: dict[str, Any], folder: str) -> tune.Tuner:
+    if options.resume and tune.Tuner.can_restore(folder):
+        return tune.Tuner.restore(folder, trainable="MAPPO", param_space=_space(configs), resume_errored=True)
+    if options.resume:
+        raise ValueError(f"--resume: there is no experiment at {folder}; leave --resume out, or check --name.")
+    if "://" not in folder and Path(folder, "tuner.pkl").exists():
+        raise ValueError(f"{folder} already holds an experiment: continue it with --resume, or give another --name.")
+    some = next(iter(configs.values()))
+    every = max(1, -(-options.total_env_steps // some.total_train_batch_size) // CHECKPOINTS)
+    return tune.Tuner(
+        "MAPPO",
+        param_space=_space(configs),
+        tune_config=tune.TuneConfig(
+            metric="env_runners/episode_return_mean",
+            mode="max",
+            max_concurrent_trials=options.max_concurrent,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=options.name,
+            storage_path=options.storage_path,
+            stop={STEPS: options.total_env_steps},
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=every, checkpoint_at_end=True),
+            failure_config=tune.FailureConfig(max_failures=2),
+            callbacks=[Progress(options.total_env_steps)],
+            verbose=0,
+        ),
+    )
+
+
+def _space(configs: dict[str, Any]) -> dict[str, Any]:
+    """All trials as one search space: a grid search over their names, and by name the settings in which they differ."""
+    settings = {name: config.copy(copy_frozen=False).to_dict() for name, config in configs.items()}
+    space = dict(next(iter(settings.values())))
+    for key in space:
+        values = {name: s[key] for name, s in settings.items()}
+        if any(value != space[key] for value in values.values()):
+            space[key] = tune.sample_from(OfTrial(values))
+    return {**space, "trial_name": tune.grid_search(list(settings))}
+
+
+@dataclass(frozen=True)
+class OfTrial:
+    """The value that one setting has in every trial; called by Tune with a trial's search-space sample."""
+
+    values: dict[str, Any]
+
+    def __call__(self, spec: Any) -> Any:
+        return self.values[spec.config["trial_name"]]
+
+
+def _trial_name(trial: Any) -> str:
+    return trial.config["trial_name"]
+
+
+def _start_ray(options: StudyOptions) -> None:
+    """Joins the cluster this script was submitted to, or starts a local instance."""
+    for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    if ray.is_initialized():
+        return
+    address = options.address or os.environ.get("RAY_ADDRESS")
+    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)

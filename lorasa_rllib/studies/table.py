@@ -1,0 +1,88 @@
+"""The table at the end of a study: returns of every scenario and method over seeds."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+LAST_SHARE = 0.1
+"""A seed's final return is the mean over this last share of its steps."""
+
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
+_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def final_returns(curves: pd.DataFrame) -> pd.DataFrame:
+    """One row per scenario, method and seed: final return, last greedy evaluation, steps and minutes."""
+    rows = []
+    for (scenario, method, seed), run in curves.groupby(["scenario", "method", "seed"], sort=False):
+        last = run[run["env_steps"] > (1 - LAST_SHARE) * run["env_steps"].max()]
+        evaluated = run["evaluation_return"].dropna()
+        rows.append(
+            {
+                "scenario": scenario,
+                "method": method,
+                "seed": seed,
+                "final_return": last["episode_return"].mean(),
+                "greedy_return": evaluated.iloc[-1] if len(evaluated) else math.nan,
+                "env_steps": int(run["env_steps"].max()),
+                "minutes": run["seconds"].max() / 60,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def summary(curves: pd.DataFrame) -> pd.DataFrame:
+    """One row per scenario and method: mean over seeds, half width of its 95 % t-interval (NaN for one seed), seeds."""
+    if curves.empty:
+        raise ValueError("no episode ended in this study; raise --total-env-steps beyond the length of an episode.")
+    rows = []
+    for (scenario, method), seeds in final_returns(curves).groupby(["scenario", "method"], sort=False):
+        rows.append(
+            {
+                "scenario": scenario,
+                "method": method,
+                "final_return": seeds["final_return"].mean(),
+                "interval": half_width(seeds["final_return"].to_numpy()),
+                "lowest": seeds["final_return"].min(),
+                "highest": seeds["final_return"].max(),
+                "greedy_return": seeds["greedy_return"].mean(),
+                "seeds": len(seeds),
+                "env_steps": int(seeds["env_steps"].min()),
+                "minutes": seeds["minutes"].mean(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def half_width(values: np.ndarray) -> float:
+    """Half width of the 95 % t-interval of a mean; NaN for fewer than two values."""
+    if len(values) < 2:
+        return math.nan
+    quantile = _T95[min(len(values) - 2, len(_T95) - 1)]
+    return float(quantile * values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def rich_table(rows: pd.DataFrame) -> Table:
+    """The summary for a terminal."""
+    table = Table(title="Team return, mean over seeds (last tenth of the steps)")
+    for column in ("scenario", "method"):
+        table.add_column(column)
+    for column in ("final return", "95 % interval", "lowest to highest", "greedy", "seeds", "env steps", "minutes"):
+        table.add_column(column, justify="right")
+    for row in rows.itertuples():
+        table.add_row(
+            row.scenario,
+            row.method,
+            f"{row.final_return:,.0f}",
+            "" if math.isnan(row.interval) else f"± {row.interval:,.0f}",
+            f"{row.lowest:,.0f} to {row.highest:,.0f}" if row.seeds > 1 else "",
+            "" if math.isnan(row.greedy_return) else f"{row.greedy_return:,.0f}",
+            str(row.seeds),
+            f"{row.env_steps:,}",
+            f"{row.minutes:.1f}",
+        )
+    return table

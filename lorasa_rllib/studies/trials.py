@@ -1,0 +1,102 @@
+"""From options to trials: one config for each scenario, method and seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from lorasa_rllib.rllib.config import MAPPOConfig
+from lorasa_rllib.studies.options import METHODS, StudyOptions
+from lorasa_rllib.studies.presets import preset_of
+
+EVALUATIONS = 25
+"""Greedy evaluations of a run, unless the options say otherwise."""
+
+SMOKE_BATCH, SMOKE_EPISODE = 200, 40
+DEFAULT_SHARE = 0.3
+"""Share of the budget that the backbone trains, where no switch step is published or given."""
+
+
+@dataclass(frozen=True)
+class TrialName:
+    """What tells a trial from the others of its study."""
+
+    scenario: str
+    method: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.scenario}_{self.method}_seed{self.seed}".replace("|", "-")
+
+
+def trials(options: StudyOptions) -> dict[str, MAPPOConfig]:
+    """Validated config of every trial, by name. Raises ValueError with what is wrong before anything starts."""
+    named = {
+        str(TrialName(scenario, method, seed)): config_of(options, scenario, method, seed)
+        for scenario in options.scenarios
+        for method in options.methods
+        for seed in options.seeds
+    }
+    for config in named.values():
+        config.copy(copy_frozen=False).validate()
+    return named
+
+
+def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> MAPPOConfig:
+    """The scenario's preset under one method."""
+    preset = preset_of(scenario)
+    task, _, factorisation = scenario.partition("-")
+    sharing, schedule = METHODS[method]
+    batch = SMOKE_BATCH if options.smoke else preset.train_batch_size
+    learners = max(1, options.num_learners)
+    iterations = -(-options.total_env_steps // batch)
+    env_config: dict[str, Any] = {
+        "scenario": task,
+        "agent_conf": factorisation,
+        "obs": options.obs or preset.obs,
+        "agent_obsk": preset.agent_obsk if options.agent_obsk is None else options.agent_obsk,
+    }
+    if options.smoke:
+        env_config["max_episode_steps"] = SMOKE_EPISODE
+    return (
+        MAPPOConfig()
+        .environment("mamujoco", env_config=env_config)
+        .sharing(
+            sharing,
+            schedule=schedule,
+            r=options.r,
+            lora_alpha=options.r if options.lora_alpha is None else options.lora_alpha,
+            total_env_steps=options.total_env_steps,
+            phase_switch=switch_of(options, scenario),
+        )
+        .network(id_features=options.id_features)
+        .training(
+            lr=preset.lr,
+            gamma=preset.gamma,
+            lambda_=preset.lambda_,
+            num_epochs=preset.num_epochs,
+            entropy_coeff=preset.entropy_coeff,
+            train_batch_size_per_learner=batch // learners,
+        )
+        .env_runners(
+            num_env_runners=options.num_env_runners,
+            num_envs_per_env_runner=options.num_envs or max(1, preset.num_envs // max(1, options.num_env_runners)),
+        )
+        .learners(num_learners=options.num_learners, num_gpus_per_learner=options.num_gpus_per_learner)
+        .evaluation(
+            evaluation_interval=options.evaluation_interval or max(1, iterations // EVALUATIONS),
+            evaluation_duration=2 if options.smoke else 10,
+            evaluation_config={"num_envs_per_env_runner": 2 if options.smoke else 10},
+        )
+        .debugging(seed=seed, log_level="ERROR")
+    )
+
+
+def switch_of(options: StudyOptions, scenario: str) -> int | float:
+    """Where the adapter phase begins: as told, else as published if that is within the budget, else a share of it."""
+    if options.phase_switch is not None:
+        return options.phase_switch
+    published = preset_of(scenario).switch
+    if published is not None and published < options.total_env_steps:
+        return published
+    return DEFAULT_SHARE

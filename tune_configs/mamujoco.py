@@ -1,0 +1,42 @@
+"""Trains teams on Multi-Agent MuJoCo with MAPPO: one trial per scenario, method and seed, scheduled by Ray Tune.
+
+    python tune_configs/mamujoco.py --smoke
+    python tune_configs/mamujoco.py --scenario HalfCheetah-2x3 Ant-4x2 --methods ps lora lora-joint --seeds 3
+    ray submit cluster/aws.yaml tune_configs/mamujoco.py -- --scenario Ant-4x2 --num-env-runners 8
+
+Ends with a table, a figure of the learning curves and a checkpoint per trial; --resume continues an interrupted run.
+Hyper-parameters of the scenarios: lorasa_rllib/studies/presets.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# One thread per process: trials, env runners and learners run side by side and would compete for the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A line per trial (lorasa_rllib.studies.progress) instead of Tune's own tables and hints.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+
+def main() -> int:
+    """Exit status: 0 done, 1 a trial failed, 2 bad options, 130 interrupted."""
+    from lorasa_rllib.studies.options import read_options
+    from lorasa_rllib.studies.run import run
+
+    options = read_options(None, (__doc__ or "").splitlines()[0])
+    try:
+        run(options)
+    except ValueError as error:
+        print(f"mamujoco.py: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"mamujoco.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
