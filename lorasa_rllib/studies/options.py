@@ -47,8 +47,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument("--schedule", choices=["two_phase", "joint"], default="two_phase", help="schedule of --sharing lora")
     p.add_argument("--seeds", default="1", help="how many seeds, or a list such as 1,4,5")
     p.add_argument("--total-env-steps", type=int, default=10_000_000, help="environment steps of every trial")
-    p.add_argument("--phase-switch", help="steps (12000) or share (0.3) before the adapter phase; default: the published "
-                   "step where it lies within the budget, else 0.3")  # fmt: skip
+    switch = "steps (12000) or share (0.3) until the adapter phase; default: the published step if possible, else 0.3"
+    p.add_argument("--phase-switch", help=switch)
     p.add_argument("--obs", choices=["local", "global"], help="what agents observe; default: the scenario's preset")
     p.add_argument("--obsk", type=int, help="joints away that local observations reach; default: the preset")
     p.add_argument(

@@ -1,0 +1,56 @@
+"""Does it learn? Draws a study's curves together with those of RLlib's stock PPO on the same task.
+
+Compared   our methods (a study of tune_configs/mamujoco.py) | RLlib's stock PPO with the same widths, batch, epochs,
+           learning rate, discount and clipping (benchmarks/stock.py)
+Run        python tune_configs/mamujoco.py --scenario HalfCheetah-2x3 --methods ps lora lora-joint --seeds 3
+               --total-env-steps 1000000 --phase-switch 0.3 --evaluation-interval 50 --max-concurrent 2
+               --storage-path results/runs --name halfcheetah_2x3
+           PYTHONHASHSEED=0 python -m benchmarks.stock --what train --scenario HalfCheetah --agent-conf 2x3
+               --total-env-steps 1000000 --seed 1 --csv results/learning/stock_seed1.csv       (and seeds 2, 3)
+           python benchmarks/learning_curves.py results/runs/halfcheetah_2x3/curves.csv
+Recorded   results/learning/{curves.csv,table.csv,learning_curves.png} and README, "Results"
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from lorasa_rllib.studies.curves import COLUMNS, write_csv
+from lorasa_rllib.studies.figure import draw_curves
+from lorasa_rllib.studies.table import rich_table, summary
+
+FOLDER = Path("results/learning")
+
+
+def stock_curve(path: Path, scenario: str) -> pd.DataFrame:
+    """A CSV of benchmarks/stock.py as rows of a study."""
+    run = pd.read_csv(path)
+    seed = int(path.stem.removeprefix("stock_seed"))
+    columns = {"env_steps": run["env_steps"], "episode_return": run["episode_return_mean"], "seconds": run["seconds"]}
+    fixed = {"scenario": scenario, "method": "stock", "seed": seed, "phase": "backbone", "episodes": 1}
+    return pd.DataFrame({**columns, **fixed, "evaluation_return": float("nan")})[COLUMNS]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("curves", type=Path, help="curves.csv of the study")
+    parser.add_argument("--scenario", default="HalfCheetah-2x3")
+    options = parser.parse_args()
+    ours = pd.read_csv(options.curves)
+    stock = [stock_curve(path, options.scenario) for path in sorted(FOLDER.glob("stock_seed*.csv"))]
+    curves = pd.concat([*stock, ours[ours["scenario"] == options.scenario]], ignore_index=True)
+    write_csv(curves, FOLDER / "curves.csv")
+    write_csv(summary(curves), FOLDER / "table.csv")
+    draw_curves(curves, FOLDER / "learning_curves.png")
+    Console(width=150).print(rich_table(summary(curves)))
+
+
+if __name__ == "__main__":
+    main()

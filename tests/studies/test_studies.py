@@ -1,0 +1,155 @@
+"""Studies without Ray: options, trials, curves, tables and figures."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
+from lorasa_rllib.studies.figure import draw_curves
+from lorasa_rllib.studies.options import METHODS, read_options
+from lorasa_rllib.studies.presets import PRESETS, preset_of
+from lorasa_rllib.studies.run import OfTrial, _space
+from lorasa_rllib.studies.table import final_returns, half_width, rich_table, summary
+from lorasa_rllib.studies.trials import switch_of, trials
+
+
+def options(*arguments):
+    return read_options(list(arguments), "a study")
+
+
+def test_one_method_or_several_can_be_named():
+    assert options().methods == ("lora",)
+    assert options("--sharing", "ps").methods == ("ps",)
+    assert options("--schedule", "joint").methods == ("lora-joint",)
+    assert options("--methods", *METHODS).methods == tuple(METHODS)
+    assert options("--seeds", "3").seeds == (1, 2, 3)
+    assert options("--seeds", "4,7").seeds == (4, 7)
+
+
+BAD = {
+    "--seeds": ["--seeds", "0"],
+    "--seeds=1,1": ["--seeds", "1,1"],
+    "--total-env-steps": ["--total-env-steps", "0"],
+    "--phase-switch=1.5": ["--phase-switch", "1.5"],
+    "--phase-switch=9000": ["--phase-switch", "9000", "--total-env-steps", "9000"],
+    "--phase-switch=soon": ["--phase-switch", "soon"],
+    "--scenario": ["--scenario", "HalfCheetah"],
+    "--r": ["--r", "0"],
+}
+
+
+@pytest.mark.parametrize("named", BAD)
+def test_bad_options_end_with_a_message_that_names_them(named, capsys):
+    with pytest.raises(SystemExit) as error:
+        options(*BAD[named])
+    assert error.value.code == 2 and named in capsys.readouterr().err
+
+
+def test_the_switch_is_the_given_one_else_the_published_one_else_a_share():
+    assert switch_of(options("--phase-switch", "500"), "Ant-4x2") == 500
+    assert switch_of(options(), "Ant-4x2") == 4_000_000
+    assert switch_of(options("--total-env-steps", "1000000"), "Ant-4x2") == 0.3
+    assert switch_of(options(), "Hopper-3x1") == 0.3
+
+
+def test_every_preset_gives_a_valid_trial_of_4000_steps_an_iteration():
+    configs = trials(options("--scenario", *PRESETS, "Hopper-3x1", "--seeds", "2"))
+    assert len(configs) == 2 * (len(PRESETS) + 1)
+    for name, config in configs.items():
+        assert config.total_train_batch_size == 4000 == preset_of(name.split("_")[0]).train_batch_size
+
+
+def test_an_unknown_scenario_fails_before_anything_starts():
+    with pytest.raises(ValueError, match=r"agent_conf='5x5'.*HalfCheetah"):
+        trials(options("--scenario", "HalfCheetah-5x5"))
+
+
+def test_every_trial_of_a_search_space_gets_its_own_settings():
+    configs = trials(options("--methods", *METHODS, "--seeds", "2"))
+    space = _space(configs)
+    for name, config in configs.items():
+        wanted = config.to_dict()
+        spec = type("Spec", (), {"config": {"trial_name": name}})()
+        for key in ("seed", "sharing_method", "sharing_schedule", "lr", "env_config"):
+            value = space[key]
+            value = value.func(spec) if hasattr(value, "func") else value
+            assert value == wanted[key], (name, key)
+    assert OfTrial({"a": 1})(type("Spec", (), {"config": {"trial_name": "a"}})()) == 1
+
+
+def result(iteration, steps, value, evaluation=None, episodes=5):
+    line = {
+        "training_iteration": iteration,
+        "num_env_steps_sampled_lifetime": steps,
+        "env_runners": {"episode_return_mean": value, "num_episodes_lifetime": episodes},
+        "phase": "backbone" if steps < 200 else "adapters",
+        "time_total_s": steps / 10,
+    }
+    return line | (
+        {"evaluation": {"env_runners": {"episode_return_mean": evaluation}}} if evaluation is not None else {}
+    )
+
+
+def test_a_curve_leaves_out_what_was_repeated_or_overwritten(tmp_path):
+    lines = [
+        result(1, 100, 0.0, episodes=0),
+        result(2, 200, 1.0, evaluation=7.0),
+        result(3, 300, 9.0, evaluation=7.0),
+        result(3, 300, 2.0, evaluation=7.0),
+    ]
+    (tmp_path / "result.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = read_trial(tmp_path, "A-1x1", "lora", 4)
+    assert curve["env_steps"].tolist() == [200, 300]
+    assert curve["episode_return"].tolist() == [1.0, 2.0]
+    assert curve["evaluation_return"].dropna().tolist() == [7.0]
+    write_csv(curve, tmp_path / "deep" / "curves.csv")
+    assert pd.read_csv(tmp_path / "deep" / "curves.csv").columns.tolist() == COLUMNS
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["curves.csv"]
+
+
+@pytest.fixture
+def curves():
+    rows = [
+        (
+            "A-1x1",
+            method,
+            seed,
+            steps,
+            base + seed,
+            base,
+            "adapters" if method == "lora" and steps > 40 else "backbone",
+            3,
+            60,
+        )
+        for method, base in (("ps", 0.0), ("lora", 10.0))
+        for seed in (1, 2, 3)
+        for steps in range(10, 101, 10)
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_the_table_is_the_mean_over_seeds_of_the_last_tenth(curves):
+    curves.loc[(curves["seed"] == 1) & (curves["env_steps"] == 90), "episode_return"] = 1e6  # not in the last tenth
+    rows = summary(curves).set_index("method")
+    assert rows.loc["ps", "final_return"] == pytest.approx(2.0)
+    assert rows.loc["lora", "final_return"] == pytest.approx(12.0)
+    assert rows.loc["ps", "interval"] == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)  # sd 1, 2 degrees of freedom
+    assert rows.loc["ps", ["lowest", "highest", "seeds"]].tolist() == [1.0, 3.0, 3]
+    assert len(final_returns(curves)) == 6
+    assert rich_table(summary(curves)).row_count == 2
+    assert math.isnan(half_width(np.array([1.0])))
+
+
+def test_the_figure_is_drawn_and_marks_the_switch(curves, tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    marked = []
+    monkeypatch.setattr(Axes, "axvline", lambda panel, x, **kw: marked.append(x))
+    draw_curves(curves, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 10_000
+    assert marked == [pytest.approx(50 / 1e6)]
