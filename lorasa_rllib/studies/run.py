@@ -33,6 +33,8 @@ def run(options: StudyOptions) -> pd.DataFrame:
     Raises ValueError for bad settings before Ray starts, RuntimeError if a trial failed.
     """
     console = Console(width=150)
+    for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation", "ray._private"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     configs = trials(options)
     names = [
         TrialName(scenario, method, seed)
@@ -135,8 +137,6 @@ def _trial_name(trial: Any) -> str:
 
 def _start_ray(options: StudyOptions) -> None:
     """Joins the cluster this script was submitted to, or starts a local instance."""
-    for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     if ray.is_initialized():
         return
     address = options.address or os.environ.get("RAY_ADDRESS")
