@@ -1,7 +1,8 @@
 # `make` lists the targets. Each one makes .venv first when it is missing or out of date.
 
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c "" >/dev/null 2>&1 && echo $$p && break; done)
-TRAIN_ARGS ?= --scenario HalfCheetah-2x3 --sharing lora --total-env-steps 200000 --seeds 1 --num-env-runners 1
+TRAIN_ARGS ?= --scenario HalfCheetah-2x3 --methods ps lora lora-joint --total-env-steps 400000 --phase-switch 0.5 \
+	--storage-path results/runs --name make_train --resume
 
 INSTALLED := .venv/.installed
 

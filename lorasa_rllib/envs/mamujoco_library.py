@@ -6,6 +6,7 @@ import contextlib
 import io
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,7 @@ def check_names(scenario: str, agent_conf: str | None) -> None:
 def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: int | None, **options: Any) -> Any:
     """One `mamujoco_v1.parallel_env`. Raises ValueError for unknown names and ImportError if the package is missing."""
     check_names(scenario, agent_conf)
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with _quietly():
         try:
             from gymnasium_robotics import mamujoco_v1
         except ImportError as error:
@@ -81,6 +81,24 @@ def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: 
         for distance, joints in joints_at.items():
             joints_at[distance] = sorted(joints, key=lambda joint: (joint.label, joint.act_ids or 0))
     return env
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps notices about other environments and about the tasks' own model files from the terminal while they load."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            import mujoco
+        except ImportError:  # reported by the caller
+            yield
+            return
+        usual = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(lambda message: None)
+        try:
+            yield
+        finally:
+            mujoco.set_mju_user_warning(usual)
 
 
 def _segmented(scenario: str, agent_conf: str, options: dict[str, Any]) -> Any:

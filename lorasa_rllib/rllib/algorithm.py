@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import RecentEpisodes
 from lorasa_rllib.rllib.sampled import shards_of_learners
 
+logger = logging.getLogger(__name__)
+
 ATTEMPTS = 3
 """Rounds of sampling before an iteration gives up on data that keep getting lost."""
 
@@ -40,6 +43,7 @@ class TeamAlgorithm(PPO):
 
     @override(PPO)
     def setup(self, config: Any) -> None:
+        _warn_if_nothing_fits(config)
         super().setup(config)
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
         self._schedule = self.config.phase_schedule()
@@ -158,6 +162,22 @@ class TeamAlgorithm(PPO):
     def from_checkpoint(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:
         with readable(path):
             return super().from_checkpoint(path, *args, **kwargs)
+
+
+def _warn_if_nothing_fits(config: MAPPOConfig) -> None:
+    """Says so if the cluster has too few CPUs: Ray would wait for more, silently and for ever, unless it can grow."""
+    if not ray.is_initialized() or ray.util.get_current_placement_group() is not None:
+        return  # no cluster yet, or Tune has already found room
+    per_learner = 1 if config.num_cpus_per_learner == "auto" else config.num_cpus_per_learner
+    runners = config.num_env_runners + config.evaluation_num_env_runners
+    needed = config.num_learners * per_learner + runners * config.num_cpus_per_env_runner
+    present = ray.cluster_resources().get("CPU", 0)
+    if needed > present:
+        logger.warning(
+            f"{runners} env runners and num_learners={config.num_learners} need {needed} CPUs, but the cluster has "
+            f"{present}. Training starts when nodes join; if none will, lower num_env_runners, num_learners or "
+            "num_cpus_per_env_runner."
+        )
 
 
 class MAPPO(TeamAlgorithm):

@@ -67,7 +67,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     p.add_argument("--storage-path", default="~/lorasa_results", help="folder or URI that receives everything")
     p.add_argument("--name", help="name of the experiment; default: made from scenarios and methods")
     p.add_argument("--address", help="Ray cluster to use; default: the one this script was submitted to, else local")
-    p.add_argument("--resume", action="store_true", help="continue the experiment of this name")
+    p.add_argument("--resume", action="store_true", help="continue the experiment of this name, if there is one")
     p.add_argument("--smoke", action="store_true", help="a tiny trial through both phases, to see that all works")
     return p
 

@@ -33,6 +33,8 @@ def run(options: StudyOptions) -> pd.DataFrame:
     Raises ValueError for bad settings before Ray starts, RuntimeError if a trial failed.
     """
     console = Console(width=150)
+    for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation", "ray._private"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     configs = trials(options)
     names = [
         TrialName(scenario, method, seed)
@@ -81,8 +83,8 @@ def _tuner(options: StudyOptions, configs: dict[str, Any], folder: str) -> tune.
     if options.resume and tune.Tuner.can_restore(folder):
         return tune.Tuner.restore(folder, trainable="MAPPO", param_space=_space(configs), resume_errored=True)
     if options.resume:
-        raise ValueError(f"--resume: there is no experiment at {folder}; leave --resume out, or check --name.")
-    if "://" not in folder and Path(folder, "tuner.pkl").exists():
+        print(f"There is no experiment at {folder} yet: starting it.")
+    elif "://" not in folder and Path(folder, "tuner.pkl").exists():
         raise ValueError(f"{folder} already holds an experiment: continue it with --resume, or give another --name.")
     some = next(iter(configs.values()))
     every = max(1, -(-options.total_env_steps // some.total_train_batch_size) // CHECKPOINTS)
@@ -135,8 +137,6 @@ def _trial_name(trial: Any) -> str:
 
 def _start_ray(options: StudyOptions) -> None:
     """Joins the cluster this script was submitted to, or starts a local instance."""
-    for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
     if ray.is_initialized():
         return
     address = options.address or os.environ.get("RAY_ADDRESS")

@@ -158,3 +158,12 @@ def test_a_backbone_path_that_is_no_checkpoint_is_a_clear_error(small_config, bu
         build(small_config().network(hidden_size=8)).save_to_path(tmp_path)
     with pytest.raises(ValueError, match="no checkpoint" if content == "nothing" else "another policy"):
         build(small_config(backbone=str(tmp_path), phase_switch=0))
+
+
+def test_a_cluster_that_is_too_small_is_told_instead_of_waiting_silently(small_config, caplog):
+    from lorasa_rllib.rllib.algorithm import _warn_if_nothing_fits
+
+    _warn_if_nothing_fits(small_config().env_runners(num_env_runners=2))
+    assert not caplog.records
+    _warn_if_nothing_fits(small_config().env_runners(num_env_runners=500))
+    assert "500 env runners" in caplog.text and "lower num_env_runners" in caplog.text
