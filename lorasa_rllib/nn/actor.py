@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, BankVector, LoRAConfig
+from lorasa_rllib.nn.bank import BankLinear, BankVector, LoRAConfig
 from lorasa_rllib.nn.distributions import CONTINUOUS, ActionDistribution, Categorical
 from lorasa_rllib.nn.network import Banks, NetworkConfig, Trunk
 from lorasa_rllib.nn.rows import Router
@@ -27,15 +27,13 @@ class Actor(Trunk):
         super().__init__(spec.obs_size, banks, config, spec.id_capacity if config.uses_ids(owners) else 0)
         self.router = Router(owners)
         self.head = BankLinear("head", config.hidden_size, spec.action_size, banks.of("head"), config.head_gain)
-        self._continuous = CONTINUOUS[config.distribution] if spec.continuous else None
-        if self._continuous is not None:
-            self.log_std = BankVector(
-                "log_std", spec.action_size, banks.of("log_std"), self._continuous.initial_log_std
-            )
-        self.register_buffer("_obs_mask", _mask_if_unequal(spec.obs_sizes, spec.obs_mask()), persistent=False)
-        self.register_buffer("_action_mask", _mask_if_unequal(spec.action_sizes, spec.action_mask()), persistent=False)
-        self._obs_mask: Tensor | None
-        self._action_mask: Tensor | None
+        self.head_type = CONTINUOUS[config.distribution] if spec.continuous else None
+        if self.head_type is not None:
+            self.log_std = BankVector("log_std", spec.action_size, banks.of("log_std"), self.head_type.initial_log_std)
+        self.register_buffer("obs_mask", _mask_if_unequal(spec.obs_sizes, spec.obs_mask()), persistent=False)
+        self.register_buffer("real_entries", _mask_if_unequal(spec.action_sizes, spec.action_mask()), persistent=False)
+        self.obs_mask: Tensor | None
+        self.real_entries: Tensor | None
 
     def forward(
         self,
@@ -54,57 +52,28 @@ class Actor(Trunk):
         masks bool [..., action_size]: available choices of discrete teams.
         """
         rows = self.router.layout(obs, agent, roles)
-        present = None if self._obs_mask is None else rows.table_in(self._obs_mask)
+        present = None if self.obs_mask is None else rows.table_in(self.obs_mask)
         hidden = self.features(rows.arrange(obs), rows, present, adapters)
         output = rows.restore(self.head(hidden, rows.slots, adapters))
-        real = None if self._action_mask is None else rows.table_out(self._action_mask)
-        if self._continuous is None:
-            for mask in (masks, real):
-                output = output if mask is None else output.masked_fill(~mask, -torch.inf)
-            return Categorical(output)
-        log_std = rows.restore_vector(self.log_std(rows.slots, adapters))
-        return self._continuous(output if real is None else output * real, log_std, real)
+        real = None if self.real_entries is None else rows.table_out(self.real_entries)
+        log_std = None if self.head_type is None else rows.restore_vector(self.log_std(rows.slots, adapters))
+        return action_distribution(self.head_type, output, log_std, real, masks)
 
     def real_actions(self) -> Tensor | None:
         """bool [N, d], the action dimensions that agents have; None if nothing is padded."""
-        return None if self._continuous is None else self._action_mask
+        return None if self.head_type is None else self.real_entries
 
-    @torch.no_grad()
-    def merged(self) -> Actor:
-        """A snapshot with every adapter folded into dense weights of its own for each agent: for acting.
 
-        It answers like this actor does now, with one batched product per layer. Later changes here do not reach it.
-        """
-        if self.router.by_role:
-            raise ValueError("adapters keyed by role are merged per forward; there is no dense weight per agent.")
-        slots = self.router.slots_of_agents(slice(None))
-        merged = copy.deepcopy(self)
-        merged.router = Router(Owners("merged", tuple(range(slots.size)))).to(self._device())
-        for source, target in zip(self.modules(), merged.modules(), strict=True):
-            if isinstance(source, BankLinear) and isinstance(target, BankLinear):
-                target.weight = _frozen(source.merged_weight(slots))
-                target.bias = _frozen(source.merged_bias(slots))
-                target.rank = 0
-                for name in ("lora_A", "lora_B", "delta"):
-                    if hasattr(target, name):
-                        delattr(target, name)
-            elif isinstance(source, BankVector) and isinstance(target, BankVector):
-                target.weight = _frozen(source(slots))
-                target.adapted = False
-                if hasattr(target, "delta"):
-                    del target.delta
-            elif isinstance(source, BankLayerNorm) and isinstance(target, BankLayerNorm):
-                target.weight = _frozen(slots.pick(source.weight, slots.backbone))
-                target.bias = _frozen(slots.pick(source.bias, slots.backbone))
-        return merged
-
-    def _device(self) -> torch.device:
-        return self.head.weight.device
+def action_distribution(
+    head: Any, output: Tensor, log_std: Tensor | None, real: Tensor | None, masks: Tensor | None
+) -> ActionDistribution:
+    """Distribution from the output of the network [..., N, action_size]. head: a continuous one, None if discrete."""
+    if head is not None:
+        return head(output if real is None else output * real, log_std, real)
+    for mask in (masks, real):
+        output = output if mask is None else output.masked_fill(~mask, -torch.inf)
+    return Categorical(output)
 
 
 def _mask_if_unequal(sizes: tuple[int, ...], mask: np.ndarray) -> Tensor | None:
     return None if len(set(sizes)) == 1 else torch.as_tensor(mask)
-
-
-def _frozen(weight: Tensor) -> nn.Parameter:
-    return nn.Parameter(weight.detach().clone(), requires_grad=False)

@@ -97,17 +97,24 @@ class BankLinear(nn.Module):
 
     def forward(self, x: Tensor, slots: Slots, adapters: bool = True) -> Tensor:
         """x [S, B, in] -> [S, B, out]. `adapters=False` leaves the low-rank updates out."""
-        if not (adapters and self.rank):
-            return self._backbone(x, slots)
-        if self.dense or x.shape[1] >= MERGE_FROM_ROWS:
-            return self._product(x, self.merged_weight(slots), self.merged_bias(slots), slots)
-        return self._factored(x, slots)
+        return self.product(slots, adapters, rows=x.shape[1])(x)
 
-    def merged_weight(self, slots: Slots) -> Tensor:
-        """Dense weights [S, out, in] (or [1, out, in] if all slots share one) with adapters folded in."""
+    def product(self, slots: Slots, adapters: bool, rows: int) -> Affine | Factored:
+        """This layer as a function of x [S, B, in], cheapest if it will see `rows` rows per slot in all."""
+        if not adapters or not self.rank or self.dense or rows >= MERGE_FROM_ROWS:
+            return self.merged(slots, adapters)
+        backbone = self._affine(slots.pick(self.weight, slots.backbone), slots.pick(self.bias, slots.backbone), slots)
+        down = self._affine(slots.pick(self.lora_A, slots.adapter), None, slots)
+        return Factored(backbone, down, slots.pick(self.lora_B, slots.adapter), self.scaling)
+
+    def merged(self, slots: Slots, adapters: bool = True) -> Affine:
+        """Dense weights [S, out, in] ([1, out, in] if all slots share them) with adapters and id columns folded in."""
         weight = slots.pick(self.weight, slots.backbone)
-        if not self.rank:
-            return weight
+        if adapters and self.rank:
+            weight = self._adapted(weight, slots)
+        return self._affine(weight, slots.pick(self.bias, slots.backbone), slots)
+
+    def _adapted(self, weight: Tensor, slots: Slots) -> Tensor:
         if self.dense:
             return weight + slots.pick(self.delta, slots.adapter)
         a, b = slots.pick(self.lora_A, slots.adapter), slots.pick(self.lora_B, slots.adapter)
@@ -115,41 +122,50 @@ class BankLinear(nn.Module):
             return weight + self.scaling * (b @ a)
         return torch.baddbmm(weight.expand(len(a), -1, -1), b, a, alpha=self.scaling)
 
-    def merged_bias(self, slots: Slots) -> Tensor:
-        """Biases [S, out], or [1, out] if all slots share one."""
-        return slots.pick(self.bias, slots.backbone)
-
-    def _backbone(self, x: Tensor, slots: Slots) -> Tensor:
-        return self._product(x, slots.pick(self.weight, slots.backbone), self.merged_bias(slots), slots)
-
-    def _product(self, x: Tensor, weight: Tensor, bias: Tensor, slots: Slots) -> Tensor:
-        features, ids = self._split(weight, slots)
-        if weight.shape[0] == 1:  # one owner for all slots: a single large product
-            y = F.linear(x, features[0], bias[0])
-            return y if ids is None else y + ids[:, None]
-        if ids is not None:
-            bias = bias + ids
-        return torch.baddbmm(bias[:, None], x, features.transpose(1, 2))
-
-    def _factored(self, x: Tensor, slots: Slots) -> Tensor:
-        y = self._backbone(x, slots)
-        features, ids = self._split(slots.pick(self.lora_A, slots.adapter), slots)
-        b = slots.pick(self.lora_B, slots.adapter).transpose(1, 2)  # [S or 1, r, out]
-        hidden = torch.bmm(x, features.transpose(1, 2).expand(len(x), -1, -1))  # [S, B, r]
-        if ids is not None:
-            hidden = hidden + ids[:, None]
-        return torch.baddbmm(y, hidden, b.expand(len(x), -1, -1), alpha=self.scaling)
-
-    def _split(self, weight: Tensor, slots: Slots) -> tuple[Tensor, Tensor | None]:
-        """weight [S or 1, out, in + ids] -> columns of the features, and the id column of every slot [S, out]."""
+    def _affine(self, weight: Tensor, bias: Tensor | None, slots: Slots) -> Affine:
+        """Takes the id columns out of weight [S or 1, out, in + ids]: a slot's own one is part of its bias."""
         if not self.id_capacity:
-            return weight, None
+            return Affine(weight, bias)
         if slots.agent is None:
             raise ValueError("id_features='one_hot' needs slots of one agent each; use id_features='none' with roles.")
         features, ids = weight[..., : self.in_size], weight[..., self.in_size :]
-        if weight.shape[0] == 1:
-            return features, ids[0].index_select(1, slots.agent).T
-        return features, ids.gather(2, slots.agent[:, None, None].expand(-1, ids.shape[1], 1)).squeeze(2)
+        if len(weight) == 1:
+            column = ids[0].index_select(1, slots.agent).T
+        else:
+            column = ids.gather(2, slots.agent[:, None, None].expand(-1, ids.shape[1], 1)).squeeze(2)
+        return Affine(features, column if bias is None else bias + column)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x [S, B, in] -> W_s x + b_s. weight [S or 1, out, in], bias [S or 1, out] or None."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        if len(weight) == 1:  # one owner for all slots: a single large product
+            if bias is None or len(bias) == 1:
+                return F.linear(x, weight[0], None if bias is None else bias[0])
+            return F.linear(x, weight[0]) + bias[:, None]
+        if bias is None:
+            return torch.bmm(x, weight.transpose(1, 2))
+        return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+
+
+@dataclass(frozen=True)
+class Factored:
+    """x [S, B, in] -> backbone(x) + scaling * B_s down(x), down(x) = A_s x. up: B [S or 1, out, r]."""
+
+    backbone: Affine
+    down: Affine
+    up: Tensor
+    scaling: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        up = self.up.transpose(1, 2).expand(len(x), -1, -1)
+        return torch.baddbmm(self.backbone(x), self.down(x), up, alpha=self.scaling)
 
 
 class BankLayerNorm(nn.Module):

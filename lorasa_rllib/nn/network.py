@@ -94,6 +94,7 @@ class Trunk(nn.Module):
 
     def __init__(self, features: int, banks: Banks, config: NetworkConfig, id_capacity: int):
         super().__init__()
+        self.config = config
         self.feature_norm = BankLayerNorm(features, banks.of("feature_norm")) if config.feature_norm else None
         self.mlp = nn.ModuleList()
         for k in range(config.num_layers):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.critic import Critic, CriticInput
+from lorasa_rllib.nn.merged import MergedActor
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.value_norm import ValueNorm
 from lorasa_rllib.spec import Owners, TeamSpec
@@ -113,15 +114,16 @@ class TeamPolicy(nn.Module):
             if (name.rpartition(".")[2] in ADAPTER_PARAMETERS) == adapters
         }
 
-    def acting(self) -> Actor:
-        """The actor to act with until the weights change: adapters folded in, where routing is fixed by agent.
+    def acting(self) -> Actor | MergedActor:
+        """What to act with until the weights change: everything folded in, where routing is fixed by agent.
 
         Very large teams act through the factored path instead: dense weights for each agent would no longer fit
         the processor's caches.
         """
-        if not self._adapters or self.actor.router.by_role or self.config.spec.num_agents > MERGE_UP_TO_AGENTS:
+        many = self._adapters and self.config.spec.num_agents > MERGE_UP_TO_AGENTS
+        if many or self.actor.router.by_role:
             return self.actor
-        return self.actor.merged()
+        return MergedActor(self.actor, self._adapters)
 
     def _follow_phase(self) -> None:
         phase = self.phase

@@ -25,6 +25,8 @@ class StudyOptions:
     id_features: str
     r: int
     lora_alpha: float | None
+    init_lora_weights: str
+    adapter_lr_scale: float | None
     num_env_runners: int
     num_envs: int | None
     num_learners: int
@@ -56,6 +58,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     p.add_argument("--r", type=int, default=8, help="adapter rank")
     p.add_argument("--lora-alpha", type=float, help="adapter scale; default: the rank")
+    p.add_argument("--init-lora-weights", choices=["peft", "lorasa"], default="peft", help="how adapters begin")
+    p.add_argument("--adapter-lr-scale", type=float, help="learning rate of adapters, in learning rates")
     p.add_argument(
         "--num-env-runners", type=int, default=0, help="remote env runners; 0 samples in the trial's process"
     )
@@ -94,6 +98,8 @@ def read_options(arguments: Sequence[str] | None, description: str) -> StudyOpti
         id_features=a.id_features,
         r=a.r,
         lora_alpha=a.lora_alpha,
+        init_lora_weights=a.init_lora_weights,
+        adapter_lr_scale=a.adapter_lr_scale,
         num_env_runners=a.num_env_runners,
         num_envs=a.num_envs_per_env_runner,
         num_learners=a.num_learners,

@@ -66,6 +66,8 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> M
             schedule=schedule,
             r=options.r,
             lora_alpha=options.r if options.lora_alpha is None else options.lora_alpha,
+            init_lora_weights=options.init_lora_weights,
+            **({} if options.adapter_lr_scale is None else {"adapter_lr_scale": options.adapter_lr_scale}),
             total_env_steps=options.total_env_steps,
             phase_switch=switch_of(options, scenario),
         )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lorasa_rllib.nn import bank
 from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.nn.merged import MergedActor
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.spec import Owners
 from tests.helpers import (
@@ -116,35 +117,28 @@ def test_one_agent_at_a_time_equals_the_team_forward(method, path, data):
 @pytest.mark.parametrize("method", BY_AGENT)
 @settings(max_examples=8)
 @given(data=st.data())
-def test_the_merged_actor_answers_like_the_actor_in_every_layout(method, data):
+def test_the_merged_actor_answers_like_the_actor(method, data):
     policy = data.draw(policies(method))
     obs, _, masks = team_inputs(policy, 3)
-    merged, expected = policy.actor.merged(), outputs(policy.distribution(obs, masks=masks))
+    merged, expected = MergedActor(policy.actor), outputs(policy.distribution(obs, masks=masks))
     torch.testing.assert_close(outputs(merged(obs, masks=masks)), expected, **EXACT)
-    agents = torch.tensor([1, 0, 1])
-    rows = torch.arange(3)
-    of_rows = None if masks is None else masks[rows, agents]
-    sorted_rows = outputs(merged(obs[rows, agents], agent=agents, masks=of_rows))
-    torch.testing.assert_close(sorted_rows, expected[rows, agents], **EXACT)
-    of_one = None if masks is None else masks[:, 1]
-    torch.testing.assert_close(outputs(merged(obs[:, 1], agent=1, masks=of_one)), expected[:, 1], **EXACT)
+    shared, expected = MergedActor(policy.actor, adapters=False), policy.actor(obs, masks=masks, adapters=False)
+    torch.testing.assert_close(outputs(shared(obs, masks=masks)), outputs(expected), **EXACT)
 
 
-def test_a_merged_actor_has_no_adapter_and_does_not_follow_later_changes():
+def test_a_merged_actor_does_not_follow_later_changes():
     policy = make_policy(UNEQUAL, owner_tables(3)["seps_lora"])
     obs = random_obs(UNEQUAL, 2)
-    merged = policy.actor.merged()
+    merged = MergedActor(policy.actor)
     before = outputs(merged(obs))
     randomise(policy, seed=9)
     torch.testing.assert_close(outputs(merged(obs)), before, rtol=0, atol=0)
-    assert not any(name.endswith(("lora_A", "lora_B", "delta")) for name, _ in merged.named_parameters())
-    assert not any(p.requires_grad for p in merged.parameters())
 
 
 def test_adapters_keyed_by_role_cannot_be_merged_and_need_a_roles_column():
     policy = make_policy(UNEQUAL, owner_tables(3)["role"])
     with pytest.raises(ValueError, match="keyed by role"):
-        policy.actor.merged()
+        MergedActor(policy.actor)
     with pytest.raises(ValueError, match="no roles column"):
         policy.distribution(random_obs(UNEQUAL, 2))
 
@@ -165,7 +159,7 @@ def test_fresh_adapters_reproduce_the_shared_policy(init, data):
     obs = random_obs(UNEQUAL, 4)
     expected = outputs(shared.distribution(obs))
     torch.testing.assert_close(outputs(fresh.distribution(obs)), expected, rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(outputs(fresh.actor.merged()(obs)), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(outputs(MergedActor(fresh.actor)(obs)), expected, rtol=1e-12, atol=1e-13)
     assert not torch.allclose(outputs(adapted.distribution(obs)), expected)
 
 
@@ -197,14 +191,18 @@ def test_id_features_equal_a_dense_one_hot_appended_after_the_feature_norm(capac
     policy = make_policy(spec, owner_tables(3)[method], LoRAConfig(r=rank), NetworkConfig(hidden_size=5))
     actor, obs = policy.actor, random_obs(spec, 4)
     rows = actor.router.layout(obs)
-    x = actor.feature_norm(rows.arrange(obs), rows.slots, rows.table_in(actor._obs_mask))
+    x = actor.feature_norm(rows.arrange(obs), rows.slots, rows.table_in(actor.obs_mask))
     dense = torch.cat([x, F.one_hot(torch.arange(3), capacity).double()[:, None].expand(-1, 4, -1)], dim=-1)
     layer = actor.mlp[0]
-    expected = torch.einsum("sbi,soi->sbo", dense, layer.merged_weight(rows.slots).expand(3, -1, -1))
+    weight, bias = (rows.slots.pick(p, rows.slots.backbone) for p in (layer.weight, layer.bias))
+    if layer.rank:
+        update = layer.delta if layer.dense else layer.scaling * layer.lora_B @ layer.lora_A
+        weight = weight + update[rows.slots.adapter if rows.slots.adapter is not None else slice(None)]
+    expected = torch.einsum("sbi,soi->sbo", dense, weight.expand(3, -1, -1)) + bias[:, None]
     for merge_from in PATHS.values():
         with patch.object(bank, "MERGE_FROM_ROWS", merge_from):
             actual = bank.BankLinear.forward(layer, x, rows.slots)
-        torch.testing.assert_close(actual, expected + layer.merged_bias(rows.slots)[:, None], **EXACT)
+        torch.testing.assert_close(actual, expected, **EXACT)
 
 
 def test_without_id_features_a_shared_policy_cannot_tell_agents_apart_and_with_them_it_can():
