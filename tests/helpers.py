@@ -194,14 +194,16 @@ def _one_row(
         return F.layer_norm(x, x.shape, backbone(layer.weight)[: len(x)], backbone(layer.bias)[: len(x)])
 
     def linear(layer: Any, x: Tensor) -> Tensor:
-        weight = backbone(layer.weight)
-        if k is not None and hasattr(layer, "delta"):
-            weight = weight + layer.delta[k]
-        elif k is not None and hasattr(layer, "lora_A"):
-            a, b = layer.lora_A[k], layer.lora_B[k]
-            rank = len(a) ** (0.5 if config.lora.use_rslora else 1.0)
-            weight = weight + config.lora.lora_alpha / rank * b @ a
-        return weight @ x + backbone(layer.bias)
+        y = backbone(layer.weight) @ x + backbone(layer.bias)
+        if k is None or not layer.rank:
+            return y
+        seen = x  # an adapter has one id column, which is always on
+        if layer.id_capacity:
+            seen = torch.cat([x[: layer.in_size], x.new_ones(1)])
+        if hasattr(layer, "delta"):
+            return y + layer.delta[k] @ seen
+        rank = layer.rank ** (0.5 if config.lora.use_rslora else 1.0)
+        return y + config.lora.lora_alpha / rank * layer.lora_B[k] @ (layer.lora_A[k] @ seen)
 
     size = spec.obs_sizes[agent]
     x = obs[:size] if actor.feature_norm is None else norm(actor.feature_norm, obs[:size])

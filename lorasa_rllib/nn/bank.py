@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,8 @@ class LoRAConfig:
     r:                 rank, at least 1. A layer with `r >= min(in, out)` gets one dense matrix `delta` of scale 1.
     lora_alpha:        adapter outputs are scaled by lora_alpha / r.
     use_rslora:        scale by lora_alpha / sqrt(r) instead (Kalajdzievski 2023).
-    init_lora_weights: "peft" (A ~ U(-1/sqrt(in), 1/sqrt(in)), B = 0) or "lorasa" (A = 0, B ~ U(-1/sqrt(r), 1/sqrt(r)),
-                       as published). Both start at zero effect. The default moves an output less per step, so that
-                       adapters bear a larger learning rate than the backbone.
+    init_lora_weights: "lorasa" (A = 0, B ~ U(-1/sqrt(r), 1/sqrt(r)), as published) or "peft" (A ~ U(-1/sqrt(in),
+                       1/sqrt(in)), B = 0). Both start at zero effect; "peft" moves outputs less per step.
     target_modules:    patterns (fnmatch) of the adapted layers: mlp.0 .., head, log_std.
     rank_pattern:      rank of the layers that match a pattern, first match wins.
     """
@@ -35,7 +34,7 @@ class LoRAConfig:
     r: int = 8
     lora_alpha: float = 8.0
     use_rslora: bool = False
-    init_lora_weights: Literal["lorasa", "peft"] = "peft"
+    init_lora_weights: Literal["lorasa", "peft"] = "lorasa"
     target_modules: tuple[str, ...] = ("*",)
     rank_pattern: dict[str, int] = field(default_factory=dict)
 
@@ -71,17 +70,18 @@ class BankLinear(nn.Module):
     r >= min(in, out). A new adapter has B A = 0 and changes nothing. Hu et al. 2021, eq. 3; one adapter per agent:
     LoRASA, arXiv 2502.05573.
 
-    The last `id_capacity` input columns belong to a one-hot agent id that is never built: its column of the weight is
-    looked up and added like a bias.
+    The last `id_capacity` columns of the weight belong to a one-hot agent id that is never built: an agent's column is
+    looked up and added like a bias. An adapter has a single such column: its own agent is the only one it meets, and
+    with one per agent the bank would grow with the square of the team.
     """
 
     def __init__(self, name: str, in_size: int, out_size: int, bank: BankSize, gain: float, id_capacity: int = 0):
         super().__init__()
         self.in_size = in_size
-        width = in_size + id_capacity
-        self.weight = nn.Parameter(_orthogonal(bank.backbones, out_size, width, gain))
+        self.weight = nn.Parameter(_orthogonal(bank.backbones, out_size, in_size + id_capacity, gain))
         self.bias = nn.Parameter(torch.zeros(bank.backbones, out_size))
         self.id_capacity = id_capacity
+        width = in_size + bool(id_capacity)
         self.rank = bank.lora.rank_of(name) if bank.adapters else 0
         self.dense = self.rank >= min(width, out_size)
         self.scaling = 1.0
@@ -103,37 +103,46 @@ class BankLinear(nn.Module):
         """This layer as a function of x [S, B, in], cheapest if it will see `rows` rows per slot in all."""
         if not adapters or not self.rank or self.dense or rows >= MERGE_FROM_ROWS:
             return self.merged(slots, adapters)
-        backbone = self._affine(slots.pick(self.weight, slots.backbone), slots.pick(self.bias, slots.backbone), slots)
-        down = self._affine(slots.pick(self.lora_A, slots.adapter), None, slots)
-        return Factored(backbone, down, slots.pick(self.lora_B, slots.adapter), self.scaling)
+        features, own = self._columns(slots.pick(self.lora_A, slots.adapter))
+        return Factored(
+            self._backbone(slots), Affine(features, own), slots.pick(self.lora_B, slots.adapter), self.scaling
+        )
 
     def merged(self, slots: Slots, adapters: bool = True) -> Affine:
         """Dense weights [S, out, in] ([1, out, in] if all slots share them) with adapters and id columns folded in."""
-        weight = slots.pick(self.weight, slots.backbone)
-        if adapters and self.rank:
-            weight = self._adapted(weight, slots)
-        return self._affine(weight, slots.pick(self.bias, slots.backbone), slots)
-
-    def _adapted(self, weight: Tensor, slots: Slots) -> Tensor:
+        backbone = self._backbone(slots)
+        if not (adapters and self.rank):
+            return backbone
+        weight, bias = backbone.weight, backbone.bias
         if self.dense:
-            return weight + slots.pick(self.delta, slots.adapter)
-        a, b = slots.pick(self.lora_A, slots.adapter), slots.pick(self.lora_B, slots.adapter)
+            features, own = self._columns(slots.pick(self.delta, slots.adapter))
+            return Affine(weight + features, bias if own is None else bias + own)
+        a, own = self._columns(slots.pick(self.lora_A, slots.adapter))
+        b = slots.pick(self.lora_B, slots.adapter)
+        if own is not None:
+            bias = bias + self.scaling * (b @ own[..., None]).squeeze(-1)
         if len(a) == 1 < len(weight):  # one adapter for several backbones
-            return weight + self.scaling * (b @ a)
-        return torch.baddbmm(weight.expand(len(a), -1, -1), b, a, alpha=self.scaling)
+            return Affine(weight + self.scaling * (b @ a), bias)
+        return Affine(torch.baddbmm(weight.expand(len(a), -1, -1), b, a, alpha=self.scaling), bias)
 
-    def _affine(self, weight: Tensor, bias: Tensor | None, slots: Slots) -> Affine:
-        """Takes the id columns out of weight [S or 1, out, in + ids]: a slot's own one is part of its bias."""
+    def _backbone(self, slots: Slots) -> Affine:
+        weight, bias = slots.pick(self.weight, slots.backbone), slots.pick(self.bias, slots.backbone)
         if not self.id_capacity:
             return Affine(weight, bias)
         if slots.agent is None:
             raise ValueError("id_features='one_hot' needs slots of one agent each; use id_features='none' with roles.")
         features, ids = weight[..., : self.in_size], weight[..., self.in_size :]
         if len(weight) == 1:
-            column = ids[0].index_select(1, slots.agent).T
+            own = ids[0].index_select(1, slots.agent).T
         else:
-            column = ids.gather(2, slots.agent[:, None, None].expand(-1, ids.shape[1], 1)).squeeze(2)
-        return Affine(features, column if bias is None else bias + column)
+            own = ids.gather(2, slots.agent[:, None, None].expand(-1, ids.shape[1], 1)).squeeze(2)
+        return Affine(features, bias + own)
+
+    def _columns(self, adapter: Tensor) -> tuple[Tensor, Tensor | None]:
+        """adapter [S or 1, rows, in (+ 1)] -> its columns of the features, and that of its own agent."""
+        if not self.id_capacity:
+            return adapter, None
+        return adapter[..., : self.in_size], adapter[..., self.in_size]
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ class Affine:
     """x [S, B, in] -> W_s x + b_s. weight [S or 1, out, in], bias [S or 1, out] or None."""
 
     weight: Tensor
-    bias: Tensor | None
+    bias: Any  # Tensor or None
 
     def __call__(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias

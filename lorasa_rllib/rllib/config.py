@@ -56,11 +56,11 @@ class TeamConfig(PPOConfig):
         self.total_env_steps: int | None = None
         self.phase_switch: int | float | None = None
         self.backbone_checkpoint: str | None = None
-        self.adapter_lr_scale = 3.0
+        self.adapter_lr_scale: float | None = None
         self.lora_r = 8
         self.lora_alpha = 8.0
         self.lora_use_rslora = False
-        self.lora_init_weights = "peft"
+        self.lora_init_weights = "lorasa"
         self.lora_target_modules: tuple[str, ...] = ("*",)
         self.lora_rank_pattern: dict[str, int] = {}
         self.network_settings: dict[str, Any] = {}
@@ -86,7 +86,7 @@ class TeamConfig(PPOConfig):
         init_lora_weights: str = NotProvided,
         target_modules: tuple[str, ...] = NotProvided,
         rank_pattern: dict[str, int] = NotProvided,
-        adapter_lr_scale: float = NotProvided,
+        adapter_lr_scale: float | None = NotProvided,
         backbone: str | None = NotProvided,
     ) -> Self:
         """How agents share weights. Returns this config.
@@ -105,8 +105,8 @@ class TeamConfig(PPOConfig):
             init_lora_weights: "peft" or "lorasa", which factor starts at zero. See `nn.bank.LoRAConfig`.
             target_modules: patterns of the adapted layers.
             rank_pattern: rank of layers that match a pattern.
-            adapter_lr_scale: learning rate of the adapters as a multiple of `lr`. With init_lora_weights="peft", 3
-                learns faster than 1 in both schedules.
+            adapter_lr_scale: learning rate of the adapters as a multiple of `lr`. None: 3 in the adapter phase of two,
+                where adapters alone must move the policy, and 1 in joint training.
             backbone: path of a checkpoint of this package whose backbone, critic and normaliser this run starts from;
                 with `phase_switch=0` training starts in the adapter phase.
         """
@@ -240,7 +240,8 @@ class TeamConfig(PPOConfig):
 
     def learning_rates(self) -> dict[str, Any]:
         """Learning rate (or schedule, as RLlib takes it) of every optimiser."""
-        scale = self.adapter_lr_scale
+        usual = 1.0 if self.sharing_schedule == "joint" else 3.0
+        scale = usual if self.adapter_lr_scale is None else self.adapter_lr_scale
         lr: Any = self.lr
         adapters = [[step, scale * rate] for step, rate in lr] if isinstance(lr, list | tuple) else scale * lr
         return {
@@ -270,7 +271,7 @@ class TeamConfig(PPOConfig):
             raise ValueError('no environment is set. Call .environment("mamujoco", env_config={...}).')
         self.policy_config()
         self.phase_schedule()
-        if not self.adapter_lr_scale > 0:
+        if self.adapter_lr_scale is not None and not self.adapter_lr_scale > 0:
             raise ValueError(
                 f"adapter_lr_scale={self.adapter_lr_scale} must be positive; freeze adapters with a phase."
             )

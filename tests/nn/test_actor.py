@@ -195,10 +195,11 @@ def test_id_features_equal_a_dense_one_hot_appended_after_the_feature_norm(capac
     dense = torch.cat([x, F.one_hot(torch.arange(3), capacity).double()[:, None].expand(-1, 4, -1)], dim=-1)
     layer = actor.mlp[0]
     weight, bias = (rows.slots.pick(p, rows.slots.backbone) for p in (layer.weight, layer.bias))
+    expected = torch.einsum("sbi,soi->sbo", dense, weight.expand(3, -1, -1)) + bias[:, None]
     if layer.rank:
         update = layer.delta if layer.dense else layer.scaling * layer.lora_B @ layer.lora_A
-        weight = weight + update[rows.slots.adapter if rows.slots.adapter is not None else slice(None)]
-    expected = torch.einsum("sbi,soi->sbo", dense, weight.expand(3, -1, -1)) + bias[:, None]
+        update = update[rows.slots.adapter if rows.slots.adapter is not None else slice(None)]
+        expected = expected + torch.einsum("sbi,soi->sbo", torch.cat([x, torch.ones(3, 4, 1)], -1), update)
     for merge_from in PATHS.values():
         with patch.object(bank, "MERGE_FROM_ROWS", merge_from):
             actual = bank.BankLinear.forward(layer, x, rows.slots)
