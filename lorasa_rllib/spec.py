@@ -30,6 +30,7 @@ class TeamSpec:
     action_sizes:  [N].
     action_low, action_high: [N][d_n] bounds in the environment's units; empty for discrete teams.
     state_size:    S, features of the global state that the critic reads.
+    state_per_agent: the state arrays are [..., N, S]: every agent has its own view of the global state.
     shared_reward: True if one scalar reward goes to the whole team.
     num_roles:     number of roles an agent may hold (0: the environment has no roles).
     has_masks:     True if the environment says which discrete choices are available at each step.
@@ -47,6 +48,7 @@ class TeamSpec:
     num_roles: int = 0
     has_masks: bool = False
     id_capacity: int = 0
+    state_per_agent: bool = False
 
     def __post_init__(self) -> None:
         n = len(self.agents)
@@ -101,6 +103,11 @@ class TeamSpec:
     def reward_width(self) -> int:
         """R: 1 for a shared reward, N otherwise."""
         return 1 if self.shared_reward else self.num_agents
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of one environment's state: [S], or [N, S] if every agent has its own view."""
+        return (self.num_agents, self.state_size) if self.state_per_agent else (self.state_size,)
 
     def obs_mask(self) -> np.ndarray:
         """bool [N, obs_size], True where an observation entry is real."""

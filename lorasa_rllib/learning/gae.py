@@ -14,6 +14,7 @@ def gae(
     ended: Tensor,
     gamma: float,
     lambda_: float,
+    zeroed: Tensor | None = None,
 ) -> Tensor:
     """Advantages (Schulman et al. 2016, eq. 16); returns are advantages + values.
 
@@ -22,9 +23,12 @@ def gae(
     rewards, values, next_values float [T, ...]: V'_t is the value of the state that step t led to, also where the
     episode was cut by a time limit (then it is the value of the true last state, not of the next episode's first).
     terminated, ended bool, broadcastable to rewards; ended = terminated or truncated. Everything in units of reward.
+    zeroed bool: steps whose advantage is set to 0 (`Quirks.zero_time_limits`); None: nowhere.
     """
     delta = rewards + gamma * torch.where(terminated, 0.0, next_values) - values
     decay = gamma * lambda_ * (~ended).to(delta.dtype).expand_as(delta)
+    if zeroed is not None:
+        delta = torch.where(zeroed, 0.0, delta)
     advantages = torch.empty_like(delta)
     running = torch.zeros_like(delta[0])
     for t in range(len(delta) - 1, -1, -1):

@@ -22,23 +22,29 @@ def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float, real: Tens
 
 
 def clipped_value_loss(
-    values: Tensor, old_values: Tensor, targets: Tensor, clip: float | None, huber_delta: float | None
+    values: Tensor,
+    old_values: Tensor,
+    targets: Tensor,
+    clip: float | None,
+    huber_delta: float | None,
+    one_sided: bool = False,
 ) -> Tensor:
     """Value loss of every row, the larger of unclipped and clipped error (Yu et al. 2022, MAPPO).
 
         max( H(y - v), H(y - v_old - clip(v - v_old, -c, c)) )
 
     All [..., V] in normalised units. H is Huber's loss (half the square if `huber_delta` is None); no clipping if
-    `clip` is None.
+    `clip` is None. one_sided: see `Quirks.one_sided_huber`.
     """
-    loss = _huber(targets - values, huber_delta)
+    loss = _huber(targets - values, huber_delta, one_sided)
     if clip is None:
         return loss
     clipped = old_values + (values - old_values).clamp(-clip, clip)
-    return torch.maximum(loss, _huber(targets - clipped, huber_delta))
+    return torch.maximum(loss, _huber(targets - clipped, huber_delta, one_sided))
 
 
-def _huber(error: Tensor, delta: float | None) -> Tensor:
+def _huber(error: Tensor, delta: float | None, one_sided: bool) -> Tensor:
     if delta is None:
         return 0.5 * error.square()
-    return F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)
+    loss = F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)
+    return torch.where(error < -delta, 0.0, loss) if one_sided else loss

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _TIME_ENV = 2  # axes of a column before the agent axis
-_SPARSE = ("final_index", "final_obs", "final_state")
+_SPARSE = ("final_index", "final_obs", "final_state", "final_values")
 
 
 @dataclass
@@ -19,6 +19,7 @@ class TeamRollout:
     """T steps of E environments with N agents. Arrays are numpy on runners and tensors on learners.
 
     obs         float32 [T, E, N, obs_size]            state        float32 [T + 1, E, S], the last one bootstraps
+                (state [T + 1, E, N, S] where every agent has its own view)
     actions     [T, E, N, d], as the policy drew them  log_probs    float32 [T, E, N, d], of those actions
     rewards     float32 [T, E, R], R = 1 or N          active       bool [T, E, N], False for dead agents
     terminated  bool [T, E], the episode ended here    truncated    bool [T, E], it was cut here by a time limit
@@ -26,7 +27,8 @@ class TeamRollout:
     final_obs   float32 [F, N, obs_size]  and  final_state float32 [F, S]: `state[t + 1]` is the next episode's first.
 
     Optional columns: masks bool [T, E, N, action_size]; roles int64 [T, E, N]; values float32 [T + 1, E, V] and
-    actor_state, critic_state (recurrent networks: the state carried into every chunk); episode_start bool [T, E].
+    final_values float32 [F, V] of a recurrent critic; actor_state float32 [T / L, E, N, h] and critic_state
+    [T / L, E, V, h]: what recurrent networks carry into the first step of every chunk of L steps.
     """
 
     obs: Any
@@ -45,7 +47,7 @@ class TeamRollout:
     values: Any = None
     actor_state: Any = None
     critic_state: Any = None
-    episode_start: Any = None
+    final_values: Any = None
 
     @property
     def num_steps(self) -> int:

@@ -18,13 +18,15 @@ from lorasa_rllib.spec import Owners, TeamSpec
 class Actor(Trunk):
     """Observations to action distributions, for all agents of a team at once.
 
-    Layers: feature_norm, mlp.0 .., head, log_std (continuous teams). Padded observation entries are never read; padded
-    action dimensions have mean 0 and take no part in anything; padded choices have probability 0.
+    Layers: feature_norm, mlp.0 .., gru and post.0 .. if recurrent, head, log_std (continuous teams). Padded observation
+    entries are never read; padded action dimensions have mean 0 and take no part in anything; padded choices have
+    probability 0.
     """
 
     def __init__(self, spec: TeamSpec, owners: Owners, lora: LoRAConfig, config: NetworkConfig):
         banks = Banks(owners, lora)
-        super().__init__(spec.obs_size, banks, config, spec.id_capacity if config.uses_ids(owners) else 0)
+        ids = spec.id_capacity if config.uses_ids(owners) else 0
+        super().__init__(spec.obs_size, banks, config, ids, config.recurrent)
         self.router = Router(owners)
         self.head = BankLinear("head", config.hidden_size, spec.action_size, banks.of("head"), config.head_gain)
         self.head_type = CONTINUOUS[config.distribution] if spec.continuous else None
@@ -35,7 +37,11 @@ class Actor(Trunk):
         self.obs_mask: Tensor | None
         self.real_entries: Tensor | None
 
-    def forward(
+    def forward(self, obs: Tensor, **rows: Any) -> ActionDistribution:
+        """Distribution of every row's action; arguments as `unroll`."""
+        return self.unroll(obs, **rows)[0]
+
+    def unroll(
         self,
         obs: Tensor,
         *,
@@ -43,21 +49,25 @@ class Actor(Trunk):
         masks: Tensor | None = None,
         agent: Tensor | int | None = None,
         adapters: bool = True,
-    ) -> ActionDistribution:
-        """Distribution of every row's action.
+        state: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> tuple[ActionDistribution, Tensor | None]:
+        """Distribution of every row's action, and the recurrent states after every step (None if feed-forward).
 
-        obs [..., N, obs_size]; with `agent` given: [..., obs_size] of that one agent (int), or flat rows
-        [R, obs_size] with an agent index each (Tensor [R], any order).
+        obs [..., N, obs_size]; with `agent` given: [..., obs_size] of that one agent (int), or rows
+        [..., obs_size] with an agent index each (Tensor [...], any order). Recurrent: the first axis is time.
         roles int64 (obs without its last axis): adapter of every row, where routing is by role.
         masks bool [..., action_size]: available choices of discrete teams.
+        state (obs without time and last axis, hidden_size): what is carried into the first step; None: zeros.
+        keep bool, broadcastable to obs without its last axis: False where an episode begins; None: nowhere.
         """
         rows = self.router.layout(obs, agent, roles)
         present = None if self.obs_mask is None else rows.table_in(self.obs_mask)
-        hidden = self.features(rows.arrange(obs), rows, present, adapters)
+        hidden, states = self.features(rows.arrange(obs), rows, present, adapters, state, keep)
         output = rows.restore(self.head(hidden, rows.slots, adapters))
         real = None if self.real_entries is None else rows.table_out(self.real_entries)
         log_std = None if self.head_type is None else rows.restore_vector(self.log_std(rows.slots, adapters))
-        return action_distribution(self.head_type, output, log_std, real, masks)
+        return action_distribution(self.head_type, output, log_std, real, masks), states
 
     def real_actions(self) -> Tensor | None:
         """bool [N, d], the action dimensions that agents have; None if nothing is padded."""

@@ -18,21 +18,39 @@ class Critic(Trunk):
     """Values of states.
 
     "state":       one value per environment step, V = 1. Needs a shared reward and one critic.
-    "agent_state": one value per agent, V = N: the state with the agent's id, or a critic of its own.
+    "agent_state": one value per agent, V = N: the state with the agent's id, or the agent's own view of the state where
+                   the environment gives one (`TeamSpec.state_per_agent`).
     """
 
     def __init__(self, spec: TeamSpec, owners: Owners, critic_input: CriticInput, config: NetworkConfig):
         team = critic_input == "state"
         of_critics = Owners("critic", (0,) if team else owners.critic_of)
         banks = Banks(of_critics, LoRAConfig())
-        ids = 0 if team or owners.num_critics > 1 else spec.id_capacity
-        super().__init__(spec.state_size, banks, config, ids)
+        own = owners.num_critics == spec.num_agents
+        ids = 0 if team or own or spec.state_per_agent else spec.id_capacity
+        super().__init__(spec.state_size, banks, config, ids, config.critic_recurrent)
         self.head = BankLinear("head", config.hidden_size, 1, banks.of("head"), gain=1.0)
         self.router = Router(of_critics)
         self.num_values = len(of_critics.backbone_of)
+        self.per_agent = spec.state_per_agent
 
     def forward(self, state: Tensor) -> Tensor:
-        """state [..., S] -> normalised values [..., V]."""
-        rows = TeamRows(self.router.slots_of_agents(slice(None)), state.shape[:-1])
-        x = state.reshape(1, -1, state.shape[-1]).expand(self.num_values, -1, -1)
-        return rows.restore(self.head(self.features(x, rows), rows.slots)).squeeze(-1)
+        """state [..., S] (or [..., N, S], one for each agent) -> normalised values [..., V]."""
+        return self.unroll(state)[0]
+
+    def unroll(
+        self, state: Tensor, hidden: Tensor | None = None, keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Normalised values [..., V], and the recurrent states after every step (None if feed-forward).
+
+        state [..., S] or [..., N, S]; recurrent: the first axis is time. hidden [..., V, hidden_size] and keep, bool,
+        broadcastable to the values: as `state` and `keep` of `Actor.unroll`.
+        """
+        lead = state.shape[: -2 if self.per_agent else -1]
+        rows = TeamRows(self.router.slots_of_agents(slice(None)), lead)
+        if self.per_agent:
+            x = rows.arrange(state)
+        else:
+            x = state.reshape(1, -1, state.shape[-1]).expand(self.num_values, -1, -1)
+        features, states = self.features(x, rows, state=hidden, keep=keep)
+        return rows.restore(self.head(features, rows.slots)).squeeze(-1), states

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lorasa_rllib.nn.actor import Actor, action_distribution
-from lorasa_rllib.nn.bank import Affine, BankLayerNorm
+from lorasa_rllib.nn.bank import Affine, BankLayerNorm, BankLinear
+from lorasa_rllib.nn.critic import Critic
 from lorasa_rllib.nn.distributions import ActionDistribution
-from lorasa_rllib.nn.network import ACTIVATION
+from lorasa_rllib.nn.gru import gru_cell
+from lorasa_rllib.nn.network import ACTIVATION, Trunk
 from lorasa_rllib.nn.rows import Slots
 
 
@@ -20,7 +22,8 @@ class MergedActor:
 
     Adapters, id columns and the affine maps of LayerNorms are folded into one dense weight and bias for each agent and
     layer (one weight for all agents if they share it), so that acting costs one batched product per layer. It shares
-    no memory with the actor and follows none of its later changes. Not for adapters keyed by role.
+    no memory with the actor and follows none of its later changes. Not for adapters keyed by role. Recurrent actors
+    act one step at a time: `obs [1, E, N, obs_size]`.
     """
 
     @torch.no_grad()
@@ -28,33 +31,86 @@ class MergedActor:
         if actor.router.by_role:
             raise ValueError("adapters keyed by role are merged per forward; there is no dense weight per agent.")
         slots = actor.router.slots_of_agents(slice(None))
-        present = actor.obs_mask
-        self._present = None if present is None else present[:, None]  # [N, 1, obs_size]
-        self._count = 1 if present is None else present.sum(-1)[:, None, None].to(actor.head.weight.dtype)
-        self._standardises = actor.feature_norm is not None
-        self._normalises = actor.config.layer_norm
-        self._activation = ACTIVATION[actor.config.activation]
+        self._network = _MergedNetwork(actor, actor.head, slots, actor.obs_mask, adapters)
         self._head_type, self._real = actor.head_type, actor.real_entries
         self._log_std = None if actor.head_type is None else actor.log_std(slots, adapters).clone()
-        self._num_agents = slots.size
-        self._layers: list[Affine] = []
-        norm, entries = actor.feature_norm, present
-        for layer in [*actor.mlp, actor.head]:
-            self._layers.append(_fold(norm, entries, layer.merged(slots, adapters), slots))
-            norm, entries = getattr(layer, "norm", None), None
 
-    def __call__(self, obs: Tensor, *, masks: Tensor | None = None, **_: Any) -> ActionDistribution:
-        """Arguments as `Actor.forward`; roles and `adapters` are settled already."""
-        x = self._standardised(obs.reshape(-1, *obs.shape[-2:]).transpose(0, 1))
-        for layer in self._layers[:-1]:
-            x = self._activation(layer(x))
-            if self._normalises:
-                x = F.layer_norm(x, x.shape[-1:])
-        output = self._layers[-1](x).transpose(0, 1).reshape(*obs.shape[:-1], -1)
-        return action_distribution(self._head_type, output, self._log_std, self._real, masks)
+    def __call__(self, obs: Tensor, **rows: Any) -> ActionDistribution:
+        """Distribution of every row's action; arguments as `unroll`."""
+        return self.unroll(obs, **rows)[0]
+
+    def unroll(
+        self, obs: Tensor, *, masks: Tensor | None = None, state: Tensor | None = None, **_: Any
+    ) -> tuple[ActionDistribution, Tensor | None]:
+        """As `Actor.unroll`; roles and `adapters` are settled already."""
+        x = obs.reshape(-1, *obs.shape[-2:]).transpose(0, 1)  # [N, B, obs_size]
+        y, h = self._network(x, None if state is None else state.transpose(0, 1))
+        output = y.transpose(0, 1).reshape(*obs.shape[:-1], -1)
+        after = None if h is None else h.transpose(0, 1)[None]
+        return action_distribution(self._head_type, output, self._log_std, self._real, masks), after
+
+
+class MergedCritic:
+    """The same for a critic that runners step: recurrent critics, one step at a time."""
+
+    @torch.no_grad()
+    def __init__(self, critic: Critic):
+        slots = critic.router.slots_of_agents(slice(None))
+        self._network = _MergedNetwork(critic, critic.head, slots, None, adapters=False)
+        self._values, self._per_agent = critic.num_values, critic.per_agent
+
+    def unroll(self, state: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """state [1, E, S] or [1, E, N, S], hidden [E, V, hidden_size] -> values [1, E, V], hidden [1, E, V, ...]."""
+        x = state[0].transpose(0, 1) if self._per_agent else state.expand(self._values, -1, -1)
+        y, h = self._network(x, hidden.transpose(0, 1))
+        return y.squeeze(-1).T[None], None if h is None else h.transpose(0, 1)[None]
+
+
+class _MergedNetwork:
+    """A trunk and its head as a chain of affine maps with plain LayerNorms between them."""
+
+    def __init__(self, trunk: Trunk, head: BankLinear, slots: Slots, present: Tensor | None, adapters: bool):
+        self._present = None if present is None else present[:, None]  # [N, 1, features]
+        self._count = 1 if present is None else present.sum(-1)[:, None, None].to(head.weight.dtype)
+        self._standardises = trunk.feature_norm is not None
+        self._normalises = trunk.config.layer_norm
+        self._activation = ACTIVATION[trunk.config.activation]
+        norm, real = trunk.feature_norm, present
+
+        def fold(layer: BankLinear, its_norm: BankLayerNorm | None) -> Affine:
+            nonlocal norm, real
+            affine = _fold(norm, real, layer.merged(slots, adapters), slots)
+            norm, real = its_norm, None
+            return affine
+
+        self._mlp = [fold(layer, layer.norm) for layer in trunk.mlp]  # type: ignore[arg-type]
+        self._hidden: Affine | None = None
+        if trunk.gru is not None:
+            self._input = fold(trunk.gru.input, trunk.gru.norm)
+            self._hidden = _fold(None, None, trunk.gru.hidden.merged(slots, adapters), slots)
+        self._post = [fold(layer, layer.norm) for layer in trunk.post]  # type: ignore[arg-type]
+        self._head = fold(head, None)
+
+    def __call__(self, x: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """x [N, B, features], h [N, B, hidden_size] (zeros if None) -> output [N, B, out] and the next h."""
+        x = self._standardised(x)
+        for layer in self._mlp:
+            x = self._normalised(self._activation(layer(x)))
+        if self._hidden is None:
+            return self._head(x), None
+        gates = self._input(x)
+        h = gates.new_zeros(*gates.shape[:-1], gates.shape[-1] // 3) if h is None else h
+        h = gru_cell(gates, self._hidden(h), h)
+        x = self._normalised(h)
+        for layer in self._post:
+            x = self._normalised(self._activation(layer(x)))
+        return self._head(x), h
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:]) if self._normalises else x
 
     def _standardised(self, x: Tensor) -> Tensor:
-        """x [N, B, obs_size] with zero mean and unit variance over real features."""
+        """Features with zero mean and unit variance over the real ones of every row."""
         if self._present is None:
             return F.layer_norm(x, x.shape[-1:]) if self._standardises else x
         x = torch.where(self._present, x, 0.0)
@@ -68,7 +124,6 @@ class MergedActor:
 def _fold(norm: BankLayerNorm | None, present: Tensor | None, layer: Affine, slots: Slots) -> Affine:
     """W (g x + c) + b as (W g) x + (W c + b): the affine map of a LayerNorm becomes part of the layer after it."""
     weight, bias = layer.weight, layer.bias
-    assert bias is not None
     if norm is not None:
         gain, offset = slots.pick(norm.weight, slots.backbone), slots.pick(norm.bias, slots.backbone)
         offset = offset if present is None else offset * present

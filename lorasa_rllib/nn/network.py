@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, BankSize, LoRAConfig
 from lorasa_rllib.nn.distributions import CONTINUOUS
+from lorasa_rllib.nn.gru import BankGRU
 from lorasa_rllib.nn.rows import Rows
 from lorasa_rllib.spec import Owners
 
@@ -28,6 +29,8 @@ class NetworkConfig:
     feature_norm:  LayerNorm over the (unpadded) input features. It removes their scale, which helps when an
                    environment mixes units, and costs when the scale itself matters.
     layer_norm:    LayerNorm after every hidden layer.
+    recurrent:     a GRU after the MLP of the actor, then `post_layers` more hidden layers, named post.0 ...
+    critic_recurrent: the same for the critic. Env runners then step the critic, too, and store values and states.
     id_features:   "one_hot": the policy knows which agent it acts for; "none": it does not; "auto": one-hot unless
                    adapters are keyed by role.
     distribution:  continuous head, "squashed_gaussian" (published) or "gaussian".
@@ -39,6 +42,9 @@ class NetworkConfig:
     activation: Literal["relu", "tanh"] = "relu"
     feature_norm: bool = True
     layer_norm: bool = True
+    recurrent: bool = False
+    critic_recurrent: bool = False
+    post_layers: int = 1
     id_features: Literal["auto", "one_hot", "none"] = "auto"
     distribution: Literal["squashed_gaussian", "gaussian"] = "squashed_gaussian"
     head_gain: float = 0.01
@@ -47,6 +53,8 @@ class NetworkConfig:
         for name in ("hidden_size", "num_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.post_layers < 0:
+            raise ValueError(f"post_layers={self.post_layers} must not be negative.")
         for name, known in (
             ("activation", ACTIVATION),
             ("distribution", CONTINUOUS),
@@ -62,6 +70,12 @@ class NetworkConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {"hidden_size": 64, "num_layers": 3, "recurrent": True, "critic_recurrent": True, "post_layers": 1}
+}
+"""Networks by name. "published": that of LoRASA, A2PO and MAPPO's authors, actor and critic alike."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +104,12 @@ class BankBlock(BankLinear):
 
 
 class Trunk(nn.Module):
-    """LayerNorm over features, then the hidden layers: [S, B, features] -> [S, B, hidden_size]."""
+    """LayerNorm over features, hidden layers, and if recurrent a GRU and more layers: [S, B, d] -> [S, B, hidden_size].
 
-    def __init__(self, features: int, banks: Banks, config: NetworkConfig, id_capacity: int):
+    Recurrent trunks take sequences: rows whose first leading axis is time.
+    """
+
+    def __init__(self, features: int, banks: Banks, config: NetworkConfig, id_capacity: int, recurrent: bool = False):
         super().__init__()
         self.config = config
         self.feature_norm = BankLayerNorm(features, banks.of("feature_norm")) if config.feature_norm else None
@@ -101,13 +118,38 @@ class Trunk(nn.Module):
             first = k == 0
             width = features if first else config.hidden_size
             self.mlp.append(BankBlock(f"mlp.{k}", width, banks.of(f"mlp.{k}"), config, id_capacity if first else 0))
+        self.gru = BankGRU(config.hidden_size, banks, config.layer_norm) if recurrent else None
+        self.post = nn.ModuleList(
+            BankBlock(f"post.{k}", config.hidden_size, banks.of(f"post.{k}"), config)
+            for k in range(config.post_layers if recurrent else 0)
+        )
 
-    def features(self, x: Tensor, rows: Rows, present: Tensor | None = None, adapters: bool = True) -> Tensor:
-        """x [S, B, features]; present [S, 1 or B, features] marks real features, None if all are."""
+    @property
+    def recurrent(self) -> bool:
+        return self.gru is not None
+
+    def features(
+        self,
+        x: Tensor,
+        rows: Rows,
+        present: Tensor | None = None,
+        adapters: bool = True,
+        state: Tensor | None = None,
+        keep: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """x [S, B, features] -> features, and the recurrent states after every step (None if feed-forward).
+
+        present [S, 1 or B, features] marks real features, None if all are. state, keep: see `BankGRU.forward`.
+        """
         if present is not None:
             x = torch.where(present, x, 0.0)  # selected, not multiplied: padding may hold anything
         if self.feature_norm is not None:
             x = self.feature_norm(x, rows.slots, present)
         for layer in self.mlp:
             x = layer(x, rows.slots, adapters)
-        return x
+        states = None
+        if self.gru is not None:
+            x, states = self.gru(x, rows, state, keep, adapters)
+            for layer in self.post:
+                x = layer(x, rows.slots, adapters)
+        return x, states

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.critic import Critic, CriticInput
-from lorasa_rllib.nn.merged import MergedActor
+from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.value_norm import ValueNorm
 from lorasa_rllib.spec import Owners, TeamSpec
@@ -30,6 +30,7 @@ class PolicyConfig:
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     critic_input: CriticInput = "state"
+    fresh_norm_std: float = 1.0  # of a value normaliser that has seen nothing
 
     def __post_init__(self) -> None:
         if self.critic_input not in get_args(CriticInput):
@@ -40,6 +41,11 @@ class PolicyConfig:
                 f"critic; this team has shared_reward={self.spec.shared_reward} and {self.owners.num_critics} critics. "
                 "Set critic_input='agent_state'."
             )
+        if self.critic_input == "state" and self.spec.state_per_agent:
+            raise ValueError(
+                "critic_input='state' needs one state per environment, but every agent of this team has its own. "
+                "Set critic_input='agent_state'."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -48,6 +54,7 @@ class PolicyConfig:
             "lora": {**vars(self.lora), "target_modules": list(self.lora.target_modules)},
             "network": self.network.to_dict(),
             "critic_input": self.critic_input,
+            "fresh_norm_std": self.fresh_norm_std,
         }
 
     @classmethod
@@ -59,6 +66,7 @@ class PolicyConfig:
             LoRAConfig(**lora),
             NetworkConfig(**data["network"]),
             data["critic_input"],
+            data["fresh_norm_std"],
         )
 
 
@@ -68,16 +76,17 @@ class TeamPolicy(nn.Module):
     phase "backbone": adapters are left out and frozen. "adapters": the backbone is frozen (LayerNorms and shared
     log-std included). "joint": both train. The critic trains in every phase. The phase is a buffer and travels with
     the weights.
-    With `inference_only` there is neither critic nor normaliser.
+    With `inference_only` there is neither critic nor normaliser, except a recurrent critic, which env runners step.
     """
 
     def __init__(self, config: PolicyConfig, inference_only: bool = False):
         super().__init__()
         self.config = config
         self.actor = Actor(config.spec, config.owners, config.lora, config.network)
-        if not inference_only:
+        if not inference_only or config.network.critic_recurrent:
             self.critic = Critic(config.spec, config.owners, config.critic_input, config.network)
-            self.value_norm = ValueNorm(self.critic.num_values)
+        if not inference_only:
+            self.value_norm = ValueNorm(self.critic.num_values, config.fresh_norm_std**2)
         self.register_buffer("_phase", torch.tensor(0, dtype=torch.uint8))
         self._phase: Tensor
         self.register_load_state_dict_post_hook(lambda module, _: module._follow_phase())
@@ -124,6 +133,10 @@ class TeamPolicy(nn.Module):
         if many or self.actor.router.by_role:
             return self.actor
         return MergedActor(self.actor, self._adapters)
+
+    def acting_critic(self) -> MergedCritic | None:
+        """The recurrent critic to step beside the actor until the weights change; None if critics are feed-forward."""
+        return MergedCritic(self.critic) if self.config.network.critic_recurrent else None
 
     def _follow_phase(self) -> None:
         phase = self.phase

@@ -9,6 +9,7 @@ Three layouts, one interface. The layers themselves never ask which one they ser
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +57,10 @@ class Rows(Protocol):
         """[S or 1, d] -> broadcastable to the caller's layout."""
         ...
 
+    def steps(self) -> Sequence[Rows]:
+        """Layouts of the single time steps, for rows whose first leading axis is time."""
+        ...
+
     def table_in(self, table: Tensor) -> Tensor:
         """[N, d] -> broadcastable to [S, B, d]."""
         ...
@@ -81,6 +86,9 @@ class TeamRows:
     def restore_vector(self, v: Tensor) -> Tensor:
         return v
 
+    def steps(self) -> Sequence[Rows]:
+        return [TeamRows(self.slots, self._lead[1:])] * self._lead[0]
+
     def table_in(self, table: Tensor) -> Tensor:
         return table[:, None]
 
@@ -104,6 +112,9 @@ class AgentRows:
 
     def restore_vector(self, v: Tensor) -> Tensor:
         return v[0]
+
+    def steps(self) -> Sequence[Rows]:
+        return [AgentRows(self.slots, self._agent, self._lead[1:])] * self._lead[0]
 
     def table_in(self, table: Tensor) -> Tensor:
         return table[self._agent][None, None]
@@ -134,6 +145,7 @@ class SortedRows:
         self.slots = make_slots(torch.repeat_interleave(torch.arange(num_owners, device=owner.device), blocks))
         self._block = block
         self._place = torch.empty_like(position).scatter_(0, order, position)  # place of row r
+        self._owner, self._num_owners, self._make_slots = owner, num_owners, make_slots
         self._agent = agent
         self._lead = lead
 
@@ -146,6 +158,17 @@ class SortedRows:
 
     def restore_vector(self, v: Tensor) -> Tensor:
         return v[0] if v.shape[0] == 1 else self.restore(v[:, None].expand(-1, self._block, -1))
+
+    def steps(self) -> Sequence[Rows]:
+        owners = self._owner.view(self._lead[0], -1)
+        agents = self._agent.view(self._lead[0], -1)
+
+        def at(t: int) -> Rows:
+            return SortedRows(owners[t], agents[t], self._num_owners, self._make_slots, self._lead[1:])
+
+        if bool((owners == owners[0]).all()):  # nobody changes owner: sort once
+            return [at(0)] * self._lead[0]
+        return [at(t) for t in range(self._lead[0])]
 
     def table_in(self, table: Tensor) -> Tensor:
         return self.arrange(table[self._agent])
@@ -178,8 +201,8 @@ class Router(torch.nn.Module):
     def layout(self, x: Tensor, agent: Tensor | int | None = None, roles: Tensor | None = None) -> Rows:
         """Layout of rows x.
 
-        x [..., N, d] with `agent=None`; [..., d] of one agent with `agent` an int; [R, d] in any order with `agent`
-        int64 [R]. `roles` (x without its last axis) is read only if adapters are keyed by role.
+        x [..., N, d] with `agent=None`; [..., d] of one agent with `agent` an int; [..., d] in any order with `agent`
+        int64 [...]. `roles` (x without its last axis) is read only if adapters are keyed by role.
         """
         lead = x.shape[:-1]
         if self.by_role:
@@ -193,6 +216,7 @@ class Router(torch.nn.Module):
             return TeamRows(self.slots_of_agents(slice(None)), lead[:-1])
         if isinstance(agent, int):
             return AgentRows(self.slots_of_agents(slice(agent, agent + 1)), agent, lead)
+        agent = agent.reshape(-1)
         return SortedRows(agent, agent, self.num_agents, self.slots_of_agents, lead)
 
     def slots_of_agents(self, owner_of_slot: Tensor | slice) -> Slots:

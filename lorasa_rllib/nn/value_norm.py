@@ -39,10 +39,11 @@ class ValueNorm(nn.Module):
         return mean, var.sqrt()
 
     @torch.no_grad()
-    def update(self, mean: Tensor, mean_sq: Tensor) -> None:
-        """Takes in the mean and mean square [size] of one batch of returns."""
+    def update(self, mean: Tensor, mean_sq: Tensor, seen: Tensor | None = None) -> None:
+        """Takes in the mean and mean square [size] of one batch of returns; not where `seen` (bool [size]) is False."""
         for old, new in ((self.mean, mean), (self.mean_sq, mean_sq), (self.debias, torch.ones_like(self.debias))):
-            old.mul_(self.beta).add_(new, alpha=1 - self.beta)
+            updated = old * self.beta + new * (1 - self.beta)
+            old.copy_(updated if seen is None else torch.where(seen, updated, old))
 
     def normalise(self, x: Tensor) -> Tensor:
         """x [..., size] in units of reward -> unit size."""

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorasa_rllib.learning import batch as batch_module
 from lorasa_rllib.learning import mappo
-from lorasa_rllib.learning.mappo import MAPPOSettings
+from lorasa_rllib.learning.batch import Batch, MAPPOSettings
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import METHODS, make_policy, owner_tables, policies, random_rollout, seeded, team, teams
@@ -41,14 +42,14 @@ def experienced(policy):
 
 def batch_of(policy, steps=3, envs=3, seed=0, dead=(), config=SETTINGS):
     rollout = random_rollout(policy, steps, envs, seed, dead).to("cpu")
-    return mappo.prepare(experienced(policy), rollout, config)[0]
+    return batch_module.prepare(experienced(policy), rollout, config)[0]
 
 
 # An independent update: a loop over owners, the mean loss of the rows of each, one autograd call for each
 
 
 def row_losses(policy, batch, config):
-    """Policy loss [B, N] and value loss [B, V] of every row, written out."""
+    """Policy loss [1, B, N] and value loss [1, B, V] of every row, written out."""
     distribution = policy.distribution(batch.obs, roles=batch.roles, masks=batch.masks)
     log_ratio = distribution.log_prob(batch.actions) - batch.log_probs
     ratio = (log_ratio.sum(-1, keepdim=True) if config.joint_ratio else log_ratio).exp()
@@ -57,7 +58,8 @@ def row_losses(policy, batch, config):
     policy_loss = -gain.sum(-1) - config.entropy_coeff * distribution.entropy(seeded(5)).sum(-1)
     values, huber = policy.critic(batch.state), torch.nn.HuberLoss(reduction="none", delta=config.huber_delta)
     change = (values - batch.values).clamp(-config.value_clip, config.value_clip)
-    errors = torch.stack([huber(values, batch.targets), huber(batch.values + change, batch.targets)])
+    targets = policy.value_norm.normalise(batch.returns)
+    errors = torch.stack([huber(values, targets), huber(batch.values + change, targets)])
     return policy_loss, config.value_coeff * errors.max(0).values
 
 
@@ -69,7 +71,7 @@ def owner_by_owner(policy, batch, config):
         loss, live = row_losses(policy, batch, config)[group == "critic"], batch.active
         if group == "critic":
             live = torch.ones_like(loss, dtype=torch.bool)
-            owner_of, count = torch.tensor(owners.critic_of[: loss.shape[1]]).expand(loss.shape), owners.num_critics
+            owner_of, count = torch.tensor(owners.critic_of[: loss.shape[-1]]).expand(loss.shape), owners.num_critics
         elif group == "backbone":
             owner_of, count = torch.tensor(owners.backbone_of).expand(shape), owners.num_backbones
         else:
@@ -96,8 +98,8 @@ def one_step(policy, batch, config):
     """Our step; returns the optimisers, the finished gradients and the live rows."""
     optimisers = optimisers_of(policy)
     mappo.loss_sums(policy, batch, config, seeded(5))[0].backward()
-    counts = mappo.live_rows(policy, batch)
-    mappo.step(policy, optimisers, counts, config.max_grad_norm)
+    counts = mappo.live_rows(policy, batch, SETTINGS)
+    mappo.step(optimisers, counts, config.max_grad_norm)
     grads = {
         group: [p.grad for p in o.param_groups[0]["params"] if p.grad is not None] for group, o in optimisers.items()
     }
@@ -137,8 +139,8 @@ def test_an_owner_without_a_live_row_does_not_move_and_everyone_else_does(method
         for optimiser in optimisers.values():
             optimiser.zero_grad(set_to_none=True)
         mappo.loss_sums(policy, batch, SETTINGS, seeded(5))[0].backward()
-        counts = mappo.live_rows(policy, batch)
-        mappo.step(policy, optimisers, counts, SETTINGS.max_grad_norm)
+        counts = mappo.live_rows(policy, batch, SETTINGS)
+        mappo.step(optimisers, counts, SETTINGS.max_grad_norm)
     resting = {group: [o for o, rows in enumerate(counts[group].tolist()) if rows == 0] for group in optimisers}
     assert any(resting.values()) == (method not in ("ps", "lora_one_for_all", "role_single"))
     for group, optimiser in optimisers.items():
@@ -155,8 +157,8 @@ def test_an_owner_without_a_live_row_does_not_move_and_everyone_else_does(method
 
 
 def test_live_rows_are_counted_for_each_owner():
-    active = torch.tensor([[1, 0, 1], [1, 0, 0], [1, 0, 1], [1, 1, 0]], dtype=torch.bool)  # 4, 1, 2 live rows
-    roles = torch.tensor([[0, 0, 1], [2, 1, 1], [2, 2, 1], [0, 0, 0]])
+    active = torch.tensor([[[1, 0, 1], [1, 0, 0], [1, 0, 1], [1, 1, 0]]], dtype=torch.bool)  # 4, 1, 2 live rows
+    roles = torch.tensor([[[0, 0, 1], [2, 1, 1], [2, 2, 1], [0, 0, 0]]])
     expected = {
         "ps": {"backbone": [7], "critic": [4]},
         "nps": {"backbone": [4, 1, 2], "critic": [4, 4, 4]},
@@ -168,7 +170,7 @@ def test_live_rows_are_counted_for_each_owner():
     for method, counts in expected.items():
         policy = make_policy(UNEQUAL, owner_tables(3)[method])
         batch = dataclasses.replace(batch_of(policy, 2, 2), active=active, roles=roles)
-        actual = {group: rows.tolist() for group, rows in mappo.live_rows(policy, batch).items()}
+        actual = {group: rows.tolist() for group, rows in mappo.live_rows(policy, batch, SETTINGS).items()}
         assert actual == counts, method
 
 
@@ -208,7 +210,7 @@ def test_without_a_change_of_policy_ratios_are_one():
     rollout = random_rollout(policy, 4, 3).to("cpu")
     with torch.no_grad():
         rollout.log_probs = policy.distribution(rollout.obs).log_prob(rollout.actions)
-    batch, _ = mappo.prepare(policy, rollout, SETTINGS)
+    batch, _ = batch_module.prepare(policy, rollout, SETTINGS)
     stats = mappo.loss_sums(policy, batch, SETTINGS, seeded(5))[1]
     assert stats["clip_fraction"] == 0
     torch.testing.assert_close(stats["mean_kl_loss"], torch.tensor(0.0), rtol=0, atol=1e-9)
@@ -226,7 +228,7 @@ def test_targets_are_discounted_sums_that_bootstrap_with_the_true_last_state_and
     policy = experienced(data.draw(policies("ps", teams(shared_reward=shared_reward))))
     rollout = random_rollout(policy, 4, 3, seed=data.draw(st.integers(0, 1000))).to("cpu")
     before = copy.deepcopy(policy.value_norm)
-    batch, _ = mappo.prepare(policy, rollout, SETTINGS)
+    batch, _ = batch_module.prepare(policy, rollout, SETTINGS)
     critic = copy.deepcopy(policy.critic).requires_grad_(False)
     last = {(int(t), int(e)): s for (t, e), s in zip(rollout.final_index, rollout.final_state, strict=True)}
     width = critic.num_values
@@ -244,14 +246,15 @@ def test_targets_are_discounted_sums_that_bootstrap_with_the_true_last_state_and
                 if rollout.terminated[k, e] or rollout.truncated[k, e]:
                     break
     returns = (advantages + values[:-1]).flatten(0, 1)
-    torch.testing.assert_close(policy.value_norm.denormalise(batch.targets), returns)
-    torch.testing.assert_close(batch.values, critic(rollout.state[:-1]).flatten(0, 1))
+    torch.testing.assert_close(batch.returns[0], returns)
+    torch.testing.assert_close(batch.values[0], critic(rollout.state[:-1]).flatten(0, 1))
     before.update(returns.mean(0), returns.square().mean(0))
     torch.testing.assert_close(policy.value_norm.state_dict(), before.state_dict())
     per_agent = advantages.expand(4, 3, rollout.num_agents).flatten(0, 1)
-    live = per_agent[batch.active]
+    active = batch.active[0]
+    live = per_agent[active]
     expected = (per_agent - live.mean()) / (live.std(correction=0) + 1e-5)
-    torch.testing.assert_close(batch.advantages[batch.active], expected[batch.active], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(batch.advantages[0][active], expected[active], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("end", ["terminated", "truncated"])
@@ -269,8 +272,8 @@ def test_what_follows_an_end_is_not_seen_before_it_and_a_true_last_state_is(end)
 
     def advantages(**changes):  # before they are standardised, which mixes all steps
         fresh = copy.deepcopy(policy)
-        batch, _ = mappo.prepare(fresh, dataclasses.replace(rollout, **changes).to("cpu"), SETTINGS)
-        return (fresh.value_norm.denormalise(batch.targets) - policy.value_norm.denormalise(batch.values))[:, 0]
+        batch, _ = batch_module.prepare(fresh, dataclasses.replace(rollout, **changes).to("cpu"), SETTINGS)
+        return (batch.returns - policy.value_norm.denormalise(batch.values))[0, :, 0]
 
     state = rollout.state.copy()
     state[2] *= np.array([1.0, -2.0, 0.5])  # the first state of the next episode
@@ -288,38 +291,55 @@ def test_standardised_advantages_have_mean_zero_and_deviation_one_over_live_entr
     advantages = torch.randn(6, 4, 3, generator=seeded(seed), dtype=torch.double) * scale + 2 * scale
     active = torch.rand(6, 4, 3, generator=seeded(seed + 1)) < 0.6
     spoilt = torch.where(active, advantages, float("nan"))
-    live = mappo.standardise(spoilt, active)[active]
+    live = batch_module.standardise(spoilt, active)[active]
     torch.testing.assert_close(live.mean(), torch.tensor(0.0).double(), rtol=0, atol=1e-9)
     std = advantages[active].std(correction=0)
     torch.testing.assert_close(live.std(correction=0), std / (std + 1e-5))
 
 
 def test_a_rollout_without_a_live_entry_gives_finite_advantages():
-    assert mappo.standardise(torch.ones(4, 3), torch.zeros(4, 3, dtype=torch.bool)).isfinite().all()
+    assert batch_module.standardise(torch.ones(4, 3), torch.zeros(4, 3, dtype=torch.bool)).isfinite().all()
 
 
 # Minibatches
 
 
-@given(rows=st.integers(1, 40), size=st.integers(1, 40), epochs=st.integers(1, 4), seed=st.integers(0, 100))
-def test_minibatches_of_an_epoch_are_of_one_size_without_repeats_and_leave_less_than_one_over(rows, size, epochs, seed):
-    config = MAPPOSettings(num_epochs=epochs, minibatch_size=size)
-    parts = list(mappo.minibatches(rows, config, seeded(seed)))
+def numbered(sequences, length=1):
+    """A batch whose observations are the numbers of its sequences."""
+    numbers = torch.arange(float(sequences)).expand(length, -1)
+    columns = dict.fromkeys(
+        ("obs", "state", "actions", "log_probs", "active", "advantages", "values", "returns"), numbers
+    )
+    return Batch(**columns)
+
+
+@given(
+    rows=st.integers(1, 40),
+    size=st.integers(1, 40),
+    length=st.integers(1, 3),
+    epochs=st.integers(1, 4),
+    seed=st.integers(0, 100),
+)
+def test_minibatches_of_an_epoch_are_whole_sequences_of_one_number_without_repeats(rows, size, length, epochs, seed):
+    config = MAPPOSettings(num_epochs=epochs, minibatch_size=size * length)
+    batch = numbered(rows, length)
+    parts = list(batch_module.minibatches(batch, config, seeded(seed)))
     if size >= rows:
-        assert parts == [None] * epochs
+        assert len(parts) == epochs and all(part is batch for part in parts)
         return
     each = rows // size
     assert len(parts) == epochs * each
-    assert {len(part) for part in parts} == {size}
+    assert {(len(part), part.env_steps) for part in parts} == {(size, size * length)}
     for epoch in range(epochs):
-        drawn = torch.cat(parts[epoch * each : (epoch + 1) * each]).tolist()
+        drawn = torch.cat([part.obs[0] for part in parts[epoch * each : (epoch + 1) * each]]).tolist()
         assert len(set(drawn)) == each * size and set(drawn) <= set(range(rows))
 
 
 def test_a_full_batch_is_all_rows_in_order_and_epochs_are_shuffled_anew():
-    assert list(mappo.minibatches(7, MAPPOSettings(num_epochs=3, minibatch_size=None), seeded(0))) == [None] * 3
-    first, second = mappo.minibatches(64, MAPPOSettings(num_epochs=2, minibatch_size=63), seeded(0))
-    assert not torch.equal(first, second)
+    batch = numbered(64)
+    assert all(p is batch for p in batch_module.minibatches(batch, MAPPOSettings(num_epochs=3), seeded(0)))
+    first, second = batch_module.minibatches(batch, MAPPOSettings(num_epochs=2, minibatch_size=63), seeded(0))
+    assert not torch.equal(first.obs, second.obs)
 
 
 def test_indexing_a_batch_selects_rows_of_every_column():
@@ -329,7 +349,7 @@ def test_indexing_a_batch_selects_rows_of_every_column():
     part = batch[rows]
     assert len(part) == 3
     for name, column in vars(batch).items():
-        assert torch.equal(getattr(part, name), column[rows]), name
+        assert column is None or torch.equal(getattr(part, name), column[:, rows]), name
 
 
 # Several learners
@@ -425,7 +445,7 @@ def test_updates_on_advantages_make_good_actions_likelier():
     rollout = random_rollout(policy, 8, 4).to("cpu")
     with torch.no_grad():
         rollout.log_probs = policy.distribution(rollout.obs).log_prob(rollout.actions)
-    batch, _ = mappo.prepare(copy.deepcopy(policy), rollout, MAPPOSettings())
+    batch, _ = batch_module.prepare(copy.deepcopy(policy), rollout, MAPPOSettings())
     mappo.update(policy, optimisers_of(policy, 0.003), rollout, MAPPOSettings(), seeded(0))
     with torch.no_grad():
         gain = policy.distribution(batch.obs).log_prob(batch.actions) - batch.log_probs

@@ -32,7 +32,7 @@ def test_values_equal_one_dense_network_per_owner(critic_input, method, feature_
             return F.layer_norm(x, x.shape[-1:], layer.weight[c], layer.bias[c])
 
         x = norm(critic.feature_norm, state) if feature_norm else state
-        if owners.num_critics == 1 and critic.num_values > 1:
+        if owners.num_critics < 3 and critic.num_values > 1:
             x = torch.cat([x, F.one_hot(torch.tensor(agent), 5).double().expand(*lead, 5)], dim=-1)
         for layer in critic.mlp:
             x = torch.relu(F.linear(x, layer.weight[c], layer.bias[c]))
