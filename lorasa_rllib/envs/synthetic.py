@@ -119,6 +119,7 @@ class SyntheticTeam(VectorTeamEnv):
         if self.spec.continuous:
             error = np.square(actions - np.tanh(wanted)) * self._real
             return -error.sum(2) / self._real.sum() * self._active
+        assert self._masks is not None
         best = np.where(self._masks, wanted, -np.inf).argmax(2)
         return (actions == best) / self.spec.num_agents * self._active
 

@@ -1,0 +1,291 @@
+"""The module and the environments under RLlib's own PPO, env runner and learner, unmodified."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.utils.pre_checks.env import check_multiagent_environments
+
+from lorasa_rllib import TeamMultiAgentEnv, shared_policy_spec
+from lorasa_rllib.envs.synthetic import SyntheticTeam
+from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
+from tests.helpers import randomise
+
+ROOT = Path(__file__).parents[2]
+CONTINUOUS = {"num_agents": 3, "unequal": True, "episode_length": 9, "termination": 0.05}
+DISCRETE = {"num_agents": 3, "unequal": True, "episode_length": 9, "deaths": 0.1, "discrete": True, "action_size": 5}
+TEAMS = {
+    "continuous": (CONTINUOUS, {}),
+    "discrete with masks and deaths": (DISCRETE, {}),
+    "own rewards": (DISCRETE | {"shared_reward": False}, {}),
+    "adapters by role": (DISCRETE | {"num_roles": 2}, {"keyed_by": "role"}),
+    "plain shared policy": (CONTINUOUS, {"sharing": "ps"}),
+}
+
+
+def stock_ppo(env_config, module_class=LoRASAModule, **options) -> PPOConfig:
+    spec = shared_policy_spec("synthetic", env_config, network={"hidden_size": 16}, **({"r": 2} | options))
+    spec.module_class = module_class
+    return (
+        PPOConfig()
+        .environment("synthetic", env_config=env_config)
+        .multi_agent(policies={MODULE_ID}, policy_mapping_fn=map_to_shared_policy)
+        .rl_module(rl_module_spec=spec)
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=2)
+        .training(train_batch_size_per_learner=64, minibatch_size=64, num_epochs=2, lr=1e-2)
+        .debugging(seed=3, log_level="ERROR")
+        .fault_tolerance(restart_failed_env_runners=False)
+    )
+
+
+def parameters(algo) -> dict[str, np.ndarray]:
+    """Weights on the learner."""
+    state = algo.learner_group.get_state(components=f"learner/rl_module/{MODULE_ID}")["learner"]["rl_module"]
+    return {name: np.array(value) for name, value in state[MODULE_ID].items()}
+
+
+def moved(before, after) -> set[str]:
+    return {name.removeprefix("policy.") for name in before if not np.array_equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("team", TEAMS)
+def test_stock_ppo_trains_every_parameter_and_its_checkpoint_restores(build, tmp_path, team):
+    env_config, options = TEAMS[team]
+    algo = build(stock_ppo(env_config, **options))
+    before = parameters(algo)
+    for _ in range(2):
+        result = algo.train()
+    after = parameters(algo)
+    still = {name for name in before if name.removeprefix("policy.") not in moved(before, after)}
+    assert all(name.endswith("_phase") or "value_norm" in name for name in still)
+    assert all(np.isfinite(value).all() for value in after.values())
+    losses = result["learners"][MODULE_ID]
+    assert all(np.isfinite(losses[name]) for name in ("policy_loss", "vf_loss", "entropy", "mean_kl_loss"))
+    algo.save_to_path(tmp_path)
+    again = PPO.from_checkpoint(tmp_path)
+    try:
+        assert not moved(after, parameters(again))
+        phase = "joint" if options.get("sharing") != "ps" else "backbone"
+        assert again.get_module(MODULE_ID).policy.phase == phase
+        again.train()
+    finally:
+        again.stop()
+
+
+def test_remote_env_runners_find_the_registered_environment(build):
+    result = build(stock_ppo(DISCRETE).env_runners(num_env_runners=1)).train()
+    assert result["num_env_steps_sampled_lifetime"] >= 64
+
+
+def test_two_stock_learners_stay_equal(build):
+    algo = build(stock_ppo(CONTINUOUS).learners(num_learners=2))
+    for _ in range(2):
+        algo.train()
+    checks = algo.learner_group.foreach_learner(
+        lambda learner: {n: float(p.detach().double().sum()) for n, p in learner.module[MODULE_ID].named_parameters()}
+    )
+    one, two = (check.get() for check in checks)
+    assert one == two
+
+
+def test_frozen_parameters_rest_and_the_phase_may_change_within_a_run(build):
+    algo = build(stock_ppo(CONTINUOUS, phase="backbone"))
+    adapter = ("lora_A", "lora_B", "delta")
+    for phase in ("backbone", "adapters", "joint"):
+        algo.learner_group.foreach_learner(lambda learner, p=phase: learner.module[MODULE_ID].policy.set_phase(p))
+        before = parameters(algo)
+        algo.train()
+        actor = {name for name in moved(before, parameters(algo)) if name.startswith("actor.")}
+        kinds = {name.endswith(adapter) for name in actor}
+        assert kinds == {"backbone": {False}, "adapters": {True}, "joint": {True, False}}[phase]
+        assert algo.env_runner.module[MODULE_ID].policy.phase == phase
+
+
+def test_bad_settings_of_the_module_are_named():
+    with pytest.raises(ValueError, match="r=0"):
+        shared_policy_spec("synthetic", CONTINUOUS, r=0)
+    with pytest.raises(ValueError, match="'no-such-method' is unknown"):
+        shared_policy_spec("synthetic", CONTINUOUS, "no-such-method")
+    with pytest.raises(ValueError, match="phase='adapters' needs adapters"):
+        shared_policy_spec("synthetic", CONTINUOUS, "ps", phase="adapters").build()
+
+
+# The environment
+
+
+def act(env: TeamMultiAgentEnv, observations, rng) -> dict:
+    spaces = env.action_spaces
+    if env.team.spec.continuous:
+        return {agent: rng.uniform(-1, 1, spaces[agent].shape).astype(np.float32) for agent in observations}
+    return {agent: int(rng.choice(np.flatnonzero(row["action_mask"]))) for agent, row in observations.items()}
+
+
+@pytest.mark.parametrize("team", ["continuous", "discrete with masks and deaths", "own rewards", "adapters by role"])
+def test_an_episode_is_that_of_the_team_environment(team):
+    """The same actions to the vector environment give the same rows, returns and ends, and nothing leaks."""
+    env_config, _ = TEAMS[team]
+    env, direct = TeamMultiAgentEnv({"env": "synthetic", "env_config": env_config}), SyntheticTeam(1, **env_config)
+    spec, rng = direct.spec, np.random.default_rng(0)
+    check_multiagent_environments(env)
+    step, (rows, _) = direct.reset(11), env.reset(seed=11)
+    ends = {"terminated": 0, "truncated": 0, "died": 0}
+    for _ in range(60):
+        alive = [agent for agent, active in zip(spec.agents, step.active[0], strict=True) if active]
+        assert list(rows) == alive
+        for agent, row in rows.items():
+            assert env.observation_spaces[agent].contains(row)
+            n = spec.agents.index(agent)
+            assert row["agent"] == n
+            np.testing.assert_array_equal(row["obs"], step.obs[0, n])
+            np.testing.assert_array_equal(row["state"], step.state[0])
+            if spec.has_masks:
+                np.testing.assert_array_equal(row["action_mask"], step.masks[0, n])
+            if spec.num_roles:
+                assert row["role"] == step.roles[0, n]
+        actions = act(env, rows, rng)
+        joint = np.zeros((1, spec.num_agents, spec.action_dims), np.float32 if spec.continuous else np.int64)
+        for agent, action in actions.items():
+            joint[0, spec.agents.index(agent)] = action
+        first_rows = {agent: {name: np.copy(value) for name, value in row.items()} for agent, row in rows.items()}
+        last, rewards, terminated, truncated, _ = env.step(actions)
+        step = direct.step(spec.to_environment(joint))
+        for agent, row in first_rows.items():  # what was handed out before stays as it was
+            assert all(np.array_equal(value, rows[agent][name]) for name, value in row.items())
+        assert set(rewards) == set(alive)
+        assert sum(rewards.values()) == pytest.approx(float(step.rewards.sum()), abs=1e-6)
+        assert terminated["__all__"] == step.terminated[0] and truncated["__all__"] == step.truncated[0]
+        for agent in set(last) - {agent for agent, active in zip(spec.agents, step.active[0], strict=True) if active}:
+            if not len(step.ended):
+                assert terminated[agent] and last[agent].get("action_mask", np.ones(1)).any()
+                ends["died"] += 1
+        if len(step.ended):
+            ends["truncated" if step.truncated[0] else "terminated"] += 1
+            assert list(last) == alive
+            for agent, row in last.items():
+                np.testing.assert_array_equal(row["obs"], step.final_obs[0, spec.agents.index(agent)])
+                np.testing.assert_array_equal(row["state"], step.final_state[0])
+            rows, _ = env.reset()  # the episode that began by itself, not one after it
+        else:
+            rows = {agent: row for agent, row in last.items() if agent not in terminated}
+    assert ends["truncated"] and ends["terminated"] and (ends["died"] or not env_config.get("deaths"))
+
+
+class Revives(SyntheticTeam):
+    """Agent 1 is away in every third step, agent 2 arrives late; at step 7 nobody is left but the episode goes on."""
+
+    def _answer(self, *args):
+        self._active[:] = True
+        self._active[:, 1] = self._time % 3 != 2
+        self._active[:, 2] = self._time >= 2
+        self._active[self._time >= 7] = False
+        return super()._answer(*args)
+
+
+def test_agents_may_arrive_late_but_do_not_return_and_an_empty_team_ends_the_episode():
+    env = TeamMultiAgentEnv({"env": Revives, "env_config": {"num_agents": 3}})
+    present, (rows, _) = [], env.reset(seed=0)
+    terminated = {"__all__": False}
+    while not terminated["__all__"]:
+        present.append("".join(str(row["agent"]) for agent, row in rows.items() if not terminated.get(agent)))
+        acting = {agent: np.zeros(2, np.float32) for agent in rows if not terminated.get(agent)}
+        rows, rewards, terminated, _, _ = env.step(acting)
+        assert set(rewards) == set(acting)
+    assert present == ["01", "01", "02", "02", "02", "02", "02"]
+    assert list(env.reset()[0]) == ["agent_0", "agent_1"]
+
+
+# Rows in any order
+
+ROLES = DISCRETE | {"num_roles": 2}
+
+
+@pytest.mark.parametrize("phase", ["backbone", "joint"])
+@pytest.mark.parametrize(("env_config", "options"), [(CONTINUOUS, {}), (DISCRETE, {}), (ROLES, {"keyed_by": "role"})])
+def test_shuffled_rows_give_shuffled_outputs(env_config, options, phase):
+    module = shared_policy_spec("synthetic", env_config, r=2, phase=phase, **options).build()
+    randomise(module.policy)
+    env, rng = SyntheticTeam(7, **env_config), np.random.default_rng(0)
+    step = env.reset(0)
+    rows = {
+        "obs": torch.from_numpy(step.obs).flatten(0, 1),
+        "agent": torch.arange(3).repeat(7),
+        "state": torch.from_numpy(step.state).repeat_interleave(3, 0),
+    }
+    if step.masks is not None:
+        rows["action_mask"] = torch.from_numpy(step.masks).flatten(0, 1).to(torch.int8)
+    if step.roles is not None:
+        rows["role"] = torch.from_numpy(step.roles).flatten()
+    order = torch.from_numpy(rng.permutation(21))[:17]  # agents differ in their number of rows
+    shuffled = {"obs": {name: column[order] for name, column in rows.items()}}
+    with torch.no_grad():
+        inputs = module.forward_inference({"obs": rows})["action_dist_inputs"]
+        values = module.compute_values({"obs": rows})
+        torch.testing.assert_close(module.forward_inference(shuffled)["action_dist_inputs"], inputs[order])
+        torch.testing.assert_close(module.compute_values(shuffled), values[order])
+    assert inputs.std(0).max() > 0 and torch.isfinite(values).all()
+
+
+ROLLOUT = """
+import json, sys
+import numpy as np
+from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
+from lorasa_rllib.rllib.module import LoRASAModule
+from tests.helpers import randomise
+from tests.rllib.test_stock import RecordsOrder, stock_ppo
+
+team = {"num_agents": 6, "unequal": True, "episode_length": 9, "termination": 0.05}
+config = stock_ppo(team, module_class=RecordsOrder)
+runner = MultiAgentEnvRunner(config=config, worker_index=0)
+module = runner.module["shared_policy"]
+randomise(module.policy)
+columns = {}
+for episode in runner.sample(num_timesteps=60, explore=False):
+    for agent, part in episode.agent_episodes.items():
+        for name, column in (
+            ("inputs", part.get_extra_model_outputs("action_dist_inputs")),
+            ("actions", part.get_actions()),
+            ("rewards", part.get_rewards()),
+        ):
+            columns.setdefault(f"{agent} {name}", []).append(np.asarray(column, np.float64).tolist())
+json.dump({"order": module.orders[0], "columns": columns}, sys.stdout)
+"""
+
+
+class RecordsOrder(LoRASAModule):
+    """Remembers in which order agents came."""
+
+    def _forward(self, batch, **kwargs):
+        self.orders = [*getattr(self, "orders", []), batch["obs"]["agent"].flatten().tolist()]
+        return super()._forward(batch, **kwargs)
+
+
+def test_outputs_and_greedy_rollouts_do_not_depend_on_the_order_in_which_rllib_hands_over_agents():
+    """RLlib iterates over a set of agent names, so the order of rows differs between processes."""
+    runs = []
+    for seed in ("0", "1"):
+        process = subprocess.run(
+            [sys.executable, "-c", ROLLOUT],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        assert process.returncode == 0, process.stderr
+        runs.append(json.loads(process.stdout[process.stdout.index("{") :]))
+    first, second = runs
+    assert first["order"] != second["order"], "the hash seeds do not change the order: choose others"
+    assert sorted(first["order"]) == sorted(second["order"])
+    assert len(first["columns"]) == 18 and first["columns"].keys() == second["columns"].keys()
+    for name, chunks in first["columns"].items():
+        for one, other in zip(chunks, second["columns"][name], strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-6, err_msg=name)
