@@ -32,6 +32,9 @@ from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.module import AGENT, MASK, OBS, ROLE, STATE
 from lorasa_rllib.rllib.spaces import row_spaces
 
+OF_OUR_ALGORITHMS = ("schedule", "total_env_steps", "phase_switch", "adapter_lr_scale", "backbone")
+"""Settings of `TeamConfig.sharing` that say how to train, which here is up to RLlib."""
+
 
 class TeamMultiAgentEnv(MultiAgentEnv):
     """One copy of a team environment as an RLlib `MultiAgentEnv` with equal spaces for all agents.
@@ -132,7 +135,8 @@ def shared_policy_spec(
     """Spec of the module that all agents of a team share, for `.rl_module(rl_module_spec=...)`.
 
     env, env_config: the environment, as for `TeamMultiAgentEnv`; nothing is simulated.
-    sharing, options: sharing method and its settings (`r`, `lora_alpha`, `keyed_by` ...), as `TeamConfig.sharing`.
+    sharing, options: sharing method and its settings (`r`, `lora_alpha`, `keyed_by` ...), as `TeamConfig.sharing`
+        takes them; not those that say how to train.
     network, critic_input: as `TeamConfig.network` and `TeamConfig.training`.
     phase: what trains, the rest is frozen. None: backbone and adapters, "joint". With one learner a run may change it,
         `algo.learner_group.foreach_learner(lambda learner: learner.module["shared_policy"].policy.set_phase(phase))`;
@@ -140,6 +144,10 @@ def shared_policy_spec(
 
     Raises ValueError for bad settings, as `TeamConfig` does.
     """
+    if ignored := sorted(set(options) & set(OF_OUR_ALGORITHMS)):
+        raise ValueError(
+            f"{', '.join(ignored)}: RLlib's algorithms do not know it; choose a phase, or use MAPPOConfig."
+        )
     config = TeamConfig().environment(env, env_config=dict(env_config or {}))
     config = config.sharing(sharing, **options).network(**(network or {})).training(critic_input=critic_input)
     policy = config.policy_config()

@@ -114,6 +114,8 @@ def test_bad_settings_of_the_module_are_named():
         shared_policy_spec("synthetic", CONTINUOUS, r=0)
     with pytest.raises(ValueError, match="'no-such-method' is unknown"):
         shared_policy_spec("synthetic", CONTINUOUS, "no-such-method")
+    with pytest.raises(ValueError, match=r"phase_switch.*choose a phase"):
+        shared_policy_spec("synthetic", CONTINUOUS, phase_switch=0.2)
     with pytest.raises(ValueError, match="phase='adapters' needs adapters"):
         shared_policy_spec("synthetic", CONTINUOUS, "ps", phase="adapters").build()
 
@@ -231,6 +233,19 @@ def test_shuffled_rows_give_shuffled_outputs(env_config, options, phase):
         torch.testing.assert_close(module.forward_inference(shuffled)["action_dist_inputs"], inputs[order])
         torch.testing.assert_close(module.compute_values(shuffled), values[order])
     assert inputs.std(0).max() > 0 and torch.isfinite(values).all()
+
+
+@pytest.mark.parametrize("distribution", ["squashed_gaussian", "gaussian"])
+def test_losses_have_finite_gradients_also_where_the_standard_deviation_is_saturated(distribution):
+    module = shared_policy_spec("synthetic", CONTINUOUS, network={"distribution": distribution}).build()
+    with torch.no_grad():
+        module.policy.actor.log_std.weight.fill_(30.0)
+    rows = {"obs": torch.ones(6, 4), "agent": torch.arange(3).repeat(2), "state": torch.ones(6, 4)}
+    inputs = module.forward_train({"obs": rows})["action_dist_inputs"]
+    now, then = (module.get_train_action_dist_cls().from_logits(x) for x in (inputs, inputs.detach()))
+    (now.logp(then.sample()) + now.entropy() + then.kl(now)).sum().backward()
+    for name, parameter in module.policy.actor.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
 
 
 ROLLOUT = """
