@@ -15,6 +15,8 @@ _LAZY = {
     "MAPPOConfig": "lorasa_rllib.rllib",
     "LoRASAModule": "lorasa_rllib.rllib",
     "TeamEnvRunner": "lorasa_rllib.rllib",
+    "TeamMultiAgentEnv": "lorasa_rllib.rllib",
+    "shared_policy_spec": "lorasa_rllib.rllib",
     "TeamSpec": "lorasa_rllib.spec",
     "VectorTeamEnv": "lorasa_rllib.envs.base",
 }

@@ -15,27 +15,41 @@ from lorasa_rllib.spec import TeamSpec
 
 
 class SyntheticTeam(VectorTeamEnv):
-    """N agents, observations ~ N(0, 1), reward = -mean over agents and dimensions of (action - tanh(target_n . obs))^2.
+    """N agents with observations ~ N(0, 1). An agent's share of the team reward:
+
+        continuous   -sum over its dimensions of (action - tanh(target_n . obs))^2 / all dimensions of the team
+        discrete     1 / N for the available choice with the largest target_n . obs, 0 for any other
+
+    The dead earn nothing, and observe zeros. The state is the mean observation.
 
     num_agents, obs_size, action_size: sizes; with `unequal=True` every second agent has one feature and one action
-    dimension less (at least one remains). episode_length: steps until the time limit. termination: probability of each
-    step to end the episode before it.
+                    dimension (or choice) less, at least one remains.
+    discrete:       choices instead of dimensions; choice 0 is always available, others at random to the living.
+    episode_length: steps until the time limit.
+    termination:    probability of each step to end the episode before it.
+    deaths:         probability of each agent to die with a step; an episode without agents ends.
+    shared_reward:  one reward for the team, the sum of the shares; False: each agent gets its own.
+    num_roles:      roles, drawn for each agent at the start of an episode; they change nothing.
     """
 
     def __init__(self, num_envs: int = 1, **env_config: Any):
         self.spec = self.team_spec(**env_config)
         self.num_envs = num_envs
-        options = {"episode_length": 100, "termination": 0.0} | env_config
-        self._limit, self._termination = int(options["episode_length"]), float(options["termination"])
+        options = {"episode_length": 100, "termination": 0.0, "deaths": 0.0} | env_config
+        self._limit = int(options["episode_length"])
+        self._termination, self._deaths = float(options["termination"]), float(options["deaths"])
         spec, targets = self.spec, np.random.default_rng(7)
         shape = (spec.num_agents, spec.obs_size, spec.action_size)
         self._targets = targets.standard_normal(shape).astype(np.float32) * spec.obs_mask()[:, :, None]
         self._targets /= np.sqrt(spec.obs_size)
         self._obs_mask = spec.obs_mask().astype(np.float32)
-        self._dims = spec.action_mask().astype(np.float32)
-        self._rng = np.random.default_rng()
+        self._real = spec.action_mask()
+        self._random = [np.random.default_rng() for _ in range(num_envs)]  # one stream per copy
         self._time = np.zeros(num_envs, np.int64)
         self._obs = np.zeros((num_envs, spec.num_agents, spec.obs_size), np.float32)
+        self._active = np.ones(self._obs.shape[:2], bool)
+        self._masks = np.zeros((*self._obs.shape[:2], spec.action_size), bool) if spec.has_masks else None
+        self._roles = np.zeros(self._obs.shape[:2], np.int64) if spec.num_roles else None
 
     @classmethod
     def team_spec(
@@ -44,64 +58,101 @@ class SyntheticTeam(VectorTeamEnv):
         obs_size: int = 4,
         action_size: int = 2,
         unequal: bool = False,
+        discrete: bool = False,
         episode_length: int = 100,
         termination: float = 0.0,
+        deaths: float = 0.0,
+        shared_reward: bool = True,
+        num_roles: int = 0,
         id_capacity: int = 0,
     ) -> TeamSpec:
         if episode_length < 1:
             raise ValueError(f"episode_length={episode_length} must be at least 1.")
-        if not 0 <= termination < 1:
-            raise ValueError(f"termination={termination} must be a probability below 1.")
+        for name, probability in (("termination", termination), ("deaths", deaths)):
+            if not 0 <= probability < 1:
+                raise ValueError(f"{name}={probability} must be a probability below 1.")
         odd = [n % 2 if unequal else 0 for n in range(num_agents)]
         obs_sizes = tuple(max(1, obs_size - less) for less in odd)
         action_sizes = tuple(max(1, action_size - less) for less in odd)
         return TeamSpec(
             agents=tuple(f"agent_{n}" for n in range(num_agents)),
             obs_sizes=obs_sizes,
-            action_kind="continuous",
+            action_kind="discrete" if discrete else "continuous",
             action_sizes=action_sizes,
-            action_low=tuple((-1.0,) * d for d in action_sizes),
-            action_high=tuple((1.0,) * d for d in action_sizes),
+            action_low=() if discrete else tuple((-1.0,) * d for d in action_sizes),
+            action_high=() if discrete else tuple((1.0,) * d for d in action_sizes),
             state_size=obs_size,
+            shared_reward=shared_reward,
+            num_roles=num_roles,
+            has_masks=discrete,
             id_capacity=id_capacity,
         )
 
     def reset(self, seed: int | None = None) -> TeamStep:
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
-        self._time[:] = 0
-        self._draw()
-        return self._answer(np.zeros(self.num_envs, np.float32), np.zeros(self.num_envs, bool), self._obs[:0])
+            self._random = [np.random.default_rng(seed + e) for e in range(self.num_envs)]
+        self._begin(range(self.num_envs))
+        none = np.zeros(self.num_envs, bool)
+        return self._answer(np.zeros(self._active.shape, np.float32), none, none, self._obs[:0])
 
     def step(self, actions: np.ndarray) -> TeamStep:
-        wanted = np.tanh(np.einsum("eno,nod->end", self._obs, self._targets))
-        error = np.square(actions - wanted) * self._dims
-        rewards = -(error.sum((1, 2)) / self._dims.sum()).astype(np.float32)
+        shares = self._shares(actions)
         self._time += 1
-        terminated = self._rng.random(self.num_envs) < self._termination
-        self._draw()
+        every = range(self.num_envs)
+        terminated = np.zeros(self.num_envs, bool)
+        if self._termination:
+            terminated |= [random.random() < self._termination for random in self._random]
+        if self._deaths:
+            for e in every:
+                self._active[e] &= self._random[e].random(self.spec.num_agents) >= self._deaths
+            terminated |= ~self._active.any(1)
+        self._observe(every)
         ended = terminated | (self._time >= self._limit)
-        final = self._obs[ended].copy()
+        final = self._obs[ended]  # a copy
         if ended.any():
-            self._draw(ended)
-            self._time[ended] = 0
-        return self._answer(rewards, terminated, final, ended)
+            self._begin(np.flatnonzero(ended))
+        return self._answer(shares, terminated, ended, final)
 
-    def _draw(self, which: np.ndarray | slice = slice(None)) -> None:
-        self._obs[which] = self._rng.standard_normal(self._obs[which].shape, np.float32) * self._obs_mask
+    def _shares(self, actions: np.ndarray) -> np.ndarray:
+        """[E, N] what every agent contributes to the reward of this step."""
+        wanted = np.einsum("eno,nod->end", self._obs, self._targets)
+        if self.spec.continuous:
+            error = np.square(actions - np.tanh(wanted)) * self._real
+            return -error.sum(2) / self._real.sum() * self._active
+        assert self._masks is not None
+        best = np.where(self._masks, wanted, -np.inf).argmax(2)
+        return (actions == best) / self.spec.num_agents * self._active
 
-    def _answer(
-        self, rewards: np.ndarray, terminated: np.ndarray, final: np.ndarray, ended: np.ndarray | None = None
-    ) -> TeamStep:
-        ended = np.zeros(self.num_envs, bool) if ended is None else ended
+    def _begin(self, which: Any) -> None:
+        """New episodes in the copies `which`."""
+        self._time[which], self._active[which] = 0, True
+        self._observe(which)
+        if self._roles is not None:
+            for e in which:
+                self._roles[e] = self._random[e].integers(self.spec.num_roles, size=self.spec.num_agents)
+
+    def _observe(self, which: Any) -> None:
+        """New observations and masks in the copies `which`."""
+        for e in which:
+            self._random[e].standard_normal(out=self._obs[e], dtype=np.float32)
+            if self._masks is not None:
+                self._masks[e] = (self._random[e].random(self._masks[e].shape) < 0.5) & self._active[e, :, None]
+        self._obs *= self._obs_mask * self._active[:, :, None]  # changes nothing in other copies
+        if self._masks is not None:
+            self._masks &= self._real
+            self._masks[:, :, 0] = True
+
+    def _answer(self, shares: np.ndarray, terminated: np.ndarray, ended: np.ndarray, final: np.ndarray) -> TeamStep:
         return TeamStep(
             obs=self._obs,
             state=self._obs.mean(1),
-            rewards=rewards[:, None],
+            rewards=(shares.sum(1, keepdims=True) if self.spec.shared_reward else shares).astype(np.float32),
             terminated=terminated,
             truncated=ended & ~terminated,
-            active=np.ones(self._obs.shape[:2], bool),
+            active=self._active,
             ended=np.flatnonzero(ended),
             final_obs=final,
             final_state=final.mean(1),
+            masks=self._masks,
+            roles=self._roles,
         )

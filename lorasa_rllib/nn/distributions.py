@@ -50,7 +50,9 @@ class SquashedGaussian:
 
     @classmethod
     def from_std(cls, mean: Tensor, std: Tensor, real: Tensor | None = None) -> SquashedGaussian:
-        return cls(mean, torch.logit(2 * std), real)
+        made = cls.__new__(cls)  # the way back over log_std has no finite gradient where std is saturated
+        made.mean, made.std, made.real = mean, std, real
+        return made
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return _only(self.real, torch.tanh(_normal_sample(self.mean, self.std, generator)))
@@ -82,7 +84,9 @@ class Gaussian:
 
     @classmethod
     def from_std(cls, mean: Tensor, std: Tensor, real: Tensor | None = None) -> Gaussian:
-        return cls(mean, torch.log(std), real)
+        made = cls.__new__(cls)
+        made.mean, made.std, made.real = mean, std, real
+        return made
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return _only(self.real, _normal_sample(self.mean, self.std, generator))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,10 +40,19 @@ class Round:
 
 
 class Collector:
-    """Episodes that go on from call to call in E environment slots."""
+    """Episodes that go on from call to call in E environment slots.
 
-    def __init__(self, env: VectorTeamEnv, seed: int | None):
+    on_episode_end: called with the summary and the slot of every episode that counts, in the step that ended it.
+    """
+
+    def __init__(
+        self,
+        env: VectorTeamEnv,
+        seed: int | None,
+        on_episode_end: Callable[[EpisodeSummary, int], None] | None = None,
+    ):
         self.env = env
+        self._on_episode_end = on_episode_end
         self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
@@ -85,7 +95,8 @@ class Collector:
                 for e, obs, state in zip(step.ended, step.final_obs, step.final_state, strict=True):
                     if step.truncated[e]:
                         final.append((t, int(e), obs.copy(), state.copy()))
-                taken.episodes += self._meter.finish(step)
+                for e, summary in zip(step.ended, self._meter.finish(step), strict=True):
+                    self._count(summary, int(e), taken)
         rollout.state[num_steps] = step.state
         self._step = step
         if final:
@@ -108,10 +119,15 @@ class Collector:
             step, _, _ = self._advance(step, acting, taken)
             for e, summary in zip(step.ended, self._meter.finish(step), strict=True):
                 if left[e] > 0:
-                    taken.episodes.append(summary)
+                    self._count(summary, int(e), taken)
                     left[e] -= 1
         self.restart()  # training goes on with episodes that began under its own rules
         return taken
+
+    def _count(self, summary: EpisodeSummary, slot: int, taken: Round) -> None:
+        taken.episodes.append(summary)
+        if self._on_episode_end is not None:
+            self._on_episode_end(summary, slot)
 
     def _advance(self, step: TeamStep, acting: Acting, taken: Round) -> tuple[TeamStep, np.ndarray, np.ndarray]:
         """One forward pass and one step of all slots: what came of it, actions and log-probabilities [E, N, d]."""

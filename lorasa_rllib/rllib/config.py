@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Self
 
 import gymnasium as gym
-import numpy as np
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
@@ -18,7 +17,8 @@ from lorasa_rllib.learning.phases import PhaseSchedule
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.policy import PolicyConfig
-from lorasa_rllib.rllib.module import AGENT, MODULE_ID, OBS, STATE, LoRASAModule, map_to_shared_policy
+from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
+from lorasa_rllib.rllib.spaces import row_spaces
 from lorasa_rllib.rllib.validation import check_inherited_settings, check_layout
 from lorasa_rllib.sharing.methods import owners_of
 from lorasa_rllib.spec import TeamSpec
@@ -203,17 +203,7 @@ class TeamConfig(PPOConfig):
 
     def row_spaces(self) -> tuple[gym.Space, gym.Space]:
         """Observation and action space of one agent's row, padded to the largest agent."""
-        spec = self.team_spec()
-        observation = gym.spaces.Dict(
-            {
-                OBS: gym.spaces.Box(-np.inf, np.inf, (spec.obs_size,), np.float32),
-                AGENT: gym.spaces.Discrete(spec.num_agents),
-                STATE: gym.spaces.Box(-np.inf, np.inf, (spec.state_size,), np.float32),
-            }
-        )
-        if spec.continuous:
-            return observation, gym.spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
-        return observation, gym.spaces.Discrete(spec.action_size)
+        return row_spaces(self.team_spec())
 
     def spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         """Spaces as RLlib passes them around, for example to `build_learner(spaces=...)`."""

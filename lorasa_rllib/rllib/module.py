@@ -32,7 +32,8 @@ def map_to_shared_policy(agent_id: Any, episode: Any = None, **kwargs: Any) -> s
 class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     """Team policy on flat rows that carry their agent index, in any order.
 
-    `model_config` is `PolicyConfig.to_dict()`. Observations are dictionaries: "obs" [B, obs_size], "agent" int [B] or
+    `model_config` is `PolicyConfig.to_dict()`; an entry "phase" sets the phase to begin in (the backbone's by default;
+    our algorithms set it themselves). Observations are dictionaries: "obs" [B, obs_size], "agent" int [B] or
     [B, 1], and, where the policy reads them, "state" [B, S], "action_mask" [B, choices], "role" [B]. Env runners and
     learners of this package use `policy` directly, on whole teams.
     """
@@ -40,6 +41,8 @@ class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     @override(RLModule)
     def setup(self) -> None:
         self.policy = TeamPolicy(PolicyConfig.from_dict(self.model_config), inference_only=bool(self.inference_only))
+        if "phase" in self.model_config:
+            self.policy.set_phase(self.model_config["phase"])
         config = self.policy.config
         head = CONTINUOUS[config.network.distribution] if config.spec.continuous else None
         self.action_dist_cls = row_distribution(head)

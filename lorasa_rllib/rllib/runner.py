@@ -18,6 +18,7 @@ from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.registry import make_environment
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
+from lorasa_rllib.rllib.callbacks import RunnerCallbacks
 from lorasa_rllib.rllib.collector import Acting, Collector, what_is_not_finite
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import log_evaluation, log_sampling
@@ -43,6 +44,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.collector: Collector | None = None
         self.env: VectorTeamEnv | None = None
         self.module: Any = None
+        self._callbacks = RunnerCallbacks(self)
         self.make_module()
         only_driver = self.worker_index == 0 and self.config.num_env_runners > 0
         if self.config.create_env_on_local_worker or not only_driver:
@@ -56,7 +58,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             self.env.close()
         self.num_envs = self.config.num_envs_per_env_runner
         self.env = make_environment(self.config.env, self.num_envs, dict(self.config.env_config))
-        self.collector = Collector(self.env, self._seed)
+        self.collector = Collector(self.env, self._seed, self._callbacks.episode_end())
+        self._callbacks.environment_created()
 
     @override(EnvRunner)
     def make_module(self) -> None:
@@ -123,7 +126,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         log_sampling(self.metrics, sampled, self.spec, self._weights_seq_no)
         if self.config.in_evaluation:
             log_evaluation(self.metrics, sampled)
-        return [sampled]
+        samples = [sampled]
+        self._callbacks.sample_end(samples)
+        return samples
 
     def _acting(self, draw: str) -> Acting:
         if self._actor is None:  # once per weight sync

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
-from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils import force_list
 
+from lorasa_rllib.rllib.callbacks import BY_ALGORITHMS, BY_RUNNERS, never_called
 from lorasa_rllib.rllib.module import MODULE_ID
 
 # fmt: off
@@ -31,8 +31,7 @@ WORKS = frozenset({
     "max_num_env_runner_restarts", "env_runner_health_probe_timeout_s", "delay_between_env_runner_restarts_s",
     "env_runner_restore_timeout_s", "num_consecutive_env_runner_failures_tolerance", "min_time_s_per_iteration",
     "min_train_timesteps_per_iteration", "min_sample_timesteps_per_iteration", "log_sys_usage", "callbacks_class",
-    "callbacks_on_algorithm_init", "callbacks_on_train_result", "callbacks_on_evaluate_start",
-    "callbacks_on_evaluate_end", "callbacks_on_env_runners_recreated", "callbacks_on_checkpoint_loaded", "policies",
+    *(f"callbacks_{hook}" for hook in (*BY_RUNNERS, *BY_ALGORITHMS)), "policies",
     "policy_mapping_fn", "_is_frozen", "_is_online", "simple_optimizer", "_use_msgpack_checkpoints",
     "_validate_config", "stats_cls_lookup", "export_native_model_files", "checkpoint_trainable_policies_only",
     "disable_env_checking", "extra_python_environs_for_driver", "extra_python_environs_for_worker",
@@ -40,6 +39,8 @@ WORKS = frozenset({
 })
 # fmt: on
 """Settings inherited from RLlib that do what RLlib says. Every other one must keep its default."""
+
+UNCALLED = "team algorithms never call it; of an episode they report the end, with on_episode_end"
 
 WHY_NOT = {
     "framework_str": "this package is written for torch",
@@ -67,22 +68,12 @@ WHY_NOT = {
 }
 """Why a setting is not supported, for the error message."""
 
-EPISODE_CALLBACKS = (
-    "on_environment_created",
-    "on_episode_created",
-    "on_episode_start",
-    "on_episode_step",
-    "on_episode_end",
-    "on_sample_end",
-)
-
 
 def check_inherited_settings(config: Any, defaults: Any) -> None:
     """Raises ValueError for every inherited setting whose value would be ignored. defaults: a fresh config."""
     works = WORKS | {"batch_mode"} if config.in_evaluation else WORKS  # RLlib changes it for evaluation itself
     problems = [
-        f"{name.lstrip('_')}={value!r} is not supported ({WHY_NOT.get(name, 'it has no effect on team algorithms')}); "
-        f"leave it at {getattr(defaults, name)!r}."
+        f"{name.lstrip('_')}={value!r} is not supported ({_why_not(name)}); leave it at {getattr(defaults, name)!r}."
         for name in sorted(set(vars(PPOConfig())) - works)
         if (value := getattr(config, name)) != getattr(defaults, name)
     ]
@@ -90,12 +81,17 @@ def check_inherited_settings(config: Any, defaults: Any) -> None:
         problems.append("use_kl_loss=True is not supported (the surrogate is clipped); set it to False.")
     if set(config.policies) != {MODULE_ID}:
         problems.append(f"policies={set(config.policies)} is not supported: all agents share {MODULE_ID!r}.")
-    for cls in force_list(config.callbacks_class):
-        for hook in EPISODE_CALLBACKS:
-            if getattr(cls, hook, None) is not getattr(RLlibCallback, hook):
-                problems.append(f"callback {hook} of {cls.__name__} is not called by team env runners; remove it.")
+    for callback in force_list(config.callbacks_class):
+        problems += [
+            f"callback {hook} of {getattr(callback, '__name__', callback)} is not supported ({UNCALLED}); remove it."
+            for hook in never_called(callback)
+        ]
     if problems:
         raise ValueError(" ".join(problems))
+
+
+def _why_not(name: str) -> str:
+    return UNCALLED if name.startswith("callbacks_on_") else WHY_NOT.get(name, "it has no effect on team algorithms")
 
 
 def check_layout(config: Any) -> None:

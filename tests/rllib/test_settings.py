@@ -45,8 +45,8 @@ def test_the_lists_of_settings_name_only_settings_that_exist():
     assert not WORKS & set(WHY_NOT)
 
 
-class WatchesEpisodes(RLlibCallback):
-    def on_episode_end(self, **kwargs):
+class WatchesSteps(RLlibCallback):
+    def on_episode_step(self, **kwargs):
         pass
 
 
@@ -72,7 +72,11 @@ BAD_SETTINGS = {
     "KL loss": (lambda c: c.training(use_kl_loss=True), "use_kl_loss"),
     "other policies": (lambda c: c.multi_agent(policies={"a", "b"}), "policies"),
     "foreign module": (lambda c: c.rl_module(rl_module_spec=RLModuleSpec()), "rl_module_spec"),
-    "episode callback": (lambda c: c.callbacks(WatchesEpisodes), "on_episode_end"),
+    "callback that is never called": (lambda c: c.callbacks(WatchesSteps), "on_episode_step of WatchesSteps"),
+    "callback function that is never called": (
+        lambda c: c.callbacks(on_episode_start=print),
+        "callbacks_on_episode_start.*never call it",
+    ),
     "state critic without shared reward": (lambda c: c.training(critic_input="agent"), "critic_input"),
 }
 

@@ -1,0 +1,92 @@
+"""Callbacks of users: those that team env runners call, and those that nothing in this package ever calls.
+
+    on_environment_created  env_runner, metrics_logger, env, env_context
+    on_episode_end          episode, prev_episode_chunks, env_runner, metrics_logger, env, env_index, rl_module
+    on_sample_end           env_runner, metrics_logger, samples
+
+Where RLlib passes an episode, `episode` is an `EpisodeSummary` of the whole episode (and `prev_episode_chunks` empty);
+`samples` is a list with one `Sampled`; `env` is the `VectorTeamEnv`. When an episode ends, the next one of its slot has
+already begun. What is logged with `metrics_logger` arrives in the results under "env_runners".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.callbacks.utils import make_callback
+from ray.rllib.env.env_context import EnvContext
+from ray.rllib.utils import force_list
+
+from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
+
+BY_RUNNERS = ("on_environment_created", "on_episode_end", "on_sample_end")
+BY_ALGORITHMS = (
+    "on_algorithm_init",
+    "on_train_result",
+    "on_evaluate_start",
+    "on_evaluate_end",
+    "on_env_runners_recreated",
+    "on_checkpoint_loaded",
+)
+NEVER = tuple(sorted({n for n in vars(RLlibCallback) if n.startswith("on_")} - {*BY_RUNNERS, *BY_ALGORITHMS}))
+"""Hooks of RLlib that are not called: no episode object exists while an episode runs, and some are for other uses."""
+
+
+def never_called(callback: Any) -> list[str]:
+    """The hooks that a callback class (or what makes callback objects) defines although nothing calls them."""
+    listener = callback if isinstance(callback, type) else callback()
+    return [hook for hook in NEVER if _defines(listener, hook)]
+
+
+def _defines(listener: Any, hook: str) -> bool:
+    """Whether a callback class or object has its own version of a hook."""
+    cls = listener if isinstance(listener, type) else type(listener)
+    return getattr(cls, hook) is not getattr(RLlibCallback, hook)
+
+
+class RunnerCallbacks:
+    """The callbacks of one env runner. Costs nothing where the user has set none."""
+
+    def __init__(self, runner: Any):
+        self._runner = runner
+        self._objects = [make() for make in force_list(runner.config.callbacks_class)]
+
+    def environment_created(self) -> None:
+        config = self._runner.config
+        context = EnvContext(
+            config.env_config,
+            worker_index=self._runner.worker_index,
+            num_workers=config.num_env_runners,
+            remote=config.remote_worker_envs,
+        )
+        self._call("on_environment_created", env=self._runner.env, env_context=context)
+
+    def sample_end(self, sampled: list[Sampled]) -> None:
+        self._call("on_sample_end", samples=sampled)
+
+    def episode_end(self) -> Callable[[EpisodeSummary, int], None] | None:
+        """What to call with every finished episode and its environment slot; None if nobody listens."""
+        hook = "on_episode_end"
+        if not self._functions(hook) and not any(_defines(listener, hook) for listener in self._objects):
+            return None
+        return self._episode_end
+
+    def _episode_end(self, summary: EpisodeSummary, env_index: int) -> None:
+        runner = self._runner
+        self._call(
+            "on_episode_end",
+            episode=summary,
+            prev_episode_chunks=[],
+            env=runner.env,
+            env_index=env_index,
+            rl_module=runner.module,
+        )
+
+    def _functions(self, hook: str) -> list[Any]:
+        return force_list(getattr(self._runner.config, f"callbacks_{hook}"))
+
+    def _call(self, hook: str, **arguments: Any) -> None:
+        shared = {"env_runner": self._runner, "metrics_logger": self._runner.metrics}
+        make_callback(hook, self._objects, self._functions(hook), kwargs=shared | arguments)

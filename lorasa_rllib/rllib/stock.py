@@ -1,0 +1,156 @@
+"""Our environments and our module under RLlib's own algorithms, env runners and learners, unmodified.
+
+    from ray.rllib.algorithms.ppo import PPOConfig
+    from lorasa_rllib import shared_policy_spec
+    from lorasa_rllib.rllib.module import map_to_shared_policy
+
+    env_config = {"scenario": "HalfCheetah", "agent_conf": "6x1"}
+    config = (
+        PPOConfig()
+        .environment("mamujoco", env_config=env_config)
+        .multi_agent(policies={"shared_policy"}, policy_mapping_fn=map_to_shared_policy)
+        .rl_module(rl_module_spec=shared_policy_spec("mamujoco", env_config, sharing="lora", r=8))
+    )
+
+It is the slow path (`benchmarks/stock.py`): one row and one episode object per agent and step. One Adam steps all
+banks, so an adapter without rows in a minibatch still drifts with its momentum. The value normaliser stays at rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.multi_agent_env import MultiAgentEnv
+
+from lorasa_rllib.envs.base import TeamStep
+from lorasa_rllib.envs.registry import make_environment
+from lorasa_rllib.nn.policy import Phase
+from lorasa_rllib.rllib.config import TeamConfig
+from lorasa_rllib.rllib.module import AGENT, MASK, OBS, ROLE, STATE
+from lorasa_rllib.rllib.spaces import row_spaces
+
+OF_OUR_ALGORITHMS = ("schedule", "total_env_steps", "phase_switch", "adapter_lr_scale", "backbone")
+"""Settings of `TeamConfig.sharing` that say how to train, which here is up to RLlib."""
+
+
+class TeamMultiAgentEnv(MultiAgentEnv):
+    """One copy of a team environment as an RLlib `MultiAgentEnv` with equal spaces for all agents.
+
+    config: "env", a registered name or a subclass of `VectorTeamEnv`, and its "env_config".
+
+    Observations are dictionaries: "obs" [obs_size] and "state" [S] float32, "agent" (index), and where the team has
+    them "action_mask" int8 [choices] and "role". Continuous actions lie in [-1, 1].
+    A shared reward is split evenly among the agents that acted, so the return of RLlib's episode (a sum over agents)
+    is the team's. An agent that dies gets a last observation, terminates and stays out until the next episode; what it
+    would earn afterwards is lost. An episode ends when the environment says so or when nobody is left; time limits
+    are truncations. Last observations allow every choice: nothing follows them.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.team = make_environment(config["env"], 1, dict(config.get("env_config") or {}))
+        self.possible_agents = list(self.team.spec.agents)
+        self.agents = list(self.possible_agents)
+        observation, action = row_spaces(self.team.spec)
+        self.observation_spaces = dict.fromkeys(self.agents, observation)
+        self.action_spaces = dict.fromkeys(self.agents, action)
+        self._index = {agent: n for n, agent in enumerate(self.agents)}
+        self._next: TeamStep | None = None  # the first step of the next episode, which began by itself
+        self._present = self._gone = np.zeros(len(self.agents), bool)
+
+    @classmethod
+    def registered(cls, name: str, env_config: Mapping[str, Any]) -> Self:
+        """The creator of a registered environment: `.environment(name, env_config=...)`."""
+        return cls({"env": name, "env_config": env_config})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], ...]:
+        begun = self._next if seed is None else None
+        step = self.team.reset(seed) if begun is None else begun
+        self._next = None
+        self._present, self._gone = step.active[0].copy(), np.zeros(len(self.agents), bool)
+        self._roles = None if step.roles is None else step.roles[0].copy()
+        return self._rows(self._present, step.obs[0], step.state[0], step.masks), {}
+
+    def step(self, action_dict: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+        spec, acted = self.team.spec, self._present
+        actions = np.zeros((1, spec.num_agents, spec.action_dims), np.float32 if spec.continuous else np.int64)
+        for agent, action in action_dict.items():
+            actions[0, self._index[agent]] = action
+        step = self.team.step(spec.to_environment(actions))
+        rewards = self._rewards(step.rewards[0], acted)
+        if len(step.ended):
+            self._next = step
+            last = self._rows(acted, step.final_obs[0], step.final_state[0], None)
+            return last, rewards, {"__all__": bool(step.terminated[0])}, {"__all__": bool(step.truncated[0])}, {}
+        died = acted & ~step.active[0]
+        self._gone = self._gone | died
+        self._present = step.active[0] & ~self._gone
+        masks = None if step.masks is None else np.where(died[:, None], True, step.masks)
+        terminated = {self.possible_agents[n]: True for n in np.flatnonzero(died)}
+        terminated["__all__"] = not self._present.any()
+        rows = self._rows(acted | self._present, step.obs[0], step.state[0], masks)
+        return rows, rewards, terminated, {"__all__": False}, {}
+
+    def render(self) -> Any:
+        return self.team.render()
+
+    def close(self) -> None:
+        self.team.close()
+
+    def _rewards(self, rewards: np.ndarray, acted: np.ndarray) -> dict[str, float]:
+        who = np.flatnonzero(acted)
+        of_each = np.full(len(acted), rewards[0] / len(who)) if self.team.spec.shared_reward else rewards
+        return {self.possible_agents[n]: float(of_each[n]) for n in who}
+
+    def _rows(
+        self, which: np.ndarray, obs: np.ndarray, state: np.ndarray, masks: np.ndarray | None
+    ) -> dict[str, dict[str, Any]]:
+        """Observations of the agents `which` (bool [N]). masks [1, N, choices]; None: everything is allowed."""
+        spec, obs, state = self.team.spec, obs.copy(), state.copy()  # environments reuse their arrays
+        allowed = (spec.action_mask() if masks is None else masks[0]).astype(np.int8) if spec.has_masks else None
+        rows = {}
+        for n in np.flatnonzero(which):
+            row: dict[str, Any] = {OBS: obs[n], AGENT: np.int64(n), STATE: state}
+            if allowed is not None:
+                row[MASK] = allowed[n]
+            if self._roles is not None:
+                row[ROLE] = self._roles[n]
+            rows[self.possible_agents[n]] = row
+        return rows
+
+
+def shared_policy_spec(
+    env: Any,
+    env_config: Mapping[str, Any] | None = None,
+    sharing: str = "lora",
+    *,
+    phase: Phase | None = None,
+    network: Mapping[str, Any] | None = None,
+    critic_input: str | None = None,
+    **options: Any,
+) -> RLModuleSpec:
+    """Spec of the module that all agents of a team share, for `.rl_module(rl_module_spec=...)`.
+
+    env, env_config: the environment, as for `TeamMultiAgentEnv`; nothing is simulated.
+    sharing, options: sharing method and its settings (`r`, `lora_alpha`, `keyed_by` ...), as `TeamConfig.sharing`
+        takes them; not those that say how to train.
+    network, critic_input: as `TeamConfig.network` and `TeamConfig.training`.
+    phase: what trains, the rest is frozen. None: backbone and adapters, "joint". With one learner a run may change it,
+        `algo.learner_group.foreach_learner(lambda learner: learner.module["shared_policy"].policy.set_phase(phase))`;
+        with several it may not, because RLlib's gradient reduction stops when parameters freeze on the way.
+
+    Raises ValueError for bad settings, as `TeamConfig` does.
+    """
+    if ignored := sorted(set(options) & set(OF_OUR_ALGORITHMS)):
+        raise ValueError(
+            f"{', '.join(ignored)}: RLlib's algorithms do not know it; choose a phase, or use MAPPOConfig."
+        )
+    config = TeamConfig().environment(env, env_config=dict(env_config or {}))
+    config = config.sharing(sharing, **options).network(**(network or {})).training(critic_input=critic_input)
+    policy = config.policy_config()
+    spec = config.get_default_rl_module_spec()
+    spec.model_config["phase"] = phase or ("joint" if policy.owners.num_adapters else "backbone")
+    return spec
