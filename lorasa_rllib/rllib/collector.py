@@ -9,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
+from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.rllib.episodes import EpisodeMeter, share_of_slots
+from lorasa_rllib.rllib.memory import Memory, RunningCritic
 from lorasa_rllib.rllib.sampled import EpisodeSummary
 
 
@@ -22,11 +25,13 @@ class Acting:
     """How to act: with which network, whether its adapters count, and how actions are drawn from its distribution.
 
     draw: "sample", "mode" (greedy) or "random" (uniform, whatever the network says).
+    critic: a recurrent critic to step beside it, None if critics are feed-forward.
     """
 
-    actor: Actor
+    actor: Actor | MergedActor
     adapters: bool
     draw: str = "sample"
+    critic: MergedCritic | None = None
 
 
 @dataclass
@@ -48,10 +53,12 @@ class Collector:
     def __init__(
         self,
         env: VectorTeamEnv,
+        memory: Memory,
         seed: int | None,
         on_episode_end: Callable[[EpisodeSummary, int], None] | None = None,
     ):
         self.env = env
+        self._memory = memory
         self._on_episode_end = on_episode_end
         self._generator = torch.Generator()
         if seed is None:
@@ -73,6 +80,7 @@ class Collector:
         seed = self._seed * 10_007 if first and self._seed is not None else None
         self._step = self.env.reset(seed)
         self._meter.restart()
+        self._memory.clear()
 
     def steps(self, num_steps: int, acting: Acting) -> tuple[TeamRollout, Round]:
         """`num_steps` steps of every slot as a rollout."""
@@ -80,7 +88,8 @@ class Collector:
             self.restart()
         assert self._step is not None
         step, taken = self._step, Round()
-        rollout = empty_rollout(self.env, num_steps, step)
+        rollout = empty_rollout(self.env, num_steps, step, self._memory)
+        critic = RunningCritic(acting.critic, self._memory)
         final: list[tuple[int, int, np.ndarray, np.ndarray]] = []
         for t in range(num_steps):
             rollout.obs[t], rollout.state[t], rollout.active[t] = step.obs, step.state, step.active
@@ -88,16 +97,21 @@ class Collector:
                 rollout.masks[t] = step.masks
             if rollout.roles is not None:
                 rollout.roles[t] = step.roles
+            self._memory.note(rollout, t)
+            critic.look(rollout, t, step)
             step, rollout.actions[t], rollout.log_probs[t] = self._advance(step, acting, taken)
             rollout.rewards[t] = step.rewards
             rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
             if len(step.ended):
-                for e, obs, state in zip(step.ended, step.final_obs, step.final_state, strict=True):
-                    if step.truncated[e]:
-                        final.append((t, int(e), obs.copy(), state.copy()))
+                cut = [i for i, e in enumerate(step.ended) if step.truncated[e]]
+                final += [(t, int(step.ended[i]), step.final_obs[i].copy(), step.final_state[i].copy()) for i in cut]
+                critic.end(step, [int(step.ended[i]) for i in cut])
+                self._memory.clear(step.ended)
                 for e, summary in zip(step.ended, self._meter.finish(step), strict=True):
                     self._count(summary, int(e), taken)
         rollout.state[num_steps] = step.state
+        critic.look(rollout, num_steps, step)
+        critic.finish(rollout)
         self._step = step
         if final:
             rollout.final_index = np.array([(t, e) for t, e, _, _ in final], np.int64)
@@ -117,6 +131,7 @@ class Collector:
             taken.env_steps += int(running.sum())
             taken.steps_of_agents = taken.steps_of_agents + step.active[running].sum(0)
             step, _, _ = self._advance(step, acting, taken)
+            self._memory.clear(step.ended)
             for e, summary in zip(step.ended, self._meter.finish(step), strict=True):
                 if left[e] > 0:
                     self._count(summary, int(e), taken)
@@ -133,12 +148,15 @@ class Collector:
         """One forward pass and one step of all slots: what came of it, actions and log-probabilities [E, N, d]."""
         began = time.perf_counter()
         with torch.inference_mode():
-            distribution = acting.actor(
-                torch.from_numpy(step.obs),
-                roles=None if step.roles is None else torch.from_numpy(step.roles),
-                masks=None if step.masks is None else torch.from_numpy(step.masks),
+            distribution, memory = acting.actor.unroll(
+                self._tensor(step.obs),
+                roles=None if step.roles is None else self._tensor(step.roles),
+                masks=None if step.masks is None else self._tensor(step.masks),
                 adapters=acting.adapters,
+                state=self._memory.actor,
             )
+            if memory is not None:
+                self._memory.keep("actor", memory[0])
             if acting.draw == "mode":
                 actions = distribution.mode()
             elif acting.draw == "random":
@@ -146,12 +164,19 @@ class Collector:
             else:
                 actions = distribution.sample(self._generator)
             drawn, log_probs = actions.numpy(), distribution.log_prob(actions).numpy()
+            if self._memory.recurrent:
+                drawn, log_probs = drawn[0], log_probs[0]
         acted = time.perf_counter()
         step = self.env.step(self.env.spec.to_environment(drawn))
         self._meter.add(step)
         taken.seconds["policy"] += acted - began
         taken.seconds["env"] += time.perf_counter() - acted
         return step, drawn, log_probs
+
+    def _tensor(self, column: np.ndarray) -> Tensor:
+        """A column of one step; recurrent networks see it as a sequence of one."""
+        tensor = torch.from_numpy(column)
+        return tensor[None] if self._memory.recurrent else tensor
 
 
 def what_is_not_finite(rollout: TeamRollout) -> str | None:
@@ -167,13 +192,13 @@ def what_is_not_finite(rollout: TeamRollout) -> str | None:
     return None
 
 
-def empty_rollout(env: VectorTeamEnv, steps: int, first: TeamStep) -> TeamRollout:
-    """Unfilled arrays for `steps` steps, with the optional columns that `first` has."""
+def empty_rollout(env: VectorTeamEnv, steps: int, first: TeamStep, memory: Memory) -> TeamRollout:
+    """Unfilled arrays for `steps` steps, with the optional columns that `first` and `memory` have."""
     spec = env.spec
     shape = (steps, env.num_envs, spec.num_agents)
     return TeamRollout(
         obs=np.empty((*shape, spec.obs_size), np.float32),
-        state=np.empty((steps + 1, env.num_envs, spec.state_size), np.float32),
+        state=np.empty((steps + 1, env.num_envs, *spec.state_shape), np.float32),
         actions=np.empty((*shape, spec.action_dims), np.float32 if spec.continuous else np.int64),
         log_probs=np.empty((*shape, spec.action_dims), np.float32),
         rewards=np.empty((steps, env.num_envs, spec.reward_width), np.float32),
@@ -182,7 +207,8 @@ def empty_rollout(env: VectorTeamEnv, steps: int, first: TeamStep) -> TeamRollou
         active=np.empty(shape, bool),
         final_index=np.empty((0, 2), np.int64),
         final_obs=np.empty((0, spec.num_agents, spec.obs_size), np.float32),
-        final_state=np.empty((0, spec.state_size), np.float32),
+        final_state=np.empty((0, *spec.state_shape), np.float32),
         masks=None if first.masks is None else np.empty((*shape, spec.action_size), bool),
         roles=None if first.roles is None else np.empty(shape, np.int64),
+        **memory.columns(steps),
     )

@@ -12,10 +12,11 @@ from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.utils.annotations import override
 
 from lorasa_rllib.envs.registry import environment_class
-from lorasa_rllib.learning.mappo import MAPPOSettings
+from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.phases import PhaseSchedule
+from lorasa_rllib.learning.quirks import Quirks, quirks_of
 from lorasa_rllib.nn.bank import LoRAConfig
-from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.nn.network import PRESETS, NetworkConfig
 from lorasa_rllib.nn.policy import PolicyConfig
 from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
 from lorasa_rllib.rllib.spaces import row_spaces
@@ -67,6 +68,9 @@ class TeamConfig(PPOConfig):
         self.critic_input: str | None = None
         self.huber_delta: float | None = 10.0
         self.joint_ratio = False
+        self.vf_active_only = False
+        self.chunk_length = 10
+        self.reference: bool | Quirks = False
         self.critic_lr: Any = None
         self.adam_epsilon = 1e-5
         self.learner_threads = 1
@@ -126,9 +130,16 @@ class TeamConfig(PPOConfig):
             backbone_checkpoint=backbone,
         )
 
-    def network(self, **settings: Any) -> Self:
-        """Shape of actor and critic: the fields of `nn.network.NetworkConfig`. Returns this config."""
-        return self._store(network_settings={**self.network_settings, **settings})
+    def network(self, preset: str | None = None, **settings: Any) -> Self:
+        """Shape of actor and critic: the fields of `nn.network.NetworkConfig`. Returns this config.
+
+        Args:
+            preset: a key of `nn.network.PRESETS`, such as "published": its fields first, then `settings`.
+        """
+        if preset is not None and preset not in PRESETS:
+            raise ValueError(f"network preset {preset!r} is unknown; choose one of {sorted(PRESETS)}.")
+        named = {} if preset is None else PRESETS[preset]
+        return self._store(network_settings={**self.network_settings, **named, **settings})
 
     @override(PPOConfig)
     def training(
@@ -137,6 +148,9 @@ class TeamConfig(PPOConfig):
         critic_input: str | None = NotProvided,
         huber_delta: float | None = NotProvided,
         joint_ratio: bool = NotProvided,
+        vf_active_only: bool = NotProvided,
+        chunk_length: int = NotProvided,
+        reference: bool | Quirks = NotProvided,
         critic_lr: Any = NotProvided,
         adam_epsilon: float = NotProvided,
         **kwargs: Any,
@@ -148,6 +162,10 @@ class TeamConfig(PPOConfig):
                 from the state and the agent's id. None: "state" where possible.
             huber_delta: value errors beyond it count linearly; None: squared error throughout.
             joint_ratio: clip the ratio of an agent's whole action instead of each dimension on its own.
+            vf_active_only: leave dead agents out of value loss and normaliser (critics with a value per agent). They
+                count by default, as published; they never count in policy loss and advantage statistics.
+            chunk_length: steps of the sequences that recurrent networks are trained on.
+            reference: True reproduces the quirks of the published implementation, or `learning.quirks.Quirks(...)`.
             critic_lr: learning rate (or schedule) of the critic; None: `lr`.
             adam_epsilon: epsilon of every Adam.
             vf_clip_param: MAPPO's value clipping, in normalised units; None: no clipping.
@@ -166,6 +184,9 @@ class TeamConfig(PPOConfig):
             critic_input=critic_input,
             huber_delta=huber_delta,
             joint_ratio=joint_ratio,
+            vf_active_only=vf_active_only,
+            chunk_length=chunk_length,
+            reference=reference,
             critic_lr=critic_lr,
             adam_epsilon=adam_epsilon,
         )
@@ -197,9 +218,10 @@ class TeamConfig(PPOConfig):
             target_modules=tuple(self.lora_target_modules),
             rank_pattern=dict(self.lora_rank_pattern),
         )
-        team_value = spec.shared_reward and owners.num_critics == 1
+        team_value = spec.shared_reward and owners.num_critics == 1 and not spec.state_per_agent
         critic_input = self.critic_input or ("state" if team_value else "agent_state")
-        return PolicyConfig(spec, owners, lora, NetworkConfig(**self.network_settings), critic_input)  # type: ignore
+        network, fresh = NetworkConfig(**self.network_settings), quirks_of(self.reference).narrow_fresh_norm
+        return PolicyConfig(spec, owners, lora, network, critic_input, 0.1 if fresh else 1.0)  # type: ignore[arg-type]
 
     def row_spaces(self) -> tuple[gym.Space, gym.Space]:
         """Observation and action space of one agent's row, padded to the largest agent."""
@@ -224,6 +246,9 @@ class TeamConfig(PPOConfig):
             entropy_coeff=float(entropy_coeff),
             max_grad_norm=self.grad_clip,
             joint_ratio=self.joint_ratio,
+            value_active_only=self.vf_active_only,
+            chunk_length=self.chunk_length,
+            quirks=quirks_of(self.reference),
             num_epochs=self.num_epochs,
             minibatch_size=self.minibatch_size,
         )

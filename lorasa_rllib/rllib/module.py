@@ -49,7 +49,8 @@ class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
     @override(InferenceOnlyAPI)
     def get_non_inference_attributes(self) -> list[str]:
-        return ["policy.critic", "policy.value_norm"]
+        critic = [] if self.policy.config.network.critic_recurrent else ["policy.critic"]
+        return [*critic, "policy.value_norm"]
 
     @override(TorchRLModule)
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.registry import make_environment
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
+from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.rllib.callbacks import RunnerCallbacks
 from lorasa_rllib.rllib.collector import Acting, Collector, what_is_not_finite
+from lorasa_rllib.rllib.memory import Memory
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import log_evaluation, log_sampling
 from lorasa_rllib.rllib.sampled import Sampled
@@ -40,7 +42,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.spaces = kwargs.get("spaces") or {}
         self.spec = self.config.team_spec()
         self._weights_seq_no = 0
-        self._actor: Actor | None = None
+        self._actor: Actor | MergedActor | None = None
+        self._critic: MergedCritic | None = None
         self.collector: Collector | None = None
         self.env: VectorTeamEnv | None = None
         self.module: Any = None
@@ -58,7 +61,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             self.env.close()
         self.num_envs = self.config.num_envs_per_env_runner
         self.env = make_environment(self.config.env, self.num_envs, dict(self.config.env_config))
-        self.collector = Collector(self.env, self._seed, self._callbacks.episode_end())
+        memory = Memory(self.config.policy_config(), self.num_envs, self.config.chunk_length)
+        self.collector = Collector(self.env, memory, self._seed, self._callbacks.episode_end())
         self._callbacks.environment_created()
 
     @override(EnvRunner)
@@ -132,8 +136,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def _acting(self, draw: str) -> Acting:
         if self._actor is None:  # once per weight sync
-            self._actor = self.policy.acting()
-        return Acting(self._actor, self.policy.adapters_on, draw)
+            self._actor, self._critic = self.policy.acting(), self.policy.acting_critic()
+        return Acting(self._actor, self.policy.adapters_on, draw, self._critic)
 
     def _shards(self, rollout: TeamRollout) -> list[Any]:
         """One part per learner; remote env runners leave them in their node's object store and pass references."""

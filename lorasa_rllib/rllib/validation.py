@@ -111,9 +111,32 @@ def check_layout(config: Any) -> None:
             f"a train batch of {batch} environment steps is not a whole number of steps of the {envs} environments "
             f"({runners} env runners x {per_runner}). Set train_batch_size_per_learner={fitting_batch}."
         )
+    check_chunks(config)
     size = config.minibatch_size
     if size is not None and not 1 <= size <= batch // learners:
         raise ValueError(
             f"minibatch_size={size} environment steps must lie between 1 and train_batch_size_per_learner="
             f"{batch // learners}; None takes the whole batch."
+        )
+
+
+def check_chunks(config: Any) -> None:
+    """Raises ValueError if the rollouts of recurrent networks cannot be cut into chunks."""
+    network, length = config.policy_config().network, config.chunk_length
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise ValueError(f"chunk_length={length!r} must be a number of steps of at least 1.")
+    if not (network.recurrent or network.critic_recurrent):
+        return
+    steps = config.get_rollout_fragment_length()
+    if steps % length:
+        envs = max(1, config.num_env_runners) * config.num_envs_per_env_runner
+        fitting = -(-steps // length) * length * envs // max(1, config.num_learners)
+        raise ValueError(
+            f"{steps} steps of every environment per iteration cannot be cut into chunks of chunk_length={length}. "
+            f"Set train_batch_size_per_learner={fitting}, or another chunk_length."
+        )
+    if config.minibatch_size is not None and config.minibatch_size < length:
+        raise ValueError(
+            f"minibatch_size={config.minibatch_size} environment steps must hold at least one chunk of "
+            f"chunk_length={length} steps."
         )
