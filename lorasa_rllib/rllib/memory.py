@@ -41,7 +41,7 @@ class Memory:
 
     def keep(self, network: str, state: Tensor) -> None:
         """Remembers what "actor" or "critic" carries out of a step, [E, N or V, h]."""
-        self._states[network] = state.clone()
+        self._states[network].copy_(state)
 
     def columns(self, steps: int) -> dict[str, Any]:
         """Unfilled columns of a rollout of `steps` steps."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
+from lorasa_rllib.learning.batch import prepare
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import shards_of_learners
 
 ENVIRONMENTS = {
     "unequal agents": ("synthetic", {"num_agents": 3, "unequal": True, "episode_length": 9, "termination": 0.05}),
+    "masks, deaths and roles": (
+        "synthetic",
+        {"num_agents": 3, "discrete": True, "deaths": 0.05, "num_roles": 2, "episode_length": 9, "termination": 0.05},
+    ),
     "HalfCheetah 6x1": ("mamujoco", {"scenario": "HalfCheetah", "agent_conf": "6x1", "max_episode_steps": 11}),
 }
 
@@ -24,12 +31,29 @@ def distinct_adapters(policy, generator_seed=0):
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
+NETWORKS = {
+    "feed-forward": {},
+    "recurrent actor": {"recurrent": True},
+    "published": {"preset": "published", "hidden_size": 16},
+}
+
+
+def live(x, batch):
+    """Rows [L, C, N, ...] of live agents."""
+    return x[batch.active]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("phase", ["backbone", "adapters", "joint"])
 @pytest.mark.parametrize("env", ENVIRONMENTS)
-def test_log_probs_on_the_learner_equal_those_of_two_runners_in_every_live_row(small_config, env, phase):
+def test_log_probs_and_values_on_the_learner_equal_those_of_two_runners_in_every_live_row(
+    small_config, env, phase, network
+):
     name, env_config = ENVIRONMENTS[env]
-    config = small_config(name, env_config).env_runners(num_env_runners=2, num_envs_per_env_runner=3)
-    config = config.training(train_batch_size_per_learner=6 * 20)
+    by_role = {"keyed_by": "role"} if "num_roles" in env_config else {}
+    config = small_config(name, env_config, **by_role).network(**NETWORKS[network])
+    config = config.env_runners(num_env_runners=2, num_envs_per_env_runner=3)
+    config = config.training(train_batch_size_per_learner=6 * 20, chunk_length=5)
     learner = config.build_learner(spaces=config.spaces())
     distinct_adapters(learner.policy)
     learner.policy.set_phase(phase)
@@ -44,13 +68,41 @@ def test_log_probs_on_the_learner_equal_those_of_two_runners_in_every_live_row(s
         rollout = shards_of_learners(sampled).rollout(timeout_s=1).to("cpu")
         ended += int((rollout.terminated | rollout.truncated).sum())
         assert rollout.num_envs == 6
+        batch, _ = prepare(copy.deepcopy(learner.policy), rollout, config.update_settings(0.0))
         with torch.no_grad():
-            log_probs = learner.policy.distribution(rollout.obs).log_prob(rollout.actions)
-        torch.testing.assert_close(log_probs, rollout.log_probs, rtol=0, atol=1e-5)
-        assert log_probs.std() > 0
+            distribution = learner.policy.distribution(
+                batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep
+            )
+            log_probs = distribution.log_prob(batch.actions)
+            values, _ = learner.policy.critic.unroll(batch.state, batch.critic_state, batch.keep)
+        torch.testing.assert_close(live(log_probs, batch), live(batch.log_probs, batch), rtol=0, atol=1e-5)
+        torch.testing.assert_close(values, batch.values, rtol=0, atol=1e-5)
+        assert live(log_probs, batch).std() > 0
+        assert (rollout.values is not None) == (network == "published")
+        check_stored_values(learner.policy, rollout)
     assert ended > 6
     for runner in runners:
         runner.stop()
+
+
+def check_stored_values(policy, rollout):
+    """Bootstrap values that the runner stored equal an unroll of whole environments, step by step."""
+    if rollout.values is None:
+        return
+    ended, critic = rollout.terminated | rollout.truncated, policy.critic
+    at = {(int(t), int(e)): i for i, (t, e) in enumerate(rollout.final_index)}
+    hidden = rollout.critic_state[0]
+    with torch.no_grad():
+        for t in range(rollout.num_steps):
+            hidden = critic.unroll(rollout.state[t : t + 1], hidden)[1][0]
+            for e in ended[t].nonzero().flatten().tolist():
+                if (t, e) in at:
+                    i = at[t, e]
+                    value = critic.unroll(rollout.final_state[None, i : i + 1], hidden[e : e + 1])[0]
+                    torch.testing.assert_close(rollout.final_values[i], value[0, 0], rtol=0, atol=1e-5)
+            hidden = torch.where(ended[t][:, None, None], 0.0, hidden)
+        last = critic.unroll(rollout.state[-1:], hidden)[0][0]
+    torch.testing.assert_close(rollout.values[-1], last, rtol=0, atol=1e-5)
 
 
 def test_adapters_change_what_runners_do(small_config):
