@@ -5,9 +5,12 @@ Compared   our methods (a study of tune_configs/mamujoco.py) | RLlib's stock PPO
 Run        python tune_configs/mamujoco.py --scenario HalfCheetah-2x3 --methods ps lora lora-joint --seeds 3
                --total-env-steps 1000000 --phase-switch 0.3 --evaluation-interval 50 --max-concurrent 2
                --storage-path results/runs --name halfcheetah_2x3
+           the same with --seeds 4,5,6 --name halfcheetah_2x3_seeds456, and with --methods ps lora-joint
+               --id-features none --name halfcheetah_2x3_no_ids
            PYTHONHASHSEED=0 python -m benchmarks.stock --what train --scenario HalfCheetah --agent-conf 2x3
                --total-env-steps 1000000 --seed 1 --csv results/learning/stock_seed1.csv       (and seeds 2, 3)
-           python benchmarks/learning_curves.py results/runs/halfcheetah_2x3/curves.csv
+           python benchmarks/learning_curves.py results/runs/halfcheetah_2x3{,_seeds456}/curves.csv
+               --without-ids results/runs/halfcheetah_2x3_no_ids/curves.csv
 Recorded   results/learning/{curves.csv,table.csv,learning_curves.png} and README, "Results"
 """
 
@@ -40,12 +43,16 @@ def stock_curve(path: Path, scenario: str) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("curves", type=Path, help="curves.csv of the study")
+    parser.add_argument("curves", type=Path, nargs="+", help="curves.csv of the study, or of its parts")
+    parser.add_argument("--without-ids", type=Path, help="curves.csv of the study with --id-features none")
     parser.add_argument("--scenario", default="HalfCheetah-2x3")
     options = parser.parse_args()
-    ours = pd.read_csv(options.curves)
+    ours = pd.concat([pd.read_csv(path) for path in options.curves])
     stock = [stock_curve(path, options.scenario) for path in sorted(FOLDER.glob("stock_seed*.csv"))]
-    curves = pd.concat([*stock, ours[ours["scenario"] == options.scenario]], ignore_index=True)
+    studies = [*stock, ours[ours["scenario"] == options.scenario]]
+    if options.without_ids:
+        studies.append(pd.read_csv(options.without_ids).assign(scenario=f"{options.scenario}, without id features"))
+    curves = pd.concat(studies, ignore_index=True)
     write_csv(curves, FOLDER / "curves.csv")
     write_csv(summary(curves), FOLDER / "table.csv")
     draw_curves(curves, FOLDER / "learning_curves.png")

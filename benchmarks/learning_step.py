@@ -1,10 +1,12 @@
 """How long do a training iteration and a learner step take?
 
-Compared   ours in LoRASA's adapter phase | ours with the plain shared policy | RLlib's stock PPO
+Compared   ours in LoRASA's adapter phase | ours with the plain shared policy | RLlib's stock PPO; then ours with the
+           published recurrent networks (GRU in actor and critic, chunks of 10 steps) in both phases
 Method     HalfCheetah 6x1, 4,000 environment steps (24,000 agent rows), five epochs of one minibatch of all rows, two
            hidden layers of 64, one process, one thread; all alternate; median and range
-Run        python benchmarks/learning_step.py [--json FILE]                   about 2 minutes
-Expect     an iteration at least 4 times as fast as stock; adapters at most 1.2 times the plain shared policy
+Run        python benchmarks/learning_step.py [--json FILE]                   about 3 minutes
+Expect     an iteration at least 4 times as fast as stock; adapters at most 1.2 times the plain shared policy,
+           recurrent at most 1.3 times
 Recorded   README, "Performance"
 """
 
@@ -40,10 +42,14 @@ def main() -> None:
         {"ours, LoRASA": lambda: lora.learn(lora_data), "ours, PS": lambda: shared.learn(shared_data)},
         4 * options.repeats,
     )
+    published = config.copy(copy_frozen=False).network("published")
+    lora, shared = Team(published, "adapters"), Team(published, "backbone")
+    recurrent = alternate({"ours, LoRASA": lora.iteration, "ours, PS": shared.iteration}, options.repeats)
     rows = []
     for what, seconds, base in (
         ("iteration", iterations, "RLlib stock PPO"),
         ("learner step", learning, "ours, PS"),
+        ("recurrent iteration", recurrent, "ours, PS"),
     ):
         against = statistics.median(seconds[base])
         rows += [

@@ -117,6 +117,8 @@ def test_bad_settings_of_the_module_are_named():
         shared_policy_spec("synthetic", CONTINUOUS, phase_switch=0.2)
     with pytest.raises(ValueError, match="phase='adapters' needs adapters"):
         shared_policy_spec("synthetic", CONTINUOUS, "ps", phase="adapters").build()
+    with pytest.raises(ValueError, match="recurrent networks need the env runners"):
+        shared_policy_spec("synthetic", CONTINUOUS, network={"recurrent": True})
 
 
 # Rows in any order
