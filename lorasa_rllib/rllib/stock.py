@@ -152,7 +152,7 @@ def shared_policy_spec(
     config = config.sharing(sharing, **options).network(**(network or {})).training(critic_input=critic_input)
     policy = config.policy_config()
     if policy.network.recurrent or policy.network.critic_recurrent:
-        raise ValueError("recurrent networks need the env runners of this package; use MAPPOConfig, or recurrent=False.")
+        raise ValueError("recurrent networks need this package's env runners; use MAPPOConfig, or recurrent=False.")
     spec = config.get_default_rl_module_spec()
     spec.model_config["phase"] = phase or ("joint" if policy.owners.num_adapters else "backbone")
     return spec

@@ -117,7 +117,7 @@ def test_bad_settings_of_the_module_are_named():
         shared_policy_spec("synthetic", CONTINUOUS, phase_switch=0.2)
     with pytest.raises(ValueError, match="phase='adapters' needs adapters"):
         shared_policy_spec("synthetic", CONTINUOUS, "ps", phase="adapters").build()
-    with pytest.raises(ValueError, match="recurrent networks need the env runners"):
+    with pytest.raises(ValueError, match="recurrent networks need this package"):
         shared_policy_spec("synthetic", CONTINUOUS, network={"recurrent": True})
 
 
