@@ -20,10 +20,12 @@ PACKAGES = ("ray", "torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics"
 
 
 def alternate(workloads: dict[str, Callable[[], Any]], repeats: int, warmups: int = 1) -> dict[str, list[float]]:
-    """Seconds of every workload, measured in turn so that a slow moment of the machine hits all of them."""
+    """Seconds of every workload, measured in turn so that a slow moment of the machine hits all of them. Each round
+    begins one workload later, as whoever follows the largest finds the caches cold."""
     seconds: dict[str, list[float]] = {name: [] for name in workloads}
+    order = list(workloads.items())
     for repeat in range(warmups + repeats):
-        for name, work in workloads.items():
+        for name, work in order[repeat % len(order) :] + order[: repeat % len(order)]:
             began = time.perf_counter()
             work()
             if repeat >= warmups:
