@@ -69,7 +69,7 @@ def published_policy(
     dtype: torch.dtype = torch.float32,
     **layers: int,
 ) -> TeamPolicy:
-    """The published networks: recurrent, no agent ids, every agent with its own view of the state and its own reward."""
+    """The published networks: recurrent, no agent ids, each agent with its own view of the state and its own reward."""
     bounds = {name: ((b,) * actions,) * agents for name, b in (("action_low", -1.0), ("action_high", 1.0))}
     spec = TeamSpec(
         agents=tuple(f"agent_{n}" for n in range(agents)),
