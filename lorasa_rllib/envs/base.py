@@ -12,6 +12,10 @@ import numpy as np
 from lorasa_rllib.spec import TeamSpec
 
 
+class TeamEnvError(ValueError):
+    """What an environment did cannot be learned from. Ends the run, where other errors restart the env runner."""
+
+
 @dataclass
 class TeamStep:
     """What E environments answer to one step (or to a reset). Buffers are reused: copy what must outlive the next call.
@@ -21,11 +25,13 @@ class TeamStep:
 
     obs         float32 [E, N, obs_size], zero where padded        state       float32 [E, S]
     rewards     float32 [E, R], R = 1 (shared) or N                terminated, truncated  bool [E], never both
-    active      bool [E, N], False for dead agents                 masks       bool [E, N, action_size] or None
+    active      bool [E, N], False for dead agents                 masks       bool [E, N, action_size] or None,
+                                                                   each row, dead ones too, with some choice
     roles       int64 [E, N] or None
     ended       int64 [F] indices of the environments whose episode ended with this step
     final_obs   float32 [F, N, obs_size]                           final_state float32 [F, S]
     won         bool [F] or None: battles won, for environments with a win flag
+    left        bool [E, N] or None: agents whose own return ended with this step, where each has its own reward
     """
 
     obs: np.ndarray
@@ -40,6 +46,7 @@ class TeamStep:
     masks: np.ndarray | None = None
     roles: np.ndarray | None = None
     won: np.ndarray | None = None
+    left: np.ndarray | None = None
 
 
 class VectorTeamEnv(ABC):

@@ -10,6 +10,7 @@ from lorasa_rllib.envs.base import VectorTeamEnv
 
 ENVIRONMENTS = {
     "mamujoco": "lorasa_rllib.envs.mamujoco:MAMuJoCo",
+    "pettingzoo": "lorasa_rllib.envs.pettingzoo:PettingZooTeam",
     "synthetic": "lorasa_rllib.envs.synthetic:SyntheticTeam",
 }
 """Environment name -> "module:class"."""

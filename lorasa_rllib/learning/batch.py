@@ -93,13 +93,15 @@ def prepare(
     """
     values, next_values = state_values(policy, rollout)  # normalised [T, E, V]
     raw = policy.value_norm.denormalise(values)
-    ended = rollout.terminated | rollout.truncated
+    terminated, ended = rollout.terminated.unsqueeze(-1), (rollout.terminated | rollout.truncated).unsqueeze(-1)
+    if rollout.left is not None:
+        terminated, ended = terminated | rollout.left, ended | rollout.left
     advantages = gae(
         rollout.rewards.expand_as(raw),
         raw,
         policy.value_norm.denormalise(next_values),
-        rollout.terminated.unsqueeze(-1),
-        ended.unsqueeze(-1),
+        terminated,
+        ended,
         settings.gamma,
         settings.lambda_,
         zeroed=rollout.truncated.unsqueeze(-1) if settings.quirks.zero_time_limits else None,

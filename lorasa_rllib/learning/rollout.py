@@ -26,7 +26,8 @@ class TeamRollout:
     final_index int64 [F, 2], (t, e) of truncated steps, whose true last observation and state are
     final_obs   float32 [F, N, obs_size]  and  final_state float32 [F, S]: `state[t + 1]` is the next episode's first.
 
-    Optional columns: masks bool [T, E, N, action_size]; roles int64 [T, E, N]; values float32 [T + 1, E, V] and
+    Optional columns: masks bool [T, E, N, action_size]; roles int64 [T, E, N]; left bool [T, E, N], agents whose own
+    return ended here (`TeamStep.left`); values float32 [T + 1, E, V] and
     final_values float32 [F, V] of a recurrent critic; actor_state float32 [T / L, E, N, h] and critic_state
     [T / L, E, V, h]: what recurrent networks carry into the first step of every chunk of L steps.
     """
@@ -44,6 +45,7 @@ class TeamRollout:
     final_state: Any
     masks: Any = None
     roles: Any = None
+    left: Any = None
     values: Any = None
     actor_state: Any = None
     critic_state: Any = None

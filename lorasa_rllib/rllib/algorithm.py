@@ -24,6 +24,7 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
+from lorasa_rllib.envs.base import TeamEnvError
 from lorasa_rllib.nn.policy import PHASES, Phase
 from lorasa_rllib.rllib.checkpoints import read_backbone, readable
 from lorasa_rllib.rllib.config import MAPPOConfig
@@ -76,7 +77,7 @@ class TeamAlgorithm(PPO):
             )
         for part in sampled:
             if part.error is not None:
-                raise FloatingPointError(part.error)
+                raise TeamEnvError(part.error)
         if sampled:
             self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
         self._episodes.add(sampled)

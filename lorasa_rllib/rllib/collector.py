@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.rllib.episodes import EpisodeMeter, share_of_slots
 from lorasa_rllib.rllib.memory import Memory, RunningCritic
 from lorasa_rllib.rllib.sampled import EpisodeSummary
+from lorasa_rllib.spec import TeamSpec
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,15 @@ class Collector:
         return self._meter.running_return()
 
     def restart(self) -> None:
-        """Begins a new episode in every slot; the first time with the seed, later in its stream."""
+        """Begins a new episode in every slot; the first time with the seed, later in its stream.
+
+        Like everything that steps environments, raises `TeamEnvError` for what nobody can learn from.
+        """
         first, self._step = self._step is None, None
         # Seeds of env runners are consecutive and copy e of one takes seed + e: spread them out.
         seed = self._seed * 10_007 if first and self._seed is not None else None
         self._step = self.env.reset(seed)
+        check(self._step, self.env.spec)
         self._meter.restart()
         self._memory.clear()
 
@@ -102,6 +107,8 @@ class Collector:
             step, rollout.actions[t], rollout.log_probs[t] = self._advance(step, acting, taken)
             rollout.rewards[t] = step.rewards
             rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
+            if rollout.left is not None:
+                rollout.left[t] = step.left
             if len(step.ended):
                 cut = [i for i, e in enumerate(step.ended) if step.truncated[e]]
                 final += [(t, int(step.ended[i]), step.final_obs[i].copy(), step.final_state[i].copy()) for i in cut]
@@ -168,6 +175,7 @@ class Collector:
                 drawn, log_probs = drawn[0], log_probs[0]
         acted = time.perf_counter()
         step = self.env.step(self.env.spec.to_environment(drawn))
+        check(step, self.env.spec)
         self._meter.add(step)
         taken.seconds["policy"] += acted - began
         taken.seconds["env"] += time.perf_counter() - acted
@@ -179,17 +187,23 @@ class Collector:
         return tensor[None] if self._memory.recurrent else tensor
 
 
-def what_is_not_finite(rollout: TeamRollout) -> str | None:
-    """A sentence on the first NaN or infinite entry of a rollout; None if there is none."""
-    for name in ("obs", "state", "rewards"):
-        column = getattr(rollout, name)
+def check(step: TeamStep, spec: TeamSpec) -> None:
+    """Raises TeamEnvError for numbers that are not finite, and for agents without any choice."""
+    for name in ("obs", "state", "rewards", "final_obs", "final_state"):
+        column = getattr(step, name)
         if not np.isfinite(column).all():
-            t, e = np.argwhere(~np.isfinite(column))[0][:2]
-            return (
-                f"the environment gave a NaN or infinite value in {name} at step {t} of environment {e}. Look at the "
-                "environment (diverging physics, division by zero) or at actions outside its bounds."
+            rows = step.ended if name.startswith("final") else range(len(column))
+            e = rows[np.argwhere(~np.isfinite(column))[0][0]]
+            raise TeamEnvError(
+                f"the environment gave a NaN or infinite value in {name} of environment {e}. Look at the environment "
+                "(diverging physics, division by zero) or at actions outside its bounds."
             )
-    return None
+    if step.masks is not None and not step.masks.any(-1).all():
+        e, n = np.argwhere(~step.masks.any(-1))[0]
+        raise TeamEnvError(
+            f"agent {spec.agents[n]!r} of environment {e} has no available action: its mask is all False. Every agent "
+            "needs a choice at every step; give those that have nothing to do one that does nothing."
+        )
 
 
 def empty_rollout(env: VectorTeamEnv, steps: int, first: TeamStep, memory: Memory) -> TeamRollout:
@@ -210,5 +224,6 @@ def empty_rollout(env: VectorTeamEnv, steps: int, first: TeamStep, memory: Memor
         final_state=np.empty((0, *spec.state_shape), np.float32),
         masks=None if first.masks is None else np.empty((*shape, spec.action_size), bool),
         roles=None if first.roles is None else np.empty(shape, np.int64),
+        left=None if first.left is None else np.empty(shape, bool),
         **memory.columns(steps),
     )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -14,13 +15,13 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
-from lorasa_rllib.envs.base import VectorTeamEnv
+from lorasa_rllib.envs.base import TeamEnvError, VectorTeamEnv
 from lorasa_rllib.envs.registry import make_environment
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.rllib.callbacks import RunnerCallbacks
-from lorasa_rllib.rllib.collector import Acting, Collector, what_is_not_finite
+from lorasa_rllib.rllib.collector import Acting, Collector, Round
 from lorasa_rllib.rllib.memory import Memory
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import log_evaluation, log_sampling
@@ -96,26 +97,35 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
         num_timesteps: environment steps summed over slots, rounded up to whole steps of all of them; by default the
         configured fragment. num_episodes: episodes to run in all, shared out evenly over slots beforehand.
-        explore: sampled actions if True, greedy if False; by default as configured.
+        explore: sampled actions if True, greedy if False; by default as configured, evaluation greedy.
         random_actions: uniform actions within the bounds instead of the policy's.
         """
         assert self.collector is not None, "this env runner has no environment"
         started = time.perf_counter()
-        explore = self.config.explore if explore is None else explore
+        evaluates = self.config.in_evaluation or num_episodes is not None
+        if explore is None:  # `evaluate()` without evaluation env runners comes here with the training config
+            borrowed = evaluates and not self.config.in_evaluation
+            explore = (self.config.get_evaluation_config_object() if borrowed else self.config).explore
         acting = self._acting("random" if random_actions else "sample" if explore else "mode")
-        if force_reset:
-            self.collector.restart()
         shards: list[Any] = []
         error = None
-        if num_episodes is not None:
-            taken = self.collector.episodes(num_episodes, acting)
-        else:
-            fragment = self.config.get_rollout_fragment_length(worker_index=self.worker_index)
-            steps = fragment if num_timesteps is None else -(-num_timesteps // self.num_envs)
-            rollout, taken = self.collector.steps(steps, acting)
-            error = what_is_not_finite(rollout)
-            if not self.config.in_evaluation and error is None:
-                shards = self._shards(rollout)
+        fragment = self.config.get_rollout_fragment_length(worker_index=self.worker_index)
+        steps = fragment if num_timesteps is None else -(-num_timesteps // self.num_envs)
+        try:
+            if force_reset:
+                self.collector.restart()
+            if num_episodes is not None:
+                taken = self.collector.episodes(num_episodes, acting)
+            else:
+                rollout, taken = self.collector.steps(steps, acting)
+                if not evaluates:
+                    shards = self._shards(rollout)
+        except TeamEnvError as problem:
+            if evaluates:
+                raise
+            # For the driver to raise: RLlib would restart this runner, again and again, and without steps sample again.
+            nobody = np.zeros(self.spec.num_agents, np.int64)
+            taken, error = Round(env_steps=steps * self.num_envs, steps_of_agents=nobody), str(problem)
         taken.seconds["sample"] = time.perf_counter() - started
         sampled = Sampled(
             shards,
@@ -128,7 +138,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         )
         self.num_env_steps_sampled_lifetime += taken.env_steps
         log_sampling(self.metrics, sampled, self.spec, self._weights_seq_no)
-        if self.config.in_evaluation:
+        if evaluates:
             log_evaluation(self.metrics, sampled)
         samples = [sampled]
         self._callbacks.sample_end(samples)

@@ -68,7 +68,9 @@ def half_width(values: np.ndarray) -> float:
 
 def rich_table(rows: pd.DataFrame) -> Table:
     """The summary for a terminal."""
-    table = Table(title="Team return, mean over seeds (last tenth of the steps)")
+    few = rows["seeds"].min() < 3
+    caution = "With fewer than 3 seeds, such differences may be chance: --seeds 5 tells more." if few else None
+    table = Table(title="Team return, mean over seeds (last tenth of the steps)", caption=caution)
     for column in ("scenario", "method"):
         table.add_column(column)
     for column in ("final return", "95 % interval", "lowest to highest", "greedy", "seeds", "env steps", "minutes"):

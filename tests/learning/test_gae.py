@@ -1,12 +1,15 @@
 """Advantages: the recursion against sums written out, and a tiny episode by hand."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lorasa_rllib.learning.batch import MAPPOSettings, prepare
 from lorasa_rllib.learning.gae import gae
-from tests.helpers import seeded
+from lorasa_rllib.nn.network import NetworkConfig
+from tests.helpers import make_policy, owner_tables, random_rollout, seeded, team
 
 
 def random_steps(steps, seed, lead=(2, 3)):
@@ -73,3 +76,26 @@ def test_the_value_of_what_follows_a_termination_is_never_read(value):
     clean = gae(rewards, values, next_values, terminated, ended, 0.9, 0.9)
     spoilt = torch.where(terminated, value, next_values)
     torch.testing.assert_close(gae(rewards, values, spoilt, terminated, ended, 0.9, 0.9), clean, rtol=0, atol=0)
+
+
+def test_an_agent_that_leaves_by_hand():
+    """Own rewards: the return of the one that left ends there, that of the other goes on; so do their values."""
+    spec = team((2, 2), (1, 1), shared_reward=False)
+    policy = make_policy(spec, owner_tables(2)["lora"], network=NetworkConfig(hidden_size=3))
+    rollout = random_rollout(policy, steps=3, envs=1)
+    rollout.terminated[:], rollout.truncated[:] = False, False
+    rollout.final_index, rollout.final_state = rollout.final_index[:0], rollout.final_state[:0]
+    rollout.left = np.zeros((3, 1, 2), bool)
+    rollout.left[1, 0, 0] = True
+    rollout = rollout.to("cpu")
+    settings = MAPPOSettings(gamma=0.5, lambda_=0.5)
+    values = policy.critic(rollout.state)[:, 0].detach()  # [4, 2], a fresh normaliser changes nothing
+    rewards = rollout.rewards[:, 0]
+    delta = rewards + 0.5 * values[1:] - values[:-1]
+    delta[1, 0] = rewards[1, 0] - values[1, 0]
+    g = torch.empty_like(delta)
+    g[2] = delta[2]
+    g[1] = torch.stack([delta[1, 0], delta[1, 1] + 0.25 * g[2, 1]])
+    g[0] = delta[0] + 0.25 * g[1]
+    batch, _ = prepare(policy, rollout, settings)
+    torch.testing.assert_close(batch.returns[0], g + values[:-1])

@@ -16,6 +16,7 @@ from ray.rllib.env.multi_agent_env_runner import MultiAgentEnvRunner
 from lorasa_rllib import shared_policy_spec
 from lorasa_rllib.rllib.module import MODULE_ID, map_to_shared_policy
 from lorasa_rllib.rllib.runner import TeamEnvRunner
+from tests.envs import games
 from tests.rllib.test_sampling import distinct_adapters
 
 STEPS, ENVS, SEED = 40, 4, 5
@@ -23,6 +24,7 @@ SEED_OF_ENVIRONMENTS = SEED * 10_007  # our collector spreads seeds of env runne
 
 UNEQUAL = {"num_agents": 4, "unequal": True, "episode_length": 9, "termination": 0.08}
 DISCRETE = UNEQUAL | {"discrete": True, "action_size": 5}
+SPREAD = {"env": "mpe2.simple_spread_v3", "max_cycles": 9}
 ENVIRONMENTS = {  # (environment, its settings, settings of sharing, how its episodes end)
     "continuous": ("synthetic", UNEQUAL, {}, {"terminated", "truncated"}),
     "discrete, deaths": ("synthetic", DISCRETE | {"deaths": 0.1}, {}, {"terminated", "truncated"}),
@@ -30,6 +32,10 @@ ENVIRONMENTS = {  # (environment, its settings, settings of sharing, how its epi
     "by role": ("synthetic", DISCRETE | {"num_roles": 2}, {"keyed_by": "role"}, {"terminated", "truncated"}),
     "HalfCheetah": ("mamujoco", {"agent_conf": "6x1", "max_episode_steps": 7}, {}, {"truncated"}),
     "Hopper": ("mamujoco", {"scenario": "Hopper", "agent_conf": "3x1", "max_episode_steps": 60}, {}, {"terminated"}),
+    "spread": ("pettingzoo", SPREAD, {}, {"truncated"}),
+    "spread, continuous": ("pettingzoo", SPREAD | {"continuous_actions": True}, {}, {"truncated"}),
+    "masked": ("pettingzoo", {"env": games.Masked}, {}, {"truncated"}),
+    "leavers": ("pettingzoo", {"env": games.Leavers, "length": 9}, {}, {"truncated"}),
     "Pusher": ("mamujoco", {"scenario": "Pusher", "agent_conf": "3p", "max_episode_steps": 12}, {}, {"truncated"}),
 }
 
@@ -44,7 +50,7 @@ def stock_steps(env, env_config, spec, weights) -> dict[int, list[dict]]:
     """What RLlib's runner sampled: for each environment slot its steps in order."""
     config = (
         PPOConfig()
-        .environment(env, env_config=env_config)
+        .environment(env, env_config=env_config, disable_env_checking=True)  # the check ignores action masks
         .multi_agent(policies={MODULE_ID}, policy_mapping_fn=map_to_shared_policy)
         .rl_module(rl_module_spec=spec)
         .env_runners(num_env_runners=0, num_envs_per_env_runner=ENVS)

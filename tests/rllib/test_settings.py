@@ -9,6 +9,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from lorasa_rllib import MAPPOConfig
+from lorasa_rllib.envs.base import TeamEnvError
 from lorasa_rllib.envs.synthetic import SyntheticTeam
 from lorasa_rllib.rllib.validation import WHY_NOT, WORKS
 
@@ -114,7 +115,7 @@ class InfiniteReward(NotANumber):
 @pytest.mark.parametrize(("env", "word"), [(NotANumber, "obs"), (InfiniteReward, "rewards")])
 def test_non_finite_observations_and_rewards_stop_training_with_their_name(small_config, build, env, word):
     algo = build(small_config(env))
-    with pytest.raises(FloatingPointError, match=word):
+    with pytest.raises(TeamEnvError, match=word):
         algo.train()
 
 

@@ -1,0 +1,235 @@
+"""Any PettingZoo parallel environment as a vectorised team environment."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+from pettingzoo import AECEnv, ParallelEnv
+
+from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.pettingzoo_spaces import AgentView
+from lorasa_rllib.spec import TeamSpec
+
+
+class PettingZooTeam(VectorTeamEnv):
+    """E copies of a PettingZoo parallel environment, stepped one after the other.
+
+    env:               module with a `parallel_env` ("mpe2.simple_spread_v3"), "module:function", or any callable that
+                       returns a `ParallelEnv`, such as its class.
+    team_reward:       None: every agent has its own reward; "mean" or "sum": one reward for the team, over all
+                       agents (those that have left get 0).
+    max_episode_steps: time limit on top of the environment's own.
+    id_capacity:       see `TeamSpec`.
+    Everything else goes to `env`.
+
+    Observations: Box of any shape (flattened), Discrete (one-hot), or Dict with "observation" and "action_mask"; masks
+    may also come as `infos[agent]["action_mask"]`. Actions: Box with finite bounds, or Discrete; all agents alike. The
+    state is `state()` if the environment has one, else all observations in a row.
+    Agents that leave stay in the arrays as inactive, with zeros. An episode ends when all agents have left, and is
+    truncated if any of the last ones was.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        env: Any = None,
+        team_reward: Literal["mean", "sum"] | None = None,
+        max_episode_steps: int | None = None,
+        id_capacity: int = 0,
+        **env_kwargs: Any,
+    ):
+        self.num_envs = num_envs
+        self._games = [make_game(env, env_kwargs) for _ in range(num_envs)]
+        self.spec, self._views, self._own_state = _describe(self._games[0], env, team_reward, id_capacity)
+        self._index = {agent: n for n, agent in enumerate(self.spec.agents)}
+        self._team_reward = team_reward
+        self._limit = _checked_limit(max_episode_steps)
+        spec, shape = self.spec, (num_envs, self.spec.num_agents)
+        self._time = np.zeros(num_envs, np.int64)
+        self._obs = np.zeros((*shape, spec.obs_size), np.float32)
+        self._state = np.zeros((num_envs, spec.state_size), np.float32)
+        self._active = np.zeros(shape, bool)
+        self._masks = np.zeros((*shape, spec.action_size), bool) if spec.has_masks else None
+        self._in_use = spec.obs_mask()
+
+    @classmethod
+    def team_spec(  # type: ignore[override]
+        cls,
+        env: Any = None,
+        team_reward: Literal["mean", "sum"] | None = None,
+        max_episode_steps: int | None = None,
+        id_capacity: int = 0,
+        **env_kwargs: Any,
+    ) -> TeamSpec:
+        """Builds one copy and resets it: only then it is known whether there are masks and a state."""
+        _checked_limit(max_episode_steps)
+        game = make_game(env, env_kwargs)
+        try:
+            return _describe(game, env, team_reward, id_capacity)[0]
+        finally:
+            game.close()
+
+    def reset(self, seed: int | None = None) -> TeamStep:
+        for e in range(self.num_envs):
+            self._begin(e, None if seed is None else seed + e)
+        none, rewards = np.zeros(self.num_envs, bool), np.zeros(self._active.shape, np.float32)
+        return self._answer(rewards, none, none, np.zeros(self._active.shape, bool), [])
+
+    def step(self, actions: np.ndarray) -> TeamStep:
+        rewards = np.zeros(self._active.shape, np.float32)
+        terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
+        left = np.zeros(self._active.shape, bool)
+        final: list[tuple[np.ndarray, np.ndarray]] = []
+        self._time += 1
+        for e, game in enumerate(self._games):
+            acted = list(game.agents)
+            who = [self._index[agent] for agent in acted]
+            moves = {agent: self._views[n].action(actions[e, n]) for agent, n in zip(acted, who, strict=True)}
+            obs, earned, ends, cuts, infos = game.step(moves)
+            rewards[e, who] = [earned[agent] for agent in acted]
+            left[e, who] = [bool(ends[agent]) for agent in acted]
+            over = not game.agents or all(ends[agent] or cuts[agent] for agent in acted)
+            if over or self._time[e] == self._limit:
+                truncated[e] = not over or any(cuts[agent] for agent in acted)
+                terminated[e] = not truncated[e]
+                self._observe(e, acted, obs, None)
+                final.append((self._obs[e].copy(), self._state[e].copy()))
+                self._begin(e, None)
+            else:
+                self._observe(e, game.agents, obs, infos)
+        return self._answer(rewards, terminated, truncated, left, final)
+
+    def render(self) -> np.ndarray:
+        picture = self._games[0].render()
+        if picture is None:
+            raise NotImplementedError('there is no picture; set render_mode="rgb_array" in env_config.')
+        return np.asarray(picture)
+
+    def close(self) -> None:
+        for game in self._games:
+            game.close()
+
+    def _begin(self, e: int, seed: int | None) -> None:
+        obs, infos = self._games[e].reset(seed=seed)
+        self._time[e] = 0
+        self._observe(e, self._games[e].agents, obs, infos)
+
+    def _observe(self, e: int, agents: Iterable[str], obs: Mapping[str, Any], infos: Mapping[str, Any] | None) -> None:
+        """Rows of the agents that are there, zeros for the others. infos: None after the last step, without masks."""
+        self._obs[e], self._active[e] = 0.0, False
+        if self._masks is not None:
+            self._masks[e] = False
+            self._masks[e, :, 0] = True  # those who have left choose among one
+        for agent in agents:
+            n = self._index[agent]
+            view = self._views[n]
+            self._active[e, n] = True
+            view.observe(obs[agent], self._obs[e, n])
+            if self._masks is not None and infos is not None:
+                self._masks[e, n] = view.mask(obs[agent], infos.get(agent, {}), self.spec.action_size)
+        if not self._own_state:
+            self._state[e] = self._obs[e][self._in_use]
+            return
+        state = np.ravel(self._games[e].state())
+        if state.size != self.spec.state_size:
+            raise TeamEnvError(f"state() has {state.size} entries, but had {self.spec.state_size} after reset().")
+        self._state[e] = state
+
+    def _answer(
+        self, rewards: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, left: np.ndarray, final: list[Any]
+    ) -> TeamStep:
+        if self._team_reward:
+            rewards = getattr(rewards, self._team_reward)(1, keepdims=True)
+        return TeamStep(
+            obs=self._obs,
+            state=self._state,
+            rewards=rewards,
+            terminated=terminated,
+            truncated=truncated,
+            active=self._active,
+            ended=np.flatnonzero(terminated | truncated),
+            final_obs=np.stack([obs for obs, _ in final]) if final else self._obs[:0],
+            final_state=np.stack([state for _, state in final]) if final else self._state[:0],
+            masks=self._masks,
+            left=None if self._team_reward else left,
+        )
+
+
+def make_game(env: Any, env_kwargs: Mapping[str, Any]) -> ParallelEnv[Any, Any, Any]:
+    """One copy of the environment. Raises ValueError if there is none, or if it is not a parallel one."""
+    function = _function(env)
+    try:
+        game = function(**env_kwargs)
+    except TypeError as problem:
+        raise ValueError(f"env={env!r} does not take the settings {sorted(env_kwargs)}: {problem}") from problem
+    if isinstance(game, AECEnv):
+        raise ValueError(
+            f"env={env!r} takes turns (AEC). Where agents may act at once, hand over a function that wraps it in "
+            "pettingzoo.utils.aec_to_parallel."
+        )
+    missing = [name for name in ("possible_agents", "reset", "step") if not hasattr(game, name)]
+    if missing:
+        raise ValueError(f"env={env!r} is not a PettingZoo parallel environment: it has no {', '.join(missing)}.")
+    return game
+
+
+def _function(env: Any) -> Callable[..., Any]:
+    if callable(env):
+        return env
+    if not isinstance(env, str) or not env:
+        raise ValueError(
+            f'env={env!r} must name a module with a parallel_env, such as "mpe2.simple_spread_v3", be '
+            '"module:function", or be a callable that returns a parallel environment.'
+        )
+    module, _, name = env.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name or "parallel_env")
+    except (ImportError, AttributeError) as problem:
+        raise ValueError(f"env={env!r} cannot be imported ({problem}). Is its package installed?") from problem
+
+
+def _checked_limit(steps: int | None) -> int | None:
+    if steps is not None and steps < 1:
+        raise ValueError(f"max_episode_steps={steps} must be at least 1, or None.")
+    return steps
+
+
+def _describe(
+    game: ParallelEnv[Any, Any, Any], env: Any, team_reward: str | None, id_capacity: int
+) -> tuple[TeamSpec, list[AgentView], bool]:
+    """What the environment is like: its spec, a view per agent, and whether it has a state of its own."""
+    if team_reward not in (None, "mean", "sum"):
+        raise ValueError(f"team_reward={team_reward!r} must be 'mean', 'sum' or None.")
+    agents = tuple(game.possible_agents)
+    _, infos = game.reset()
+    views = [
+        AgentView.of(agent, game.observation_space(agent), game.action_space(agent), infos.get(agent, {}))
+        for agent in agents
+    ]
+    kinds = {view.kind for view in views}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"env={env!r} has agents with discrete and with continuous actions; teams must be of one kind."
+        )
+    try:
+        state_size, own_state = int(np.size(game.state())), True
+    except (NotImplementedError, AttributeError):
+        state_size, own_state = sum(view.obs_size for view in views), False
+    continuous = kinds == {"continuous"}
+    spec = TeamSpec(
+        agents=agents,
+        obs_sizes=tuple(view.obs_size for view in views),
+        action_kind="continuous" if continuous else "discrete",
+        action_sizes=tuple(view.action_size for view in views),
+        action_low=tuple(view.low for view in views) if continuous else (),
+        action_high=tuple(view.high for view in views) if continuous else (),
+        state_size=state_size,
+        shared_reward=team_reward is not None,
+        has_masks=any(view.mask_in for view in views),
+        id_capacity=id_capacity,
+    )
+    return spec, views, own_state

@@ -1,0 +1,67 @@
+"""PettingZoo environments train, evaluate, save and restore like any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from lorasa_rllib import MAPPO
+from lorasa_rllib.envs.base import TeamEnvError
+from lorasa_rllib.rllib.module import MODULE_ID
+from tests.envs import games
+
+ENVIRONMENTS = {
+    "spread": {"env": "mpe2.simple_spread_v3", "max_cycles": 10},
+    "spread, continuous": {"env": "mpe2.simple_spread_v3", "max_cycles": 10, "continuous_actions": True},
+    "spread, one reward": {"env": "mpe2.simple_spread_v3", "max_cycles": 10, "team_reward": "mean"},
+    "masked": {"env": games.Masked},
+    "leavers": {"env": games.Leavers},
+    "masked in infos, leavers": {"env": games.MaskedInInfos},
+}
+
+
+def weights_of(algo) -> dict:
+    return algo.get_weights()[MODULE_ID]
+
+
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_trains_evaluates_saves_and_restores(small_config, build, tmp_path, name, recurrent):
+    config = small_config("pettingzoo", ENVIRONMENTS[name]).network(recurrent=recurrent).training(chunk_length=8)
+    config = config.evaluation(evaluation_duration=4, evaluation_interval=None)
+    algo = build(config)
+    before = {key: np.array(value) for key, value in weights_of(algo).items()}
+    for _ in range(3):  # the switch comes after two
+        result = algo.train()
+    assert result["phase"] == "adapters"
+    assert np.isfinite(list(result["learners"][MODULE_ID].values())).all()
+    assert any((before[key] != np.array(value)).any() for key, value in weights_of(algo).items())
+    evaluated = algo.evaluate()["env_runners"]
+    assert evaluated["num_episodes"] == 4 and np.isfinite(evaluated["episode_return_mean"])
+    restored = MAPPO.from_checkpoint(algo.save_to_path(str(tmp_path)))
+    for key, value in weights_of(algo).items():
+        np.testing.assert_array_equal(value, weights_of(restored)[key])
+    assert restored.train()["training_iteration"] == 4
+    restored.stop()
+
+
+def test_an_agent_without_a_choice_stops_training_with_its_name(small_config, build):
+    algo = build(small_config("pettingzoo", {"env": games.Stuck}))
+    with pytest.raises(TeamEnvError, match="agent 'bob' of environment 0 has no available action"):
+        algo.train()
+
+
+@pytest.mark.parametrize("env", ["continuous", "discrete"])
+def test_the_same_seed_twice_is_the_same_run(small_config, build, env):
+    def run():
+        options = {} if env == "continuous" else {"discrete": True, "deaths": 0.05, "action_size": 4}
+        algo = build(small_config("synthetic", {"num_agents": 3, "unequal": True, "episode_length": 9} | options))
+        results = [algo.train() for _ in range(4)]
+        losses = [result["learners"][MODULE_ID]["total_loss"] for result in results]
+        returns = [result["env_runners"]["episode_return_mean"] for result in results]
+        return losses, returns, {key: torch.as_tensor(value) for key, value in weights_of(algo).items()}
+
+    (losses, returns, weights), (again_losses, again_returns, again) = run(), run()
+    assert losses == again_losses and returns == again_returns
+    assert all(torch.equal(weights[key], again[key]) for key in weights)
