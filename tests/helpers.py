@@ -79,7 +79,10 @@ def teams(
 
 @st.composite
 def policies(draw: Any, method: str, spec: st.SearchStrategy[TeamSpec] | None = None, **config: Any) -> TeamPolicy:
-    """Random policies of a sharing method in double precision; adapters are on where the method has any."""
+    """Random policies of a sharing method in double precision; adapters are on where the method has any.
+
+    distribution: the continuous head; recurrent: True for recurrent actors, with critics of both kinds.
+    """
     spec = draw(teams() if spec is None else spec)
     owners = owner_tables(spec.num_agents)[method]
     lora = LoRAConfig(
@@ -90,7 +93,11 @@ def policies(draw: Any, method: str, spec: st.SearchStrategy[TeamSpec] | None = 
         rank_pattern=draw(st.sampled_from([{}, {"mlp.1": 2}, {"head": 1, "mlp.*": 3}])),
     )
     by_agent = owners.routed_by == "agent"
+    recurrent = config.pop("recurrent", False)
     network = NetworkConfig(
+        recurrent=recurrent,
+        critic_recurrent=recurrent and draw(st.booleans()),
+        post_layers=draw(st.integers(0, 1)) if recurrent else 1,
         hidden_size=draw(st.integers(3, 6)),
         num_layers=draw(st.integers(1, 2)),
         activation=draw(st.sampled_from(["relu", "tanh"])),
@@ -232,30 +239,43 @@ def gradients(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:
     return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(named.items(), grads, strict=True)}
 
 
-def random_rollout(policy: TeamPolicy, steps: int, envs: int, seed: int = 0, dead: tuple[int, ...] = ()) -> TeamRollout:
+def random_rollout(
+    policy: TeamPolicy, steps: int, envs: int, seed: int = 0, dead: tuple[int, ...] = (), chunk_length: int = 2
+) -> TeamRollout:
     """A rollout of numpy arrays in double precision with random deaths, terminations and truncations.
 
     Actions are drawn from the policy, log-probabilities are then disturbed: ratios differ from 1 and many are clipped.
-    The agents `dead` never live.
+    The agents `dead` never live. Recurrent networks start from zero states and forget at the ends of episodes.
     """
-    spec, owners = policy.config.spec, policy.config.owners
+    spec, owners, network = policy.config.spec, policy.config.owners, policy.config.network
     rng = np.random.default_rng(seed)
     obs = random_obs(spec, steps, envs, seed=seed)
     roles, masks = random_roles(owners, steps, envs, seed=seed), random_masks(spec, steps, envs, seed=seed)
-    with torch.no_grad():
-        distribution = policy.distribution(obs, roles=roles, masks=masks)
-        actions = distribution.sample(seeded(seed))
-        log_probs = distribution.log_prob(actions)
-    noise = torch.randn(log_probs.shape, generator=seeded(seed), dtype=torch.double)
-    real = torch.ones_like(noise) if not spec.continuous else torch.as_tensor(spec.action_mask())
     terminated = rng.random((steps, envs)) < 0.2
     truncated = ~terminated & (rng.random((steps, envs)) < 0.2)
+    state = rng.standard_normal((steps + 1, envs, *spec.state_shape))
+    keep = torch.as_tensor(np.concatenate([np.ones((1, envs), bool), ~(terminated | truncated)])).unsqueeze(-1)
+    extra: dict[str, Any] = {}
+    with torch.no_grad():
+        distribution, states = policy.actor.unroll(
+            obs, roles=roles, masks=masks, keep=keep[:-1], adapters=policy.adapters_on
+        )
+        actions = distribution.sample(seeded(seed))
+        log_probs = distribution.log_prob(actions)
+        if network.recurrent:
+            extra["actor_state"] = _into_chunks(states, keep, chunk_length)
+        if network.critic_recurrent:
+            values, states = policy.critic.unroll(torch.as_tensor(state), keep=keep)
+            extra |= {"values": values.numpy(), "critic_state": _into_chunks(states[:-1], keep, chunk_length)}
+            extra["final_values"] = rng.standard_normal((truncated.sum(), values.shape[-1]))
+    noise = torch.randn(log_probs.shape, generator=seeded(seed), dtype=torch.double)
+    real = torch.ones_like(noise) if not spec.continuous else torch.as_tensor(spec.action_mask())
     final_index = rng.permutation(np.argwhere(truncated))
     active = rng.random((steps, envs, spec.num_agents)) < 0.7
     active[..., list(dead)] = False
     return TeamRollout(
         obs=obs.numpy(),
-        state=rng.standard_normal((steps + 1, envs, spec.state_size)),
+        state=state,
         actions=actions.numpy(),
         log_probs=(log_probs + 0.2 * noise * real).numpy(),
         rewards=rng.standard_normal((steps, envs, spec.reward_width)),
@@ -267,4 +287,11 @@ def random_rollout(policy: TeamPolicy, steps: int, envs: int, seed: int = 0, dea
         final_state=rng.standard_normal((len(final_index), spec.state_size)),
         masks=None if masks is None else masks.numpy(),
         roles=None if roles is None else roles.numpy(),
+        **extra,
     )
+
+
+def _into_chunks(after: Any, keep: Tensor, length: int) -> np.ndarray:
+    """States after every step [T, E, ...] -> what is carried into the first step of every chunk, episodes forgotten."""
+    into = torch.cat([torch.zeros_like(after[:1]), after[:-1]]) * keep[: len(after)].unsqueeze(-1)
+    return into[::length].numpy()

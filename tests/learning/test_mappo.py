@@ -18,7 +18,7 @@ from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import METHODS, make_policy, owner_tables, policies, random_rollout, seeded, team, teams
 
 UNEQUAL = team((4, 2, 3), (2, 3, 1))
-SETTINGS = MAPPOSettings(entropy_coeff=0.05, value_coeff=0.7, max_grad_norm=0.3, huber_delta=0.5)
+SETTINGS = MAPPOSettings(entropy_coeff=0.05, value_coeff=0.7, max_grad_norm=0.3, huber_delta=0.5, chunk_length=2)
 CASES = [
     (method, phase)
     for method, owners in owner_tables(2).items()
@@ -49,14 +49,16 @@ def batch_of(policy, steps=3, envs=3, seed=0, dead=(), config=SETTINGS):
 
 
 def row_losses(policy, batch, config):
-    """Policy loss [1, B, N] and value loss [1, B, V] of every row, written out."""
-    distribution = policy.distribution(batch.obs, roles=batch.roles, masks=batch.masks)
+    """Policy loss [L, B, N] and value loss [L, B, V] of every row, written out."""
+    sequence = {"state": batch.actor_state, "keep": batch.keep}
+    distribution = policy.distribution(batch.obs, roles=batch.roles, masks=batch.masks, **sequence)
     log_ratio = distribution.log_prob(batch.actions) - batch.log_probs
     ratio = (log_ratio.sum(-1, keepdim=True) if config.joint_ratio else log_ratio).exp()
     a = batch.advantages.unsqueeze(-1)
     gain = torch.where(a > 0, ratio.clamp(max=1 + config.clip), ratio.clamp(min=1 - config.clip)) * a
     policy_loss = -gain.sum(-1) - config.entropy_coeff * distribution.entropy(seeded(5)).sum(-1)
-    values, huber = policy.critic(batch.state), torch.nn.HuberLoss(reduction="none", delta=config.huber_delta)
+    values = policy.critic.unroll(batch.state, batch.critic_state, batch.keep)[0]
+    huber = torch.nn.HuberLoss(reduction="none", delta=config.huber_delta)
     change = (values - batch.values).clamp(-config.value_clip, config.value_clip)
     targets = policy.value_norm.normalise(batch.returns)
     errors = torch.stack([huber(values, targets), huber(batch.values + change, targets)])
@@ -71,6 +73,8 @@ def owner_by_owner(policy, batch, config):
         loss, live = row_losses(policy, batch, config)[group == "critic"], batch.active
         if group == "critic":
             live = torch.ones_like(loss, dtype=torch.bool)
+            if config.value_active_only and loss.shape == shape:
+                live = batch.active
             owner_of, count = torch.tensor(owners.critic_of[: loss.shape[-1]]).expand(loss.shape), owners.num_critics
         elif group == "backbone":
             owner_of, count = torch.tensor(owners.backbone_of).expand(shape), owners.num_backbones
@@ -98,7 +102,7 @@ def one_step(policy, batch, config):
     """Our step; returns the optimisers, the finished gradients and the live rows."""
     optimisers = optimisers_of(policy)
     mappo.loss_sums(policy, batch, config, seeded(5))[0].backward()
-    counts = mappo.live_rows(policy, batch, SETTINGS)
+    counts = mappo.live_rows(policy, batch, config)
     mappo.step(optimisers, counts, config.max_grad_norm)
     grads = {
         group: [p.grad for p in o.param_groups[0]["params"] if p.grad is not None] for group, o in optimisers.items()
@@ -106,21 +110,27 @@ def one_step(policy, batch, config):
     return optimisers, grads, counts
 
 
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
 @pytest.mark.parametrize(("method", "phase"), CASES)
 @settings(max_examples=5)
 @given(data=st.data())
-def test_every_owner_gets_the_clipped_gradient_of_the_mean_over_its_own_live_rows(method, phase, data):
+def test_every_owner_gets_the_clipped_gradient_of_the_mean_over_its_own_live_rows(method, phase, recurrent, data):
     shared_reward = data.draw(st.booleans())
-    policy = data.draw(policies(method, teams(shared_reward=shared_reward)))
+    policy = data.draw(policies(method, teams(shared_reward=shared_reward), recurrent=recurrent))
     policy.set_phase(phase)
     config = dataclasses.replace(
         SETTINGS,
         max_grad_norm=data.draw(st.sampled_from([None, 0.3])),
+        value_active_only=data.draw(st.booleans()),
         joint_ratio=data.draw(st.booleans()),
         entropy_coeff=data.draw(st.sampled_from([0.0, 0.05])),
     )
     dead = data.draw(st.sampled_from([(), (0,), (1,)]))
-    batch = batch_of(policy, seed=data.draw(st.integers(0, 1000)), dead=dead)
+    batch = batch_of(policy, 4, 2, seed=data.draw(st.integers(0, 1000)), dead=dead)
+    if (
+        recurrent and batch.roles is not None
+    ):  # else a role's adapter also answers for what later roles make of its state
+        batch.roles = batch.roles[:1].expand_as(batch.roles)
     expected = owner_by_owner(policy, batch, config)
     _, actual, _ = one_step(policy, batch, config)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-9)  # live counts are single precision
@@ -391,7 +401,7 @@ def train_together(policy, shards, config):
 
 def uneven_rollout(policy):
     """Shards of two learners differ in live counts and episode ends; agent 1 lives in the second shard only."""
-    rollout = random_rollout(policy, 5, 4, seed=3)
+    rollout = random_rollout(policy, 6, 4, seed=3)
     rollout.active[:, :2, 1] = False
     rollout.active[1:, 0] = False
     rollout.terminated[2:, :2] = False
@@ -400,9 +410,11 @@ def uneven_rollout(policy):
 
 @pytest.mark.parametrize("method", ["ps", "lora", "nps", "seps_lora", "mtl", "role"])
 @pytest.mark.parametrize("shared_reward", [True, False])
-def test_two_learners_with_uneven_shards_equal_one_with_all_of_the_data(method, shared_reward):
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
+def test_two_learners_with_uneven_shards_equal_one_with_all_of_the_data(method, shared_reward, recurrent):
     spec = team((4, 2, 3), (2, 3, 1), shared_reward=shared_reward)
-    network = NetworkConfig(hidden_size=5, distribution="gaussian")  # its entropy draws no noise
+    # The entropy of this distribution draws no noise.
+    network = NetworkConfig(hidden_size=5, distribution="gaussian", recurrent=recurrent, critic_recurrent=recurrent)
     policy = experienced(make_policy(spec, owner_tables(3)[method], network=network, critic_input="agent_state"))
     rollout = uneven_rollout(policy)
     config = dataclasses.replace(SETTINGS, num_epochs=3)
