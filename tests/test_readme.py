@@ -28,6 +28,19 @@ def test_the_example_runs_as_it_stands(tmp_path):
     assert (tmp_path / "checkpoint" / "algorithm_state.pkl").exists()
 
 
+def test_ones_own_environment_trains_and_learns(tmp_path):
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", blocks("python")[1]],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        cwd=tmp_path,
+    )
+    assert answer.returncode == 0, answer.stderr
+    *_, episode_return = answer.stdout.split()
+    assert float(episode_return) > 12  # agents that never move get 0, those that meet at once 16.5
+
+
 def test_files_that_are_named_exist():
     named = set(re.findall(r"[\w/]+\.(?:py|csv|png|txt|md|yaml)\b", README))
     missing = {name for name in named if not list(ROOT.glob(f"**/{name}"))} - {"algorithm_state.pkl"}
