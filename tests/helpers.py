@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lorasa_rllib.learning.gae import gae, td_errors
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.bank import LoRAConfig
@@ -232,6 +233,20 @@ def _one_row(
     return torch.where(real.unsqueeze(-1), torch.stack([x, std], dim=-1), 0.0)
 
 
+def advantages_of(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    ended: Tensor,
+    gamma: float,
+    lambda_: float,
+    zeroed: Tensor | None = None,
+) -> Tensor:
+    """Generalised advantages from rewards and values."""
+    return gae(td_errors(rewards, values, next_values, terminated, gamma, zeroed), ended, gamma * lambda_)
+
+
 def gradients(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:
     """Gradient of every trained parameter by name, zero where the loss does not depend on it."""
     named = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -240,11 +255,17 @@ def gradients(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:
 
 
 def random_rollout(
-    policy: TeamPolicy, steps: int, envs: int, seed: int = 0, dead: tuple[int, ...] = (), chunk_length: int = 2
+    policy: TeamPolicy,
+    steps: int,
+    envs: int,
+    seed: int = 0,
+    dead: tuple[int, ...] = (),
+    chunk_length: int = 2,
+    noise: float = 0.2,
 ) -> TeamRollout:
     """A rollout of numpy arrays in double precision with random deaths, terminations and truncations.
 
-    Actions are drawn from the policy, log-probabilities are then disturbed: ratios differ from 1 and many are clipped.
+    Actions are drawn from the policy, log-probabilities are then disturbed by `noise`: ratios differ from 1.
     The agents `dead` never live. Recurrent networks start from zero states and forget at the ends of episodes.
     """
     spec, owners, network = policy.config.spec, policy.config.owners, policy.config.network
@@ -268,8 +289,8 @@ def random_rollout(
             values, states = policy.critic.unroll(torch.as_tensor(state), keep=keep)
             extra |= {"values": values.numpy(), "critic_state": _into_chunks(states[:-1], keep, chunk_length)}
             extra["final_values"] = rng.standard_normal((truncated.sum(), values.shape[-1]))
-    noise = torch.randn(log_probs.shape, generator=seeded(seed), dtype=torch.double)
-    real = torch.ones_like(noise) if not spec.continuous else torch.as_tensor(spec.action_mask())
+    disturbance = noise * torch.randn(log_probs.shape, generator=seeded(seed), dtype=torch.double)
+    real = torch.ones_like(disturbance) if not spec.continuous else torch.as_tensor(spec.action_mask())
     final_index = rng.permutation(np.argwhere(truncated))
     active = rng.random((steps, envs, spec.num_agents)) < 0.7
     active[..., list(dead)] = False
@@ -277,7 +298,7 @@ def random_rollout(
         obs=obs.numpy(),
         state=state,
         actions=actions.numpy(),
-        log_probs=(log_probs + 0.2 * noise * real).numpy(),
+        log_probs=(log_probs + disturbance * real).numpy(),
         rewards=rng.standard_normal((steps, envs, spec.reward_width)),
         terminated=terminated,
         truncated=truncated,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorasa_rllib.learning.gae import gae
+from lorasa_rllib.learning.gae import gae, td_errors
 from lorasa_rllib.learning.quirks import Quirks
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.policy import TeamPolicy
@@ -84,37 +84,66 @@ class Batch:
         return Batch(**columns)
 
 
-def prepare(
-    policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings, all_sum: AllSum = alone
-) -> tuple[Batch, dict[str, Tensor]]:
-    """Values, advantages and returns of a rollout (tensors); takes the returns into the value normaliser.
+@dataclass
+class Targets:
+    """What the critic says of a rollout, and what came of it. Everything [T, E, V].
 
-    Advantages are standardised over all live entries of all learners, jointly over agents.
+    values: normalised  baseline: values in units of reward  errors: `td_errors`  gains: advantages, in units of reward
+    ended: bool, broadcastable
     """
-    values, next_values = state_values(policy, rollout)  # normalised [T, E, V]
-    raw = policy.value_norm.denormalise(values)
+
+    values: Tensor
+    baseline: Tensor
+    errors: Tensor
+    ended: Tensor
+    gains: Tensor
+
+    @property
+    def returns(self) -> Tensor:
+        """[T, E, V], in units of reward."""
+        return self.gains + self.baseline
+
+
+def targets_of(policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings) -> Targets:
+    """Values, errors and advantages of a rollout (tensors). Changes nothing."""
+    values, next_values = state_values(policy, rollout)
+    baseline = policy.value_norm.denormalise(values)
     terminated, ended = rollout.terminated.unsqueeze(-1), (rollout.terminated | rollout.truncated).unsqueeze(-1)
     if rollout.left is not None:
         terminated, ended = terminated | rollout.left, ended | rollout.left
-    advantages = gae(
-        rollout.rewards.expand_as(raw),
-        raw,
+    errors = td_errors(
+        rollout.rewards.expand_as(baseline),
+        baseline,
         policy.value_norm.denormalise(next_values),
         terminated,
-        ended,
         settings.gamma,
-        settings.lambda_,
         zeroed=rollout.truncated.unsqueeze(-1) if settings.quirks.zero_time_limits else None,
     )
-    returns = advantages + raw
-    counted = value_rows(returns, rollout.active, settings)
+    return Targets(values, baseline, errors, ended, gae(errors, ended, settings.gamma * settings.lambda_))
+
+
+def prepare(
+    policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings, all_sum: AllSum = alone
+) -> tuple[Batch, dict[str, Tensor]]:
+    """The batch of a rollout; takes the returns into the value normaliser.
+
+    Advantages are standardised over all live entries of all learners, jointly over agents.
+    """
+    return in_batch(policy, rollout, targets_of(policy, rollout, settings), settings, all_sum)
+
+
+def in_batch(
+    policy: TeamPolicy, rollout: TeamRollout, targets: Targets, settings: MAPPOSettings, all_sum: AllSum = alone
+) -> tuple[Batch, dict[str, Tensor]]:
+    """`prepare` with targets at hand."""
     if not settings.quirks.norm_every_step:
-        take_in(policy, returns, counted, all_sum)
+        take_in(policy, targets.returns, value_rows(targets.returns, rollout.active, settings), all_sum)
     batch = _in_sequences(policy, rollout, settings.chunk_length)
-    batch.values, batch.returns = (_sequences(x, batch.obs.shape[0]) for x in (values, returns))
-    advantages = advantages.expand(rollout.active.shape)
-    batch.advantages = _sequences(standardise(advantages, rollout.active, all_sum), batch.obs.shape[0])
-    return batch, {"vf_explained_var": _explained(values=raw, returns=returns, all_sum=all_sum)}
+    batch.values, batch.returns = (in_sequences(x, len(batch.obs)) for x in (targets.values, targets.returns))
+    gains = targets.gains.expand(rollout.active.shape)
+    batch.advantages = in_sequences(standardise(gains, rollout.active, all_sum), len(batch.obs))
+    explained = _explained(values=targets.baseline, returns=targets.returns, all_sum=all_sum)
+    return batch, {"vf_explained_var": explained}
 
 
 def value_rows(values: Tensor, active: Tensor, settings: MAPPOSettings) -> Tensor:
@@ -123,11 +152,22 @@ def value_rows(values: Tensor, active: Tensor, settings: MAPPOSettings) -> Tenso
     return torch.ones_like(values, dtype=torch.bool) if everything else active
 
 
-def take_in(policy: TeamPolicy, returns: Tensor, counted: Tensor, all_sum: AllSum = alone) -> None:
-    """Updates the value normaliser with returns [..., V] in units of reward."""
+def take_in(
+    policy: TeamPolicy,
+    returns: Tensor,
+    counted: Tensor,
+    all_sum: AllSum = alone,
+    agents: tuple[int, ...] | None = None,
+) -> None:
+    """Updates the value normaliser with returns [..., V] in units of reward. agents: only theirs, V counts them."""
     kept = torch.where(counted, returns, 0.0).flatten(0, -2)
     rows = counted.flatten(0, -2).sum(0).to(returns.dtype)
     total, square, rows = all_sum(torch.cat([kept.sum(0), kept.square().sum(0), rows])).chunk(3)
+    if agents is not None:
+        total, square, rows = (
+            x.new_zeros(policy.critic.num_values).index_copy(0, torch.tensor(agents, device=x.device), x)
+            for x in (total, square, rows)
+        )
     policy.value_norm.update(total / rows.clamp(min=1), square / rows.clamp(min=1), rows > 0)
 
 
@@ -144,10 +184,18 @@ def state_values(policy: TeamPolicy, rollout: TeamRollout) -> tuple[Tensor, Tens
     return values[:-1], next_values
 
 
-def standardise(advantages: Tensor, active: Tensor, all_sum: AllSum = alone) -> Tensor:
-    """(A - mean) / (std + 1e-5) with mean and population std over live entries; both [..., N]."""
+def moments(advantages: Tensor, active: Tensor) -> Tensor:
+    """[3]: sum, sum of squares and number of live entries."""
     live = torch.where(active, advantages, 0.0)
-    total, square, count = all_sum(torch.stack([live.sum(), live.square().sum(), active.sum().to(live.dtype)]))
+    return torch.stack([live.sum(), live.square().sum(), active.sum().to(live.dtype)])
+
+
+def standardise(advantages: Tensor, active: Tensor, all_sum: AllSum = alone, sums: Tensor | None = None) -> Tensor:
+    """(A - mean) / (std + 1e-5) with mean and population std over live entries; both [..., N].
+
+    sums: `moments` to standardise by, where they are not those of `advantages` themselves.
+    """
+    total, square, count = all_sum(moments(advantages, active) if sums is None else sums.clone())
     mean = total / count.clamp(min=1)
     std = (square / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
     return (advantages - mean) / (std + 1e-5)
@@ -179,11 +227,11 @@ def _in_sequences(policy: TeamPolicy, rollout: TeamRollout, chunk_length: int) -
     if recurrent:
         begins = torch.zeros_like(rollout.terminated)
         begins[1:] = (rollout.terminated | rollout.truncated)[:-1]
-        keep = _sequences(~begins, length).unsqueeze(-1)
+        keep = in_sequences(~begins, length).unsqueeze(-1)
         keep[0] = True  # the stored states are those after the reset
 
     def cut(column: Tensor | None) -> Any:
-        return None if column is None else _sequences(column, length)
+        return None if column is None else in_sequences(column, length)
 
     def first(states: Tensor | None) -> Tensor | None:
         return None if states is None else states.flatten(0, 1)
@@ -206,11 +254,18 @@ def _in_sequences(policy: TeamPolicy, rollout: TeamRollout, chunk_length: int) -
     )
 
 
-def _sequences(column: Tensor, length: int) -> Tensor:
+def in_sequences(column: Tensor, length: int) -> Tensor:
     """[T, E, ...] -> [length, T / length * E, ...], sequences of consecutive steps of one environment."""
     steps, envs = column.shape[:2]
     cut = column.reshape(steps // length, length, envs, *column.shape[2:]).transpose(0, 1)
     return cut.reshape(length, -1, *column.shape[2:])
+
+
+def in_time(sequences: Tensor, num_envs: int) -> Tensor:
+    """[L, C, ...] -> [T, E, ...]: `in_sequences` undone."""
+    length = len(sequences)
+    cut = sequences.reshape(length, -1, num_envs, *sequences.shape[2:]).transpose(0, 1)
+    return cut.reshape(-1, *cut.shape[2:])
 
 
 def _explained(values: Tensor, returns: Tensor, all_sum: AllSum) -> Tensor:

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation with time limits and deaths told apart."""
+"""Temporal-difference errors and generalised advantage estimation, with time limits and deaths told apart."""
 
 from __future__ import annotations
 
@@ -6,32 +6,40 @@ import torch
 from torch import Tensor
 
 
-def gae(
+def td_errors(
     rewards: Tensor,
     values: Tensor,
     next_values: Tensor,
     terminated: Tensor,
-    ended: Tensor,
     gamma: float,
-    lambda_: float,
     zeroed: Tensor | None = None,
 ) -> Tensor:
-    """Advantages (Schulman et al. 2016, eq. 16); returns are advantages + values.
-
-        delta_t = r_t + gamma (1 - terminated_t) V'_t - V_t          g_t = delta_t + gamma lambda (1 - ended_t) g_{t+1}
+    """delta_t = r_t + gamma (1 - terminated_t) V'_t - V_t, in units of reward.
 
     rewards, values, next_values float [T, ...]: V'_t is the value of the state that step t led to, also where the
     episode was cut by a time limit (then it is the value of the true last state, not of the next episode's first).
-    terminated, ended bool, broadcastable to rewards; ended = terminated or truncated. Everything in units of reward.
-    zeroed bool: steps whose advantage is set to 0 (`Quirks.zero_time_limits`); None: nowhere.
+    terminated bool, broadcastable. zeroed bool: steps whose error is set to 0 (`Quirks.zero_time_limits`).
     """
     delta = rewards + gamma * torch.where(terminated, 0.0, next_values) - values
-    decay = gamma * lambda_ * (~ended).to(delta.dtype).expand_as(delta)
-    if zeroed is not None:
-        delta = torch.where(zeroed, 0.0, delta)
-    advantages = torch.empty_like(delta)
-    running = torch.zeros_like(delta[0])
-    for t in range(len(delta) - 1, -1, -1):
-        running = torch.addcmul(delta[t], decay[t], running)
-        advantages[t] = running
-    return advantages
+    return delta if zeroed is None else torch.where(zeroed, 0.0, delta)
+
+
+def accumulate(errors: Tensor, rates: Tensor) -> Tensor:
+    """g_t = errors_t + rates_t g_{t+1}, backwards from g_T = 0. errors [T, ...], rates broadcastable."""
+    rates = rates.expand_as(errors)
+    sums = torch.empty_like(errors)
+    running = torch.zeros_like(errors[0])
+    for t in range(len(errors) - 1, -1, -1):
+        running = torch.addcmul(errors[t], rates[t], running)
+        sums[t] = running
+    return sums
+
+
+def gae(errors: Tensor, ended: Tensor, decay: float) -> Tensor:
+    """Advantages (Schulman et al. 2016, eq. 16); returns are advantages + values.
+
+        g_t = delta_t + gamma lambda (1 - ended_t) g_{t+1}
+
+    errors: `td_errors`. ended bool, broadcastable to them: terminated or truncated. decay: gamma * lambda.
+    """
+    return accumulate(errors, decay * (~ended).to(errors.dtype))

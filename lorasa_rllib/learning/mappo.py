@@ -7,6 +7,9 @@ divided.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,37 +29,44 @@ def loss_sums(
     distribution = policy.distribution(
         batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep
     )
-    live = batch.active.unsqueeze(-1)
-    real = (
-        policy.actor.real_actions()
-    )  # padded dimensions have ratio 1: no gradient, but they would count in statistics
-    log_ratio = distribution.log_prob(batch.actions) - batch.log_probs
+    loss, stats = policy_sums(distribution, batch, settings, policy.actor.real_actions(), generator)
+    values, _ = policy.critic.unroll(batch.state, batch.critic_state, batch.keep)
+    counted = value_rows(values, batch.active, settings)
+    value_loss = value_sums(values, batch.values, policy.value_norm.normalise(batch.returns), counted, settings)
+    return loss + settings.value_coeff * value_loss, stats | {"vf_loss": value_loss.detach().float()}
+
+
+def policy_sums(
+    distribution: Any,
+    rows: Any,
+    settings: MAPPOSettings,
+    real: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    others: Tensor | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sums over live rows of policy loss with entropy bonus, and of statistics.
+
+    distribution: of the rows under the current policy. rows: a `Batch` or anything with its `actions`, `log_probs`,
+    `active` and `advantages`. real bool, broadcastable to actions: padded dimensions have ratio 1, so no gradient, but
+    would count in statistics. others [...] multiplies ratios: the product of other agents' (A2PO).
+    """
+    live = rows.active.unsqueeze(-1)
+    log_ratio = distribution.log_prob(rows.actions) - rows.log_probs
     log_ratio = torch.where(live, log_ratio, 0.0)  # before exp: an overflow in a dead row would reach the gradient
     if settings.joint_ratio:
         log_ratio, real = log_ratio.sum(-1, keepdim=True), None
     ratio = log_ratio.exp()
-    gain = clipped_surrogate(ratio, batch.advantages, settings.clip, real)
-    policy_loss = -torch.where(batch.active, gain, 0.0).sum()
-    values, _ = policy.critic.unroll(batch.state, batch.critic_state, batch.keep)
-    errors = clipped_value_loss(
-        values,
-        batch.values,
-        policy.value_norm.normalise(batch.returns),
-        settings.value_clip,
-        settings.huber_delta,
-        settings.quirks.one_sided_huber,
-    )
-    value_loss = torch.where(value_rows(errors, batch.active, settings), errors, 0.0).sum()
-    loss = policy_loss + settings.value_coeff * value_loss
+    weight = ratio if others is None else ratio * others.unsqueeze(-1)
+    gain = clipped_surrogate(weight, rows.advantages, settings.clip, real)
+    policy_loss = loss = -torch.where(rows.active, gain, 0.0).sum()
     with torch.no_grad() if settings.entropy_coeff == 0 else torch.enable_grad():
-        entropy = torch.where(batch.active, distribution.entropy(generator).sum(-1), 0.0).sum()
+        entropy = torch.where(rows.active, distribution.entropy(generator).sum(-1), 0.0).sum()
     if settings.entropy_coeff:
         loss = loss - settings.entropy_coeff * entropy
     with torch.no_grad():
-        clipped = (live & ((ratio - 1).abs() > settings.clip)).float()
+        clipped = (live & ((weight - 1).abs() > settings.clip)).float()
         stats = {
             "policy_loss": policy_loss,
-            "vf_loss": value_loss,
             "entropy": entropy,
             "mean_kl_loss": torch.where(live, ratio - 1 - log_ratio, 0.0).sum(),
             "clip_fraction": (clipped.mean(-1) if real is None else clipped.sum(-1) / real.sum(-1)).sum(),
@@ -64,18 +74,26 @@ def loss_sums(
     return loss, {name: value.detach().float() for name, value in stats.items()}
 
 
+def value_sums(values: Tensor, old_values: Tensor, targets: Tensor, counted: Tensor, settings: MAPPOSettings) -> Tensor:
+    """Sum of the value loss over the rows that count. All [..., V], values and targets normalised, counted bool."""
+    errors = clipped_value_loss(
+        values, old_values, targets, settings.value_clip, settings.huber_delta, settings.quirks.one_sided_huber
+    )
+    return torch.where(counted, errors, 0.0).sum()
+
+
 def live_rows(policy: TeamPolicy, batch: Batch, settings: MAPPOSettings) -> dict[str, Tensor]:
     """Live rows of every owner of every bank: "backbone" [G], "adapters" [K], "critic" [C]."""
     owners = policy.config.owners
     per_agent = batch.active.sum((0, 1)).float()  # [N]
-    rows = {"backbone": _per_owner(per_agent, owners.backbone_of, owners.num_backbones)}
+    rows = {"backbone": per_owner(per_agent, owners.backbone_of, owners.num_backbones)}
     if owners.routed_by == "role":
         assert batch.roles is not None
         rows["adapters"] = torch.bincount(batch.roles[batch.active], minlength=owners.num_adapters).float()
     elif owners.num_adapters:
-        rows["adapters"] = _per_owner(per_agent, owners.adapter_of, owners.num_adapters)
+        rows["adapters"] = per_owner(per_agent, owners.adapter_of, owners.num_adapters)
     counted = value_rows(batch.values, batch.active, settings).sum((0, 1)).float()  # [V]
-    rows["critic"] = counted if len(counted) == 1 else _per_owner(counted, owners.critic_of, owners.num_critics)
+    rows["critic"] = counted if len(counted) == 1 else per_owner(counted, owners.critic_of, owners.num_critics)
     return rows
 
 
@@ -126,7 +144,8 @@ def take_step(
     stats["live"] = part.active.sum().float()
     stats["value_rows"] = counts["critic"].sum()
     flat = torch.stack(list(stats.values()))
-    sum_over_learners(optimisers, counts, flat, all_sum)
+    every = (p for o in optimisers.values() for group in o.param_groups for p in group["params"])
+    sum_over_learners([*(p.grad for p in every if p.grad is not None), *counts.values(), flat], all_sum)
     stats = dict(zip(stats, flat, strict=True))
     return stats, step(optimisers, counts, settings.max_grad_norm)
 
@@ -146,20 +165,17 @@ def step(optimisers: Optimisers, counts: dict[str, Tensor], max_grad_norm: float
     return norms
 
 
-def sum_over_learners(optimisers: Optimisers, counts: dict[str, Tensor], stats: Tensor, all_sum: AllSum) -> None:
-    """Adds gradients, live rows and statistics up over learners, in place, as one flat vector."""
+def sum_over_learners(tensors: list[Tensor], all_sum: AllSum) -> None:
+    """Adds tensors up over learners, in place, as one flat vector."""
     if all_sum is alone:
         return
-    grads = [
-        p.grad for o in optimisers.values() for group in o.param_groups for p in group["params"] if p.grad is not None
-    ]
-    tensors = [*grads, *counts.values(), stats]
     summed = all_sum(torch.cat([t.flatten() for t in tensors]))
     for tensor, part in zip(tensors, summed.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
 
 
-def _per_owner(per_agent: Tensor, owner_of: tuple[int, ...], owners: int) -> Tensor:
+def per_owner(per_agent: Tensor, owner_of: Sequence[int], owners: int) -> Tensor:
+    """[owners]: sums of per_agent [n] over the agents of each owner, owner_of [n]."""
     if owners == 1:
         return per_agent.sum(0, keepdim=True)
     index = torch.tensor(owner_of, device=per_agent.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -42,6 +42,20 @@ class OwnerAdam(torch.optim.Optimizer):
                     _adam(p, p.grad, state, group["lr"], beta1, beta2, group["eps"])
                 elif bool(who.any()):
                     _adam_of_some(p, p.grad, state, who, group["lr"], beta1, beta2, group["eps"])
+
+    @torch.no_grad()
+    def step_owner(self, owner: int, grads: Mapping[Tensor, Tensor]) -> None:
+        """Only `owner` moves, by the gradients [1, ...] of its slices of the parameters named in `grads`.
+
+        Costs as much as that owner has numbers, whatever the size of the bank.
+        """
+        mine = slice(owner, owner + 1)
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p in grads:
+                    state = {name: value[mine] for name, value in self._state_of(p).items()}  # views
+                    _adam(p[mine], grads[p], state, group["lr"], beta1, beta2, group["eps"])
 
     def _state_of(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]

@@ -11,7 +11,7 @@ from torch import Tensor
 from lorasa_rllib.nn.bank import BankLinear, BankVector, LoRAConfig
 from lorasa_rllib.nn.distributions import CONTINUOUS, ActionDistribution, Categorical
 from lorasa_rllib.nn.network import Banks, NetworkConfig, Trunk
-from lorasa_rllib.nn.rows import Router
+from lorasa_rllib.nn.rows import Agent, Router
 from lorasa_rllib.spec import Owners, TeamSpec
 
 
@@ -47,15 +47,15 @@ class Actor(Trunk):
         *,
         roles: Tensor | None = None,
         masks: Tensor | None = None,
-        agent: Tensor | int | None = None,
+        agent: Agent = None,
         adapters: bool = True,
         state: Tensor | None = None,
         keep: Tensor | None = None,
     ) -> tuple[ActionDistribution, Tensor | None]:
         """Distribution of every row's action, and the recurrent states after every step (None if feed-forward).
 
-        obs [..., N, obs_size]; with `agent` given: [..., obs_size] of that one agent (int), or rows
-        [..., obs_size] with an agent index each (Tensor [...], any order). Recurrent: the first axis is time.
+        obs [..., N, obs_size]; with `agent` given: [..., n, obs_size] of n agents (tuple), [..., obs_size] of one
+        (int), or rows [..., obs_size] with an agent index each (Tensor [...], any order). Recurrent: time comes first.
         roles int64 (obs without its last axis): adapter of every row, where routing is by role.
         masks bool [..., action_size]: available choices of discrete teams.
         state (obs without time and last axis, hidden_size): what is carried into the first step; None: zeros.
@@ -69,9 +69,12 @@ class Actor(Trunk):
         log_std = None if self.head_type is None else rows.restore_vector(self.log_std(rows.slots, adapters))
         return action_distribution(self.head_type, output, log_std, real, masks), states
 
-    def real_actions(self) -> Tensor | None:
-        """bool [N, d], the action dimensions that agents have; None if nothing is padded."""
-        return None if self.head_type is None else self.real_entries
+    def real_actions(self, agent: Agent = None) -> Tensor | None:
+        """bool [N, d], the action dimensions that agents have (or those of `agent`); None if nothing is padded."""
+        real = None if self.head_type is None else self.real_entries
+        if real is None or agent is None:
+            return real
+        return real[torch.as_tensor(agent, device=real.device)]
 
 
 def action_distribution(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from lorasa_rllib.nn.bank import BankLinear, LoRAConfig
@@ -34,23 +35,29 @@ class Critic(Trunk):
         self.num_values = len(of_critics.backbone_of)
         self.per_agent = spec.state_per_agent
 
-    def forward(self, state: Tensor) -> Tensor:
-        """state [..., S] (or [..., N, S], one for each agent) -> normalised values [..., V]."""
-        return self.unroll(state)[0]
+    def forward(self, state: Tensor, *args: Any, **rows: Any) -> Tensor:
+        """state [..., S] (or [..., N, S], one for each agent) -> normalised values [..., V]; arguments as `unroll`."""
+        return self.unroll(state, *args, **rows)[0]
 
     def unroll(
-        self, state: Tensor, hidden: Tensor | None = None, keep: Tensor | None = None
+        self,
+        state: Tensor,
+        hidden: Tensor | None = None,
+        keep: Tensor | None = None,
+        agents: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Normalised values [..., V], and the recurrent states after every step (None if feed-forward).
 
         state [..., S] or [..., N, S]; recurrent: the first axis is time. hidden [..., V, hidden_size] and keep, bool,
-        broadcastable to the values: as `state` and `keep` of `Actor.unroll`.
+        broadcastable to the values: as `state` and `keep` of `Actor.unroll`. agents: the values of these only (critics
+        with a value per agent); N and V then count them.
         """
         lead = state.shape[: -2 if self.per_agent else -1]
-        rows = TeamRows(self.router.slots_of_agents(slice(None)), lead)
+        some = None if agents is None else torch.tensor(agents, device=state.device)
+        rows = TeamRows(self.router.slots_of_agents(slice(None) if some is None else some), lead, some)
         if self.per_agent:
             x = rows.arrange(state)
         else:
-            x = state.reshape(1, -1, state.shape[-1]).expand(self.num_values, -1, -1)
+            x = state.reshape(1, -1, state.shape[-1]).expand(rows.slots.size, -1, -1)
         features, states = self.features(x, rows, state=hidden, keep=keep)
         return rows.restore(self.head(features, rows.slots)).squeeze(-1), states

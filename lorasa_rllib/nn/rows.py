@@ -2,7 +2,7 @@
 
 Three layouts, one interface. The layers themselves never ask which one they serve:
 
-    TeamRows      x [..., N, d], one slot per agent (a view, no copy): routing fixed by agent
+    TeamRows      x [..., N, d], one slot per agent (a view, no copy): routing fixed by agent; the team or some of it
     AgentRows     x [..., d], rows of one agent: one slot
     SortedRows    x [R, d] with an owner per row, sorted once into slots: routing held in data
 """
@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.spec import Owners
+
+Agent = Tensor | int | tuple[int, ...] | None
+"""Whose rows they are, see `Router.layout`."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,15 @@ class Rows(Protocol):
 
 
 class TeamRows:
-    """All agents of a team at once: x [..., N, d] with any leading axes."""
+    """All agents of a team (or some of them) at once: x [..., N, d] with any leading axes.
 
-    def __init__(self, slots: Slots, lead: torch.Size):
+    agents: int64 [n], which ones; None: the whole team in order.
+    """
+
+    def __init__(self, slots: Slots, lead: torch.Size, agents: Tensor | None = None):
         self.slots = slots
         self._lead = lead
+        self._agents = agents
 
     def arrange(self, x: Tensor) -> Tensor:
         return x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
@@ -87,13 +94,13 @@ class TeamRows:
         return v
 
     def steps(self) -> Sequence[Rows]:
-        return [TeamRows(self.slots, self._lead[1:])] * self._lead[0]
+        return [TeamRows(self.slots, self._lead[1:], self._agents)] * self._lead[0]
 
     def table_in(self, table: Tensor) -> Tensor:
-        return table[:, None]
+        return self.table_out(table)[:, None]
 
     def table_out(self, table: Tensor) -> Tensor:
-        return table
+        return table if self._agents is None else table[self._agents]
 
 
 class AgentRows:
@@ -198,22 +205,26 @@ class Router(torch.nn.Module):
         self._backbones: Tensor | None
         self._adapters: Tensor | None
 
-    def layout(self, x: Tensor, agent: Tensor | int | None = None, roles: Tensor | None = None) -> Rows:
+    def layout(self, x: Tensor, agent: Agent = None, roles: Tensor | None = None) -> Rows:
         """Layout of rows x.
 
-        x [..., N, d] with `agent=None`; [..., d] of one agent with `agent` an int; [..., d] in any order with `agent`
-        int64 [...]. `roles` (x without its last axis) is read only if adapters are keyed by role.
+        x [..., N, d] with `agent=None`; [..., n, d] of n agents with `agent` a tuple; [..., d] of one agent with
+        `agent` an int; [..., d] in any order with `agent` int64 [...]. `roles` (x without its last axis) is read only
+        if adapters are keyed by role.
         """
         lead = x.shape[:-1]
         if self.by_role:
             if roles is None:
                 raise ValueError("adapters are keyed by role, but the rows carry no roles column.")
-            agents = self._agents if agent is None else torch.as_tensor(agent, device=x.device)
+            agents = self._agents if agent is None else torch.as_tensor(agent, device=x.device)  # a tuple: last axis
             return SortedRows(
                 roles.reshape(-1), agents.expand(lead).reshape(-1), self.owners.num_adapters, _slots_of_roles, lead
             )
         if agent is None:
             return TeamRows(self.slots_of_agents(slice(None)), lead[:-1])
+        if isinstance(agent, tuple):
+            some = torch.tensor(agent, device=x.device)
+            return TeamRows(self.slots_of_agents(some), lead[:-1], some)
         if isinstance(agent, int):
             return AgentRows(self.slots_of_agents(slice(agent, agent + 1)), agent, lead)
         agent = agent.reshape(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -45,10 +47,10 @@ class ValueNorm(nn.Module):
             updated = old * self.beta + new * (1 - self.beta)
             old.copy_(updated if seen is None else torch.where(seen, updated, old))
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """x [..., size] in units of reward -> unit size."""
+    def normalise(self, x: Tensor, outputs: Any = slice(None)) -> Tensor:
+        """x [..., size] in units of reward -> unit size. outputs: the entries that x has, an index; all of them."""
         mean, std = self.statistics()
-        return (x - mean) / std
+        return (x - mean[outputs]) / std[outputs]
 
     def denormalise(self, x: Tensor) -> Tensor:
         """x [..., size] of unit size -> units of reward."""

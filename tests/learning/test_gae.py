@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lorasa_rllib.learning.batch import MAPPOSettings, prepare
-from lorasa_rllib.learning.gae import gae
 from lorasa_rllib.nn.network import NetworkConfig
-from tests.helpers import make_policy, owner_tables, random_rollout, seeded, team
+from tests.helpers import advantages_of, make_policy, owner_tables, random_rollout, seeded, team
 
 
 def random_steps(steps, seed, lead=(2, 3)):
@@ -22,7 +21,7 @@ def random_steps(steps, seed, lead=(2, 3)):
 @given(steps=st.integers(1, 7), seed=st.integers(0, 10_000), gamma=st.floats(0, 1), lambda_=st.floats(0, 1))
 def test_the_recursion_equals_the_discounted_sum_of_errors_up_to_the_end_of_the_episode(steps, seed, gamma, lambda_):
     rewards, values, next_values, terminated, ended = random_steps(steps, seed)
-    actual = gae(rewards, values, next_values, terminated, ended, gamma, lambda_)
+    actual = advantages_of(rewards, values, next_values, terminated, ended, gamma, lambda_)
     expected = torch.zeros_like(rewards)
     for e in range(rewards.shape[1]):
         for t in range(steps):
@@ -48,7 +47,7 @@ def test_a_termination_and_a_time_limit_by_hand():
     next_values = torch.tensor([[4.0, 4.0], [6.0, 20.0], [8.0, 8.0], [10.0, 10.0]])
     terminated = torch.tensor([[False, False], [True, False], [False, False], [False, False]])
     ended = torch.tensor([[False, False], [True, True], [False, False], [False, False]])
-    advantages = gae(torch.ones(4, 2), values, next_values, terminated, ended, 0.5, 0.5)
+    advantages = advantages_of(torch.ones(4, 2), values, next_values, terminated, ended, 0.5, 0.5)
     expected = torch.tensor([[0.25, 2.75], [-3.0, 7.0], [-1.5, -1.5], [-2.0, -2.0]])
     torch.testing.assert_close(advantages, expected, rtol=0, atol=0)
 
@@ -58,7 +57,7 @@ def test_without_discount_returns_are_sums_of_rewards_to_the_end():
     next_values[:-1] = values[1:]
     terminated = torch.zeros(6, 2, 1, dtype=torch.bool)
     terminated[[3, 5]] = True
-    returns = gae(rewards, values, next_values, terminated, terminated, 1.0, 1.0) + values
+    returns = advantages_of(rewards, values, next_values, terminated, terminated, 1.0, 1.0) + values
     first = rewards[:4].flip(0).cumsum(0).flip(0)
     second = rewards[4:].flip(0).cumsum(0).flip(0)
     torch.testing.assert_close(returns, torch.cat([first, second]))
@@ -67,15 +66,17 @@ def test_without_discount_returns_are_sums_of_rewards_to_the_end():
 def test_with_lambda_zero_an_advantage_is_the_one_step_error():
     rewards, values, next_values, terminated, ended = random_steps(5, 4)
     delta = rewards + 0.9 * torch.where(terminated, 0.0, next_values) - values
-    torch.testing.assert_close(gae(rewards, values, next_values, terminated, ended, 0.9, 0.0), delta)
+    torch.testing.assert_close(advantages_of(rewards, values, next_values, terminated, ended, 0.9, 0.0), delta)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_the_value_of_what_follows_a_termination_is_never_read(value):
     rewards, values, next_values, terminated, ended = random_steps(5, 5)
-    clean = gae(rewards, values, next_values, terminated, ended, 0.9, 0.9)
+    clean = advantages_of(rewards, values, next_values, terminated, ended, 0.9, 0.9)
     spoilt = torch.where(terminated, value, next_values)
-    torch.testing.assert_close(gae(rewards, values, spoilt, terminated, ended, 0.9, 0.9), clean, rtol=0, atol=0)
+    torch.testing.assert_close(
+        advantages_of(rewards, values, spoilt, terminated, ended, 0.9, 0.9), clean, rtol=0, atol=0
+    )
 
 
 def test_an_agent_that_leaves_by_hand():

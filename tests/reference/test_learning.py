@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from lorasa_rllib.learning.gae import gae
 from lorasa_rllib.learning.losses import clipped_surrogate, clipped_value_loss
 from lorasa_rllib.nn.value_norm import ValueNorm
+from tests.helpers import advantages_of
 from tests.reference.vectors import Vectors, close
 
 GAE = {torch.float32: (1e-5, 1e-5), torch.float64: (1e-11, 1e-11)}
@@ -21,8 +21,8 @@ def test_gae(load, dtype):
     cut = file["bad_masks"][1:] == 0
     numbers = (file.number("gamma"), file.number("gae_lambda"))
     inputs = (file["rewards"], values[:-1], values[1:], ended, ended, *numbers)
-    close(gae(*inputs) + values[:-1], file["returns"], *GAE[dtype])
-    close(gae(*inputs, zeroed=cut) + values[:-1], file["returns_time_limits"], *GAE[dtype])
+    close(advantages_of(*inputs) + values[:-1], file["returns"], *GAE[dtype])
+    close(advantages_of(*inputs, zeroed=cut) + values[:-1], file["returns_time_limits"], *GAE[dtype])
     assert cut.any()
 
 

@@ -1,0 +1,334 @@
+"""The A2PO update (Wang et al. 2023, arXiv 2302.06205): units are updated one after the other, each on advantages and
+ratios corrected for those that moved before it.
+
+Only what a step moved is evaluated again, so an epoch costs about one evaluation per agent, not one per pair of agents.
+Several learners run the same steps on their own environments; see `learning.mappo` for `all_sum`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from lorasa_rllib.learning.agent_order import ORDERS, Pick
+from lorasa_rllib.learning.batch import AllSum, MAPPOSettings, alone, in_time, take_in, value_rows
+from lorasa_rllib.learning.corrected import Advantages
+from lorasa_rllib.learning.mappo import Optimisers, per_owner, policy_sums, sum_over_learners, value_sums
+from lorasa_rllib.learning.owner_adam import OwnerAdam, finish_gradients
+from lorasa_rllib.learning.ratios import Ratios
+from lorasa_rllib.learning.replay import actor_states, log_probs_of_single_steps
+from lorasa_rllib.learning.rollout import TeamRollout
+from lorasa_rllib.learning.units import (
+    CriticRows,
+    Leaves,
+    Unit,
+    UnitRows,
+    critic_rows_of,
+    leaves_of,
+    moved_by,
+    product_of,
+    rows_of,
+    units_of,
+)
+from lorasa_rllib.nn.policy import TeamPolicy
+
+
+@dataclass(frozen=True)
+class A2POSettings(MAPPOSettings):
+    """Numbers of the update. Names and defaults of the config are documented in `A2POConfig.training`.
+
+    Beside MAPPO's:
+
+    agent_order:    a key of `ORDERS`.
+    units_per_step: units (see `learning.units`) that move together.
+    loop:           "agent": a unit takes all its epochs in turn. "epoch": every epoch goes through all units.
+    two_stage:      each epoch begins with a step of the critic alone.
+    correction:     a key of `CORRECTIONS`, how advantages are corrected for those that moved before; None: not at all.
+    others_clip:    the product of the others' ratios is kept within 1 +- others_clip; None: half the unit's clip range.
+    clip_growth:    the clip range of position k of m is clip * (1 - clip_growth * (1 - k / m)).
+    """
+
+    agent_order: str = "semi_greedy"
+    units_per_step: int = 1
+    loop: Literal["agent", "epoch"] = "agent"
+    two_stage: bool = True
+    correction: str | None = "capped_factors"
+    others_clip: float | None = 0.1
+    clip_growth: float = 0.5
+
+    def clip_at(self, position: int, steps: int) -> float:
+        """Clip range of a position, counted from 1."""
+        return self.clip * (1 - self.clip_growth * (1 - position / steps))
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What happened: advantages of a unit (None: of everyone) were corrected. log_ratios: log c [T, E]."""
+
+    unit: Unit | None
+    log_ratios: Tensor
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What happened: an optimiser step. stats: sums over rows; norms: gradient norms before clipping, by optimiser."""
+
+    unit: Unit
+    position: int
+    clip: float
+    critic_only: bool
+    stats: dict[str, Tensor]
+    norms: dict[str, Tensor]
+
+
+def update(
+    policy: TeamPolicy,
+    optimisers: Optimisers,
+    rollout: TeamRollout,
+    settings: A2POSettings,
+    generator: torch.Generator,
+    all_sum: AllSum = alone,
+) -> dict[str, Tensor]:
+    """One A2PO iteration on one rollout. Returns means of statistics. Everything is on the policy's device."""
+
+    def pick(choices: int) -> int:
+        return int(torch.randint(choices, (1,), generator=generator, device=generator.device))
+
+    # Noise has a generator of its own: learners may draw unequal numbers of it, but must agree on every pick.
+    noise = torch.Generator(generator.device).manual_seed(pick(2**31))
+    sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum)
+    events = [event for event in sequence.events() if isinstance(event, Stepped)]
+    return sequence.log | summary(events, settings)
+
+
+class SequentialUpdate:
+    """One A2PO iteration; `events()` does it, step by step.
+
+    ratios:      of all rows, current when a unit is done
+    advantages:  as last corrected
+    order:       the units in their latest order
+    """
+
+    def __init__(
+        self,
+        policy: TeamPolicy,
+        optimisers: Optimisers,
+        rollout: TeamRollout,
+        settings: A2POSettings,
+        pick: Pick,
+        noise: torch.Generator | None = None,
+        all_sum: AllSum = alone,
+    ):
+        self._policy, self._optimisers, self._settings = policy, optimisers, settings
+        self._pick, self._noise, self._all_sum = pick, noise, all_sum
+        self._num_envs = rollout.num_envs
+        self.advantages = Advantages(policy, rollout, settings, all_sum)
+        self.batch, self.log = self.advantages.batch, self.advantages.log
+        self.ratios = Ratios(policy, self.batch, settings)
+        self._counted = value_rows(self.batch.values, self.batch.active, settings)
+        replays = settings.quirks.single_step_ratios and policy.actor.recurrent
+        self._states = actor_states(policy, self.batch) if replays else None
+        self._units = units_of(policy)
+        self._everyone_moves = moved_by(policy, self._units[0]) is None
+        self._scores = self.advantages.scores(self._units)
+        self.order: list[Unit] = []
+
+    def events(self) -> Iterator[Corrected | Stepped]:
+        """Does the update; tells what happened after every correction and every optimiser step."""
+        if self._settings.loop == "agent":
+            yield from self._through(self._settings.num_epochs)
+            return
+        for epoch in range(self._settings.num_epochs):
+            if epoch and self._settings.correction:
+                yield self._correct(None)
+            yield from self._through(1)
+
+    def _through(self, epochs: int) -> Iterator[Corrected | Stepped]:
+        """All units once, each with `epochs` epochs."""
+        settings = self._settings
+        indices = ORDERS[settings.agent_order](self._scores, self._pick)
+        size = settings.units_per_step
+        self.order = [
+            Unit.joined([self._units[i] for i in indices[start : start + size]])
+            for start in range(0, len(indices), size)
+        ]
+        before = torch.zeros_like(self.ratios.log_ratio[..., 0])  # log product of those that moved, [L, C]
+        for position, unit in enumerate(self.order, 1):
+            done = self.order[: position - 1]
+            if done and settings.correction:
+                yield self._correct(unit, before, done)
+            rows, values = rows_of(self.batch, unit), critic_rows_of(self.batch, unit, self._counted)
+            rows.advantages = self.advantages.of(unit, rows)
+            first = settings.loop == "epoch" and settings.quirks.first_position
+            clip = settings.clip_at(1 if first else position, len(self.order))
+            for _ in range(epochs):
+                if settings.two_stage:
+                    yield self._step(unit, None, values, position, clip)
+                rows.others = self._others(unit, rows, before, clip)
+                yield self._step(unit, rows, values, position, clip)
+                if self._everyone_moves:
+                    self.ratios.refresh()
+                    before = self._product(done)
+            self.ratios.refresh(None if self._everyone_moves else unit)
+            before = self._product([*done, unit]) if self._everyone_moves else before + self.ratios.product(unit)
+
+    # One step
+
+    def _step(self, unit: Unit, rows: UnitRows | None, values: CriticRows, position: int, clip: float) -> Stepped:
+        """An optimiser step of critic and (with rows) actor."""
+        policy, settings = self._policy, replace(self._settings, clip=clip)
+        if settings.quirks.norm_every_step:
+            take_in(policy, values.returns, values.counted, self._all_sum, values.agents)
+        groups = ("critic",) if rows is None else ("backbone", "adapters", "critic")
+        leaves = {group: leaves_of(policy, unit, group) for group in groups if group in self._optimisers}
+        for optimiser in self._optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        value_loss = self._value_loss(values, leaves["critic"], settings)
+        loss = settings.value_coeff * value_loss / len(self.order)
+        stats = {"vf_loss": value_loss.detach().float(), "value_rows": values.counted.sum().float()}
+        counts = {"critic": self._critic_counts(values)}
+        if rows is not None:
+            policy_loss, more = self._policy_loss(rows, leaves, settings)
+            loss = loss + policy_loss
+            others = torch.where(rows.active, rows.others, 0.0).sum().float()
+            stats |= {**more, "others_ratio": others, "live": rows.active.sum().float()}
+            counts |= self._actor_counts(unit, rows)
+        loss.backward()
+        every = [leaf.grad for part in leaves.values() for leaf in part.all() if leaf.grad is not None]
+        flat = torch.stack(list(stats.values()))
+        sum_over_learners([*every, *counts.values(), flat], self._all_sum)
+        norms = {
+            group: _finish(self._optimisers[group], part, counts[group], settings.max_grad_norm)
+            for group, part in leaves.items()
+        }
+        return Stepped(unit, position, clip, rows is None, dict(zip(stats, flat, strict=True)), norms)
+
+    def _value_loss(self, rows: CriticRows, leaves: Leaves, settings: A2POSettings) -> Tensor:
+        critic, norm = self._policy.critic, self._policy.value_norm
+        values = functional_call(critic, leaves.in_place(), (rows.state, rows.hidden, rows.keep, rows.agents))
+        targets = norm.normalise(rows.returns, slice(None) if rows.agents is None else list(rows.agents))
+        return value_sums(values, rows.values, targets, rows.counted, settings)
+
+    def _policy_loss(
+        self, rows: UnitRows, leaves: dict[str, Leaves], settings: A2POSettings
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        actor = self._policy.actor
+        swapped = {
+            name: leaf for group in leaves if group != "critic" for name, leaf in leaves[group].in_place().items()
+        }
+        inputs = {"adapters": self._policy.adapters_on, **rows.inputs()}
+        distribution = functional_call(actor, swapped, (rows.obs,), inputs)
+        real = actor.real_actions(rows.agent)
+        return policy_sums(distribution, rows, settings, real, self._noise, rows.others)
+
+    def _actor_counts(self, unit: Unit, rows: UnitRows) -> dict[str, Tensor]:
+        """Live rows of the unit by owner: "backbone" [G], "adapters" [K]."""
+        owners = self._policy.config.owners
+        counts = {}
+        if unit.roles:
+            assert rows.roles is not None
+            counts["backbone"] = rows.active.sum().float()[None]
+            counts["adapters"] = torch.bincount(rows.roles[rows.active], minlength=owners.num_adapters).float()
+            return counts
+        live = rows.active.sum((0, 1)).float()
+        counts["backbone"] = per_owner(live, [owners.backbone_of[a] for a in unit.agents], owners.num_backbones)
+        if owners.routed_by == "role":
+            counts["adapters"] = live.sum(0, keepdim=True)
+        elif owners.num_adapters:
+            counts["adapters"] = per_owner(live, [owners.adapter_of[a] for a in unit.agents], owners.num_adapters)
+        return counts
+
+    def _critic_counts(self, rows: CriticRows) -> Tensor:
+        """Values of the unit that count, by critic [C]."""
+        owners = self._policy.config.owners
+        counted = rows.counted.sum((0, 1)).float()
+        agents = range(len(owners.critic_of)) if rows.agents is None else rows.agents
+        return per_owner(counted, [owners.critic_of[a] for a in agents], owners.num_critics)
+
+    # Ratios of the others
+
+    def _product(self, units: list[Unit]) -> Tensor:
+        """[L, C]: log of the product of the ratios of several units."""
+        if not units:
+            return torch.zeros_like(self.ratios.log_ratio[..., 0])
+        return self.ratios.product(Unit.joined(units))
+
+    def _others(self, unit: Unit, rows: UnitRows, before: Tensor, clip: float) -> Tensor:
+        """Clipped product of the others' ratios for every row of the unit: those that moved before, or everyone's."""
+        if self._settings.loop == "epoch":
+            before = self.ratios.log_ratio.sum(-1) - self.ratios.product(unit)
+        width = clip / 2 if self._settings.others_clip is None else self._settings.others_clip
+        others = before.exp().clamp(1 - width, 1 + width).unsqueeze(-1)
+        if rows.sequences is None:
+            return others.expand(rows.active.shape)
+        return others.expand(self.batch.active.shape).flatten(1, 2).index_select(1, rows.sequences)
+
+    def _correct(self, unit: Unit | None, before: Tensor | None = None, done: Sequence[Unit] = ()) -> Corrected:
+        """Corrects the advantages of a unit for those `done`, whose product is `before`; of everyone for everyone."""
+        if self._states is not None:
+            log_probs = log_probs_of_single_steps(self._policy, self.batch, self._states)
+            table = self.ratios.log_ratio_of(log_probs)
+            product = table.sum(-1) if unit is None else product_of(table, self.batch, Unit.joined([*done, unit]))
+        elif unit is None:
+            product = self.ratios.log_ratio.sum(-1)
+        else:
+            assert before is not None
+            product = before + self.ratios.product(unit)
+        log_ratios = in_time(product, self._num_envs)
+        assert self._settings.correction is not None
+        self.advantages.correct(unit, log_ratios, self._settings.correction)
+        return Corrected(unit, log_ratios)
+
+
+def _finish(optimiser: OwnerAdam, leaves: Leaves, counts: Tensor, max_grad_norm: float | None) -> Tensor:
+    """Finishes gradients and steps the owners with live rows. Returns their gradient norms, [0] if nothing trains."""
+    norms = []
+    whole = [p for p in leaves.whole.values() if p.grad is not None]
+    moving = counts > 0
+    if whole:
+        norm = finish_gradients(whole, counts, max_grad_norm)
+        optimiser.step(moving=moving)
+        norms.append(norm[moving])
+    if leaves.slices:
+        mine = slice(leaves.owner, leaves.owner + 1)
+        norm = finish_gradients([leaf for _, leaf in leaves.slices.values()], counts[mine], max_grad_norm)
+        if bool(moving[mine]):
+            grads = {p: leaf.grad for p, leaf in leaves.slices.values() if leaf.grad is not None}
+            optimiser.step_owner(leaves.owner, grads)
+            norms.append(norm)
+    return torch.cat(norms) if norms else counts.new_zeros(0)
+
+
+PER_POSITION_UP_TO = 32
+"""Sequences up to this length get statistics per position; longer ones would drown everything else."""
+
+
+def summary(events: list[Stepped], settings: A2POSettings) -> dict[str, Tensor]:
+    """Means over rows of the statistics of an iteration, and per position."""
+    acted = [event for event in events if not event.critic_only]
+    names = ("policy_loss", "entropy", "mean_kl_loss", "clip_fraction", "others_ratio")
+
+    def mean(name: str, some: list[Stepped], rows: str = "live") -> Tensor:
+        total = torch.stack([torch.stack([event.stats[name], event.stats[rows]]) for event in some]).sum(0)
+        return total[0] / total[1].clamp(min=1)
+
+    log = {name: mean(name, acted) for name in names}
+    log["vf_loss"] = mean("vf_loss", events, "value_rows")
+    log["total_loss"] = (
+        log["policy_loss"] + settings.value_coeff * log["vf_loss"] - settings.entropy_coeff * log["entropy"]
+    )
+    for group in acted[-1].norms:
+        norms = torch.cat([event.norms[group] for event in acted])
+        log[f"{group}_grad_norm"] = norms.mean() if len(norms) else log["total_loss"].new_zeros(())
+    positions = max(event.position for event in acted)
+    for k in range(1, positions + 1 if positions <= PER_POSITION_UP_TO else 1):
+        here = [event for event in acted if event.position == k]
+        log |= {f"position_{k}/{name}": mean(name, here) for name in names[2:]}
+        last = here[-1]
+        log |= {f"position_{k}/{name}": torch.tensor(x) for name, x in (("unit", last.unit.name), ("clip", last.clip))}
+    return log

@@ -1,0 +1,102 @@
+"""Advantages of a rollout that are corrected unit by unit, and the scores that order units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorasa_rllib.learning.batch import (
+    AllSum,
+    MAPPOSettings,
+    alone,
+    in_batch,
+    in_sequences,
+    moments,
+    standardise,
+    targets_of,
+)
+from lorasa_rllib.learning.replay import last_critic_state, with_values
+from lorasa_rllib.learning.rollout import TeamRollout
+from lorasa_rllib.learning.trace import CORRECTIONS
+from lorasa_rllib.learning.units import Unit, UnitRows
+from lorasa_rllib.nn.policy import TeamPolicy
+
+
+class Advantages:
+    """Advantages [T, E, N] in units of reward, `gains`, and what they are made from, `targets`.
+
+    Mean and deviation over everyone's live entries are kept as running sums: correcting a unit costs what its own rows
+    cost. The critic's targets are not corrected: they stay the returns of the rollout (as published, Q17).
+    """
+
+    def __init__(self, policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings, all_sum: AllSum = alone):
+        self._policy, self._settings, self._all_sum = policy, settings, all_sum
+        self.targets = targets_of(policy, rollout, settings)
+        quirks = settings.quirks
+        self._looks_again = quirks.norm_every_step or quirks.fresh_bootstrap
+        self._rollout = with_values(rollout, self.targets.values, policy) if self._looks_again else rollout
+        self.batch, self.log = in_batch(policy, rollout, self.targets, settings, all_sum)
+        replays = quirks.fresh_bootstrap and policy.critic.recurrent
+        self._last_state = last_critic_state(policy, self.batch, rollout) if replays else None
+        self.gains = self.targets.gains.expand(rollout.active.shape).clone()
+        self._sums = moments(self.gains.double(), rollout.active)
+
+    def of(self, unit: Unit, rows: UnitRows) -> Tensor:
+        """Standardised advantages of the unit's rows, by mean and deviation of everyone's."""
+        gains = self.gains if rows.sequences is not None else self.gains[..., list(unit.agents)]
+        standard = standardise(gains, self._rollout.active, self._all_sum, self._sums.to(gains.dtype))
+        columns = in_sequences(standard, len(self.batch.obs))
+        return columns if rows.sequences is None else columns.flatten(1, 2).index_select(1, rows.sequences)
+
+    @torch.no_grad()
+    def correct(self, unit: Unit | None, log_ratios: Tensor, form: str) -> None:
+        """Corrects the advantages of a unit (None: of everyone). log_ratios: log c [T, E]; form: in `CORRECTIONS`."""
+        settings, rollout = self._settings, self._rollout
+        if self._looks_again:
+            self._look_again(unit)
+        agents: Any = list(unit.agents) if unit is not None and unit.agents else slice(None)
+        errors, ended = (
+            x[..., agents] if x.shape[-1] == self.gains.shape[-1] else x
+            for x in (self.targets.errors, self.targets.ended)
+        )
+        decay = settings.gamma * settings.lambda_
+        if settings.quirks.lambda_twice and form == "capped_factors":
+            decay *= settings.lambda_
+        old, active = self.gains[..., agents], rollout.active[..., agents]
+        new = CORRECTIONS[form](errors, log_ratios.unsqueeze(-1), ended, decay).expand_as(old)
+        if unit is not None and unit.roles:
+            new = torch.where(self._held(unit), new, old)
+        self._sums += moments(new.double(), active) - moments(old.double(), active)
+        self.gains[..., agents] = new
+
+    def scores(self, units: list[Unit]) -> list[float]:
+        """E|A| of every unit over its live rows, over all learners."""
+        size, live = self.gains.abs(), self._rollout.active
+        if self._settings.quirks.score_over_value:
+            standard = standardise(self.gains, live, self._all_sum, self._sums.to(self.gains.dtype))
+            size, live = (standard / self.targets.values).abs(), torch.ones_like(live)
+        sums = []
+        for unit in units:
+            agents: Any = list(unit.agents) if unit.agents else slice(None)
+            mine = live[..., agents] if unit.agents else live & self._held(unit)
+            sums.append(torch.stack([torch.where(mine, size[..., agents], 0.0).sum().double(), mine.sum().double()]))
+        total, count = self._all_sum(torch.stack(sums, dim=1))
+        return (total / count.clamp(min=1)).tolist()
+
+    def _look_again(self, unit: Unit | None) -> None:
+        """Values in units of reward by today's normaliser, and (quirk) the last one by today's critic."""
+        rollout, critic = self._rollout, self._policy.critic
+        if self._settings.quirks.fresh_bootstrap:
+            last = critic.unroll(rollout.state[-1:], self._last_state)[0][0]  # [E, V]
+            some: Any = list(unit.agents) if unit is not None and unit.agents and last.shape[-1] > 1 else slice(None)
+            rollout.values[-1][:, some] = last[:, some]
+        before = self.targets.baseline
+        self.targets = targets_of(self._policy, rollout, self._settings)
+        self.gains += before - self.targets.baseline
+        self._sums = moments(self.gains.double(), rollout.active)
+
+    def _held(self, unit: Unit) -> Tensor:
+        """bool [T, E, N]: rows whose agent holds one of the unit's roles."""
+        return torch.isin(self._rollout.roles, torch.tensor(unit.roles, device=self.gains.device))

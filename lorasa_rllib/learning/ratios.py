@@ -1,0 +1,72 @@
+"""Probability ratios of the whole batch under the current actor, kept so that only what moved is evaluated again."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lorasa_rllib.learning.batch import Batch, MAPPOSettings
+from lorasa_rllib.learning.units import Unit, moved_by, product_of, rows_of
+from lorasa_rllib.nn.policy import TeamPolicy
+
+LARGEST = 20.0
+"""Bound of a log-ratio: far beyond anything that clipping lets through, and sums of many stay finite."""
+
+
+class Ratios:
+    """New over old probability of every row, current after every `refresh`.
+
+    log_probs [L, C, N, d]: of the actions taken, under the current actor.
+    log_ratio [L, C, N]: log of the mean over action dimensions of exp(log_probs - those of the rollout), 0 for dead
+    agents (`Quirks.dead_ratios`); with `joint_ratio` of the whole action.
+    """
+
+    def __init__(self, policy: TeamPolicy, batch: Batch, settings: MAPPOSettings):
+        self._policy, self._batch, self._settings = policy, batch, settings
+        self._real = policy.actor.real_actions()
+        self.log_probs = batch.log_probs.clone()
+        self.log_ratio = torch.zeros_like(batch.log_probs[..., 0])
+
+    @torch.no_grad()
+    def refresh(self, unit: Unit | None = None) -> None:
+        """Evaluates again what a step of the unit moved; everything if None."""
+        batch, policy = self._batch, self._policy
+        moved = None if unit is None else moved_by(policy, unit)
+        if moved is None:
+            everyone = policy.distribution(
+                batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep
+            )
+            self.log_probs = everyone.log_prob(batch.actions)
+            self.log_ratio = self.log_ratio_of(self.log_probs)
+            return
+        assert unit is not None
+        rows = rows_of(batch, Unit(agents=moved, roles=unit.roles))
+        log_probs = policy.distribution(rows.obs, **rows.inputs()).log_prob(rows.actions)
+        if rows.sequences is None:
+            columns, at = (self.log_probs, self.log_ratio), torch.tensor(moved, device=log_probs.device)
+            active, real, axis = rows.active, policy.actor.real_actions(moved), 2
+        else:  # other roles' rows of these sequences, too
+            columns, at = (self.log_probs.flatten(1, 2), self.log_ratio.flatten(1, 2)), rows.sequences
+            active, axis = batch.active.flatten(1, 2).index_select(1, at), 1
+            real = policy.actor.real_actions(rows.agent)
+        columns[0].index_copy_(axis, at, log_probs)
+        columns[1].index_copy_(axis, at, self._log_ratio(log_probs, rows.log_probs, active, real))
+
+    def log_ratio_of(self, log_probs: Tensor) -> Tensor:
+        """log_ratio [L, C, N] of other log-probabilities of the whole batch."""
+        return self._log_ratio(log_probs, self._batch.log_probs, self._batch.active, self._real)
+
+    def product(self, unit: Unit) -> Tensor:
+        """[L, C]: log of the product over the unit's rows."""
+        return product_of(self.log_ratio, self._batch, unit)
+
+    def _log_ratio(self, new: Tensor, old: Tensor, active: Tensor, real: Tensor | None) -> Tensor:
+        change = (new - old).clamp(-LARGEST, LARGEST)
+        if self._settings.joint_ratio:
+            mean = change.sum(-1)
+        elif real is None:
+            mean = change.exp().mean(-1).log()
+        else:
+            mean = ((change.exp() * real).sum(-1) / real.sum(-1)).log()
+        mean = mean.clamp(-LARGEST, LARGEST)
+        return mean if self._settings.quirks.dead_ratios else torch.where(active, mean, 0.0)

@@ -1,0 +1,57 @@
+"""Off-policy correction of advantages for agents that moved earlier in the same iteration (A2PO).
+
+c_t is the product of their probability ratios at step t, new over old policy. Both published forms weigh the error of
+step u, seen from step t, with a capped product C_{t,u} of c_{t+1} .. c_u:
+
+    g_t = sum_{u >= t} (gamma lambda)^(u-t) C_{t,u} delta_u             within the episode
+
+    capped_factors   C_{t,u} = prod_v min(1, c_v)                       (as in Retrace and V-trace)
+    capped_product   C_{t,u} = min(1, c_u C_{t,u-1}),  C_{t,t} = 1
+
+With all ratios 1 both are GAE(lambda). Wang et al. 2023 (A2PO, arXiv 2302.06205), eq. 4; `reference/lorasa.md` is our
+reading of both published codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lorasa_rllib.learning.gae import accumulate
+
+NEGLIGIBLE = 1e-8
+"""Weights (gamma lambda)^k below this end the sum of `capped_product`."""
+
+
+def capped_factors(errors: Tensor, log_ratios: Tensor, ended: Tensor, decay: float) -> Tensor:
+    """errors [T, ...], log_ratios = log c [T, ...], ended bool [T, ...], broadcastable -> g [T, ...]; linear in T."""
+    rates = torch.zeros_like(log_ratios)
+    rates[:-1] = log_ratios[1:].clamp(max=0).exp()
+    return accumulate(errors, decay * rates * (~ended).to(errors.dtype))
+
+
+def capped_product(errors: Tensor, log_ratios: Tensor, ended: Tensor, decay: float) -> Tensor:
+    """As `capped_factors`. The cap depends on where a sum starts, so there is no recursion: one pass over all starts
+    for each distance, until the weights are negligible or every episode has ended."""
+    steps = len(errors)
+    log_weights = torch.zeros_like(log_ratios)
+    going = torch.ones_like(ended)
+    total = errors.clone()
+    factor = 1.0
+    for k in range(1, steps):
+        factor *= decay
+        log_weights, going = log_weights[: steps - k], going[: steps - k] & ~ended[k - 1 : -1]
+        if factor < NEGLIGIBLE or not going.any():
+            break
+        log_weights = (log_weights + log_ratios[k:]).clamp(max=0)
+        total[: steps - k] += factor * torch.where(going, log_weights.exp(), 0.0) * errors[k:]
+    return total
+
+
+CORRECTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
+    "capped_factors": capped_factors,
+    "capped_product": capped_product,
+}
+"""Names of the forms in settings."""

@@ -1,0 +1,217 @@
+"""Units: what moves in one sequential step of A2PO, which rows it owns, and which weights it trains.
+
+A unit is an owner: an agent, the agents of a group, or a role. Where all agents share everything that trains (PS, the
+backbone phase), a unit is an agent, as published, and its steps move everybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorasa_rllib.learning.batch import Batch
+from lorasa_rllib.nn.policy import TeamPolicy
+
+
+@dataclass(frozen=True)
+class Unit:
+    """agents: whose rows move together; roles: instead of agents, where routing is by role."""
+
+    agents: tuple[int, ...] = ()
+    roles: tuple[int, ...] = ()
+
+    @classmethod
+    def joined(cls, units: Sequence[Unit]) -> Unit:
+        """One unit of several, for large teams."""
+        return cls(tuple(a for u in units for a in u.agents), tuple(r for u in units for r in u.roles))
+
+    @property
+    def name(self) -> int:
+        """Its first agent or role, for logs."""
+        return (self.agents or self.roles)[0]
+
+
+def units_of(policy: TeamPolicy) -> list[Unit]:
+    """All units of a policy in its present phase."""
+    owners = policy.config.owners
+    agents = range(len(owners.backbone_of))
+    trains = _trains(policy)
+    if owners.routed_by == "role" and trains["adapters"] and owners.num_adapters > 1:
+        return [Unit(roles=(role,)) for role in range(owners.num_adapters)]
+    keys = [_owners_of(policy, agent) for agent in agents]
+    if len(set(keys)) == 1:
+        return [Unit(agents=(agent,)) for agent in agents]
+    members: dict[Any, list[int]] = {}
+    for agent, key in zip(agents, keys, strict=True):
+        members.setdefault(key, []).append(agent)
+    return [Unit(agents=tuple(group)) for group in members.values()]
+
+
+def moved_by(policy: TeamPolicy, unit: Unit) -> tuple[int, ...] | None:
+    """The agents whose policy changes when the unit steps; None: all of them. (Roles: their own rows, or all.)"""
+    owners, trains = policy.config.owners, _trains(policy)
+    if trains["backbone"] and (owners.num_backbones == 1 or owners.banked != ("*",)):
+        return None
+    if trains["adapters"] and owners.num_adapters == 1:
+        return None
+    if unit.roles:
+        return ()
+    mine = [_owners_of(policy, agent) for agent in unit.agents]
+    banks = range(len(mine[0]))
+    touched = [{key[bank] for key in mine} for bank in banks]
+    agents = range(len(owners.backbone_of))
+    moved = tuple(a for a in agents if any(_owners_of(policy, a)[bank] in touched[bank] for bank in banks))
+    return None if len(moved) == len(agents) else moved
+
+
+def _trains(policy: TeamPolicy) -> dict[str, bool]:
+    return {"backbone": policy.phase != "adapters", "adapters": policy.phase != "backbone"}
+
+
+def _owners_of(policy: TeamPolicy, agent: int) -> tuple[int, ...]:
+    """The owners of an agent in the banks that train and have several."""
+    owners, trains = policy.config.owners, _trains(policy)
+    found = []
+    if trains["backbone"] and owners.num_backbones > 1:
+        found.append(owners.backbone_of[agent])
+    if trains["adapters"] and owners.num_adapters > 1 and owners.routed_by == "agent":
+        found.append(owners.adapter_of[agent])
+    return tuple(found)
+
+
+@dataclass
+class Leaves:
+    """The weights that a unit trains of one optimiser.
+
+    whole: parameters as they are. slices: (parameter, a copy of its slice [1, ...] of `owner`) by name, where all rows
+    of the unit belong to one of several owners: forward, backward and Adam then cost what one owner costs.
+    """
+
+    whole: dict[str, Tensor]
+    slices: dict[str, tuple[Tensor, Tensor]]
+    owner: int
+
+    def all(self) -> list[Tensor]:
+        return [*self.whole.values(), *(leaf for _, leaf in self.slices.values())]
+
+    def in_place(self) -> dict[str, Tensor]:
+        """What to put in place of parameters, for `torch.func.functional_call`."""
+        return {name: leaf for name, (_, leaf) in self.slices.items()}
+
+
+def leaves_of(policy: TeamPolicy, unit: Unit, group: str) -> Leaves:
+    """The weights of the optimiser `group` that a unit trains now. Slices are copied: ask again after every step."""
+    owners = policy.config.owners
+    table = {"backbone": owners.backbone_of, "adapters": owners.adapter_of, "critic": owners.critic_of}[group]
+    mine = {table[agent] for agent in unit.agents} if table else set()
+    owner = mine.pop() if len(mine) == 1 else -1
+    leaves = Leaves({}, {}, owner)
+    for name, parameter in policy.parameters_of(group).items():  # type: ignore[arg-type]
+        if not parameter.requires_grad:
+            continue
+        if owner >= 0 and len(parameter) > 1:
+            leaf = parameter[owner : owner + 1].detach().clone().requires_grad_()
+            leaves.slices[name] = parameter, leaf
+        else:
+            leaves.whole[name] = parameter
+    return leaves
+
+
+@dataclass
+class UnitRows:
+    """The rows of a unit, for the actor. Names as in `Batch`.
+
+    agent: whose rows they are. active: live rows of this unit. sequences: of an environment and an agent each, where
+    routing is by role. Set before every step: advantages, standardised, and others, the clipped product of the other
+    units' ratios, both as active.
+    """
+
+    obs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    active: Tensor
+    masks: Tensor | None
+    roles: Tensor | None
+    state: Tensor | None
+    keep: Tensor | None
+    agent: Any
+    sequences: Tensor | None = None
+    advantages: Any = None
+    others: Any = None
+
+    def inputs(self) -> dict[str, Any]:
+        """Arguments of the actor beside `obs`."""
+        names = ("masks", "roles", "state", "keep", "agent")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class CriticRows:
+    """The rows of a unit, for the critic. agents: those whose values it trains; None: all values. counted bool."""
+
+    state: Tensor
+    hidden: Tensor | None
+    keep: Tensor | None
+    values: Tensor
+    returns: Tensor
+    counted: Tensor
+    agents: tuple[int, ...] | None
+
+
+def rows_of(batch: Batch, unit: Unit) -> UnitRows:
+    """Selects the rows of a unit; of a role, whole sequences in which it occurs: recurrent policies need them."""
+    if unit.agents:
+        at = torch.tensor(unit.agents, device=batch.obs.device)
+        columns = _selected(batch, lambda column: column.index_select(2, at), lambda state: state.index_select(1, at))
+        return UnitRows(**columns, keep=batch.keep, agent=unit.agents)
+    held = _held(batch, unit)
+    where = held.any(0).flatten().nonzero().squeeze(1)
+
+    def pick(column: Tensor) -> Tensor:
+        return column.flatten(1, 2).index_select(1, where)
+
+    columns = _selected(batch, pick, lambda state: state.flatten(0, 1).index_select(0, where))
+    columns["active"] = columns["active"] & pick(held)
+    keep = None if batch.keep is None else pick(batch.keep.expand_as(held))
+    agent = torch.arange(held.shape[2], device=held.device).expand_as(held)
+    return UnitRows(**columns, keep=keep, agent=pick(agent), sequences=where)
+
+
+def critic_rows_of(batch: Batch, unit: Unit, counted: Tensor) -> CriticRows:
+    """Selects values. counted bool [L, C, V]: those that count at all."""
+    own = batch.values.shape[2] == batch.active.shape[2]  # a value per agent
+    hidden, keep = batch.critic_state, batch.keep
+    if not own or unit.roles:
+        counted = counted & _held(batch, unit) if own else counted
+        return CriticRows(batch.state, hidden, keep, batch.values, batch.returns, counted, None)
+    at = torch.tensor(unit.agents, device=batch.obs.device)
+    values, returns, counted = (column.index_select(2, at) for column in (batch.values, batch.returns, counted))
+    state = batch.state.index_select(2, at) if batch.state.dim() == batch.obs.dim() else batch.state
+    hidden = None if hidden is None else hidden.index_select(1, at)
+    return CriticRows(state, hidden, keep, values, returns, counted, unit.agents)
+
+
+def product_of(log_ratio: Tensor, batch: Batch, unit: Unit) -> Tensor:
+    """[L, C]: log of the product of the unit's ratios, from log_ratio [L, C, N]."""
+    if unit.agents:
+        return log_ratio[..., list(unit.agents)].sum(-1)
+    return torch.where(_held(batch, unit), log_ratio, 0.0).sum(-1)
+
+
+def _held(batch: Batch, unit: Unit) -> Tensor:
+    """bool [L, C, N]: rows whose agent holds one of the unit's roles."""
+    assert batch.roles is not None
+    return torch.isin(batch.roles, torch.tensor(unit.roles, device=batch.roles.device))
+
+
+def _selected(batch: Batch, pick: Callable[[Tensor], Tensor], first: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    columns: dict[str, Any] = {
+        name: None if getattr(batch, name) is None else pick(getattr(batch, name))
+        for name in ("obs", "actions", "log_probs", "active", "masks", "roles")
+    }
+    columns["state"] = None if batch.actor_state is None else first(batch.actor_state)
+    return columns
