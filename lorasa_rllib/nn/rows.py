@@ -158,7 +158,8 @@ class SortedRows:
 
     def arrange(self, x: Tensor) -> Tensor:
         rows = x.new_zeros(self.slots.size * self._block, x.shape[-1])
-        return rows.index_copy(0, self._place, x.reshape(-1, x.shape[-1])).view(self.slots.size, self._block, -1)
+        rows = rows.index_copy(0, self._place, x.reshape(-1, x.shape[-1]))
+        return rows.view(self.slots.size, self._block, x.shape[-1])
 
     def restore(self, y: Tensor) -> Tensor:
         return y.reshape(-1, y.shape[-1]).index_select(0, self._place).view(*self._lead, y.shape[-1])
