@@ -11,6 +11,8 @@ from typing import Any
 __version__ = "0.1.0"
 
 _LAZY = {
+    "A2PO": "lorasa_rllib.rllib",
+    "A2POConfig": "lorasa_rllib.rllib",
     "MAPPO": "lorasa_rllib.rllib",
     "MAPPOConfig": "lorasa_rllib.rllib",
     "LoRASAModule": "lorasa_rllib.rllib",

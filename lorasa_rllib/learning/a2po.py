@@ -40,9 +40,7 @@ from lorasa_rllib.nn.policy import TeamPolicy
 
 @dataclass(frozen=True)
 class A2POSettings(MAPPOSettings):
-    """Numbers of the update. Names and defaults of the config are documented in `A2POConfig.training`.
-
-    Beside MAPPO's:
+    """Numbers of the update, beside MAPPO's. `A2POConfig.training` documents them for users.
 
     agent_order:    a key of `ORDERS`.
     units_per_step: units (see `learning.units`) that move together.
@@ -103,7 +101,7 @@ def update(
     noise = torch.Generator(generator.device).manual_seed(pick(2**31))
     sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum)
     events = [event for event in sequence.events() if isinstance(event, Stepped)]
-    return sequence.log | summary(events, settings)
+    return sequence.log | summary(events, settings, rollout.num_agents)
 
 
 class SequentialUpdate:
@@ -308,12 +306,20 @@ PER_POSITION_UP_TO = 32
 """Sequences up to this length get statistics per position; longer ones would drown everything else."""
 
 
-def summary(events: list[Stepped], settings: A2POSettings) -> dict[str, Tensor]:
-    """Means over rows of the statistics of an iteration, and per position."""
+def summary(events: list[Stepped], settings: A2POSettings, agents: int) -> dict[str, Tensor]:
+    """Means over rows of the statistics of an iteration, and per position.
+
+    There are always as many positions as one for each agent needs: keys that come and go would be NaN in between.
+    Positions that nobody took have unit -1 and zeros.
+    """
     acted = [event for event in events if not event.critic_only]
     names = ("policy_loss", "entropy", "mean_kl_loss", "clip_fraction", "others_ratio")
 
+    positions = -(-agents // settings.units_per_step)
+
     def mean(name: str, some: list[Stepped], rows: str = "live") -> Tensor:
+        if not some:
+            return torch.zeros(())
         total = torch.stack([torch.stack([event.stats[name], event.stats[rows]]) for event in some]).sum(0)
         return total[0] / total[1].clamp(min=1)
 
@@ -325,10 +331,9 @@ def summary(events: list[Stepped], settings: A2POSettings) -> dict[str, Tensor]:
     for group in acted[-1].norms:
         norms = torch.cat([event.norms[group] for event in acted])
         log[f"{group}_grad_norm"] = norms.mean() if len(norms) else log["total_loss"].new_zeros(())
-    positions = max(event.position for event in acted)
     for k in range(1, positions + 1 if positions <= PER_POSITION_UP_TO else 1):
         here = [event for event in acted if event.position == k]
+        unit, clip = (here[-1].unit.name, here[-1].clip) if here else (-1, 0.0)
         log |= {f"position_{k}/{name}": mean(name, here) for name in names[2:]}
-        last = here[-1]
-        log |= {f"position_{k}/{name}": torch.tensor(x) for name, x in (("unit", last.unit.name), ("clip", last.clip))}
+        log |= {f"position_{k}/{name}": torch.tensor(float(x)) for name, x in (("unit", unit), ("clip", clip))}
     return log

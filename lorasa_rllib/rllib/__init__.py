@@ -7,14 +7,25 @@ from functools import partial
 from ray.tune.registry import register_env, register_trainable
 
 from lorasa_rllib.envs.registry import ENVIRONMENTS
+from lorasa_rllib.rllib.a2po import A2PO, A2POConfig
 from lorasa_rllib.rllib.algorithm import MAPPO
 from lorasa_rllib.rllib.config import MAPPOConfig
 from lorasa_rllib.rllib.module import LoRASAModule
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.stock import TeamMultiAgentEnv, shared_policy_spec
 
-__all__ = ["MAPPO", "LoRASAModule", "MAPPOConfig", "TeamEnvRunner", "TeamMultiAgentEnv", "shared_policy_spec"]
+__all__ = [
+    "A2PO",
+    "MAPPO",
+    "A2POConfig",
+    "LoRASAModule",
+    "MAPPOConfig",
+    "TeamEnvRunner",
+    "TeamMultiAgentEnv",
+    "shared_policy_spec",
+]
 
 register_trainable("MAPPO", MAPPO)
+register_trainable("A2PO", A2PO)
 for _name in ENVIRONMENTS:
     register_env(_name, partial(TeamMultiAgentEnv.registered, _name))

@@ -236,7 +236,10 @@ class TeamConfig(PPOConfig):
 
     def update_settings(self, entropy_coeff: float) -> MAPPOSettings:
         """The numbers of one update, with the value that a schedule has reached."""
-        return MAPPOSettings(
+        return MAPPOSettings(**self._numbers(entropy_coeff))
+
+    def _numbers(self, entropy_coeff: float) -> dict[str, Any]:
+        return dict(
             gamma=self.gamma,
             lambda_=self.lambda_,
             clip=self.clip_param,

@@ -7,7 +7,9 @@ import os
 import pytest
 import ray
 
-from lorasa_rllib import MAPPOConfig
+from lorasa_rllib import A2POConfig, MAPPOConfig
+
+ALGORITHMS = {"MAPPO": MAPPOConfig, "A2PO": A2POConfig}
 
 UNEQUAL_TEAM = {"num_agents": 3, "unequal": True, "episode_length": 9, "termination": 0.05}
 
@@ -25,9 +27,9 @@ def ray_instance():
 def small_config():
     """Makes quick configs: two-phase LoRASA on an unequal team, 4 environments x 16 steps, switch after 2 rounds."""
 
-    def make(env="synthetic", env_config=None, **sharing) -> MAPPOConfig:
+    def make(env="synthetic", env_config=None, algorithm="MAPPO", **sharing):
         return (
-            MAPPOConfig()
+            ALGORITHMS[algorithm]()
             .environment(env, env_config=UNEQUAL_TEAM if env_config is None else env_config)
             .sharing("lora", **{"r": 2, "total_env_steps": 10_000, "phase_switch": 128} | sharing)
             .network(hidden_size=16)

@@ -40,12 +40,20 @@ def uneven_rollouts(config, count):
     return rollouts
 
 
-@pytest.mark.parametrize("network", NETWORKS)
-@pytest.mark.parametrize("env", ENVIRONMENTS)
-def test_two_learners_equal_one_over_three_iterations_across_the_switch(small_config, env, network):
+CASES = [  # (algorithm, environment, network)
+    *(("MAPPO", env, network) for env in ENVIRONMENTS for network in NETWORKS),
+    ("A2PO", "continuous", "feed-forward"),
+    ("A2PO", "masks, deaths and roles", "published"),
+]
+
+
+@pytest.mark.parametrize(("algorithm", "env", "network"), CASES)
+def test_two_learners_equal_one_over_three_iterations_across_the_switch(small_config, algorithm, env, network):
     env_config, sharing = ENVIRONMENTS[env]
-    config = small_config("synthetic", env_config, **sharing).network(**NETWORKS[network])
-    config = config.training(train_batch_size_per_learner=4 * 20, chunk_length=5)
+    config = small_config("synthetic", env_config, algorithm, **sharing).network(**NETWORKS[network])
+    # Rounding grows with the number of steps and their length; A2PO takes one for each agent.
+    lr = 1e-2 if algorithm == "MAPPO" else 2e-3
+    config = config.training(train_batch_size_per_learner=4 * 20, chunk_length=5, lr=lr)
     rollouts = uneven_rollouts(config, 3)
     phases = ["backbone", "backbone", "adapters"]
     one = config.build_learner(spaces=config.spaces())

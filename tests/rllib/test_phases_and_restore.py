@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from lorasa_rllib import MAPPO
+from lorasa_rllib import A2PO, MAPPO
 from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import TeamTrainingData
+
+BOTH = pytest.mark.parametrize("algorithm", ["MAPPO", "A2PO"])
 
 
 def weights_of(algo) -> dict[str, np.ndarray]:
@@ -28,8 +30,9 @@ def is_backbone(name: str) -> bool:
     return "actor" in name and not is_adapter(name)
 
 
-def test_the_switch_freezes_the_backbone_bit_for_bit_on_learner_and_runners(small_config, build):
-    algo = build(small_config().env_runners(num_env_runners=2, num_envs_per_env_runner=2))
+@BOTH
+def test_the_switch_freezes_the_backbone_bit_for_bit_on_learner_and_runners(small_config, build, algorithm):
+    algo = build(small_config(algorithm=algorithm).env_runners(num_env_runners=2, num_envs_per_env_runner=2))
     for _ in range(2):
         assert algo.train()["phase"] == "backbone"
     before = weights_of(algo)
@@ -52,8 +55,10 @@ def test_the_switch_freezes_the_backbone_bit_for_bit_on_learner_and_runners(smal
     assert any(is_adapter(n) and "lora_A" in n for n in before) and any("log_std" in n for n in before)
     learner = algo.learner_group._learner
     optimisers = learner.optimisers()
-    assert optimisers["critic"].state_dict()["state"][0]["step"] == steps + 6  # 3 iterations x 2 epochs, not restarted
-    assert optimisers["backbone"].state_dict()["state"][0]["step"].item() == 4
+    # 3 iterations x 2 epochs, not restarted; A2PO: for each of 3 agents, and the critic twice
+    agents = 3 if algorithm == "A2PO" else 1
+    assert optimisers["critic"].state_dict()["state"][0]["step"] == steps + 6 * agents * (2 if agents > 1 else 1)
+    assert optimisers["backbone"].state_dict()["state"][0]["step"].item() == 4 * agents
     assert (optimisers["adapters"].state_dict()["state"][0]["step"] == 6).all()
     np.testing.assert_allclose(after["policy.value_norm.debias"], 1 - 0.99999**5, rtol=1e-3)
 
@@ -71,10 +76,14 @@ PHASES_OF_UPDATES = {
 }
 
 
-@pytest.mark.parametrize("minibatch_size", [None, 20])
+@pytest.mark.parametrize(("algorithm", "minibatch_size"), [("MAPPO", None), ("MAPPO", 20), ("A2PO", None)])
 @pytest.mark.parametrize("case", PHASES_OF_UPDATES)
-def test_a_restored_learner_makes_the_updates_it_would_have_made(small_config, tmp_path, case, minibatch_size):
-    config = small_config().training(minibatch_size=minibatch_size, entropy_coeff=[[0, 0.1], [1000, 0.0]])
+def test_a_restored_learner_makes_the_updates_it_would_have_made(
+    small_config, tmp_path, case, algorithm, minibatch_size
+):
+    config = small_config(algorithm=algorithm).training(
+        minibatch_size=minibatch_size, entropy_coeff=[[0, 0.1], [1000, 0.0]]
+    )
     rollouts, phases = recorded_rollouts(config, 4), PHASES_OF_UPDATES[case]
 
     def learn(learner, which):
@@ -114,12 +123,13 @@ def test_an_older_checkpoint_reaches_all_runners_of_a_running_algorithm(small_co
             np.testing.assert_array_equal(value, saved[name], err_msg=name)
 
 
-def test_from_checkpoint_continues_counters_phase_and_weights(small_config, build, tmp_path):
-    algo = build(small_config())
+@BOTH
+def test_from_checkpoint_continues_counters_phase_and_weights(small_config, build, tmp_path, algorithm):
+    algo = build(small_config(algorithm=algorithm))
     for _ in range(3):
         result = algo.train()
     algo.save_to_path(tmp_path / "checkpoint")
-    again = MAPPO.from_checkpoint(tmp_path / "checkpoint")
+    again = {"MAPPO": MAPPO, "A2PO": A2PO}[algorithm].from_checkpoint(tmp_path / "checkpoint")
     try:
         for name, value in weights_of(algo).items():
             np.testing.assert_array_equal(weights_of(again)[name], value, err_msg=name)
