@@ -15,6 +15,7 @@ METHODS = {"ps": ("ps", "two_phase"), "lora": ("lora", "two_phase"), "lora-joint
 class StudyOptions:
     """What to train, for how long, and where. See `parser` for the meaning of each option."""
 
+    algorithm: str
     scenarios: tuple[str, ...]
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -44,6 +45,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     """The command line of a study."""
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--scenario", nargs="+", default=["HalfCheetah-2x3"], help="<scenario>-<factorisation>, one or more")
+    p.add_argument("--algorithm", choices=["mappo", "a2po"], default="mappo", help="how policies are updated")
     p.add_argument("--methods", nargs="+", choices=list(METHODS), help="methods to compare; overrides --sharing")
     p.add_argument("--sharing", choices=["ps", "lora"], default="lora", help="one sharing method")
     p.add_argument("--schedule", choices=["two_phase", "joint"], default="two_phase", help="schedule of --sharing lora")
@@ -92,6 +94,7 @@ def read_options(arguments: Sequence[str] | None, description: str) -> StudyOpti
         if "-" not in scenario:
             p.error(f"--scenario={scenario} must be <scenario>-<factorisation>, for example HalfCheetah-2x3")
     options = StudyOptions(
+        algorithm=a.algorithm,
         scenarios=tuple(dict.fromkeys(a.scenario)),
         methods=tuple(dict.fromkeys(methods)),
         seeds=_seeds(p, a.seeds),
@@ -111,7 +114,7 @@ def read_options(arguments: Sequence[str] | None, description: str) -> StudyOpti
         evaluation_interval=a.evaluation_interval,
         max_concurrent=a.max_concurrent,
         storage_path=a.storage_path if "://" in a.storage_path else str(Path(a.storage_path).expanduser().resolve()),
-        name=a.name or "_".join(["mappo", *a.scenario, *methods]).replace("|", "-"),
+        name=a.name or "_".join([a.algorithm, *a.scenario, *methods]).replace("|", "-"),
         address=a.address,
         resume=a.resume,
         smoke=a.smoke,

@@ -59,11 +59,13 @@ def run(options: StudyOptions) -> pd.DataFrame:
         [read_trial(folders[str(n)], n.scenario, n.method, n.seed) for n in names if str(n) in folders],
         ignore_index=True,
     )
-    report(console, curves, Path(folder), {Path(r.path).name: r.checkpoint for r in results})
+    report(console, curves, Path(folder), {Path(r.path).name: r.checkpoint for r in results}, options.algorithm)
     return curves
 
 
-def report(console: Console, curves: pd.DataFrame, folder: Path, checkpoints: dict[str, Any]) -> None:
+def report(
+    console: Console, curves: pd.DataFrame, folder: Path, checkpoints: dict[str, Any], algorithm: str = "mappo"
+) -> None:
     """Writes curves.csv, table.csv and learning_curves.png into `folder` and prints what a reader wants to know."""
     rows = summary(curves)
     write_csv(curves, folder / "curves.csv")
@@ -75,13 +77,15 @@ def report(console: Console, curves: pd.DataFrame, folder: Path, checkpoints: di
     for name, checkpoint in checkpoints.items():
         if checkpoint is not None:
             console.print(f"checkpoint  {name}: {checkpoint.path}", soft_wrap=True)
-    console.print("act or go on with a checkpoint:  lorasa_rllib.MAPPO.from_checkpoint(path)")
+    console.print(f"act or go on with a checkpoint:  lorasa_rllib.{algorithm.upper()}.from_checkpoint(path)")
     console.print(f"all numbers:  tensorboard --logdir {folder}", soft_wrap=True)
 
 
 def _tuner(options: StudyOptions, configs: dict[str, Any], folder: str) -> tune.Tuner:
     if options.resume and tune.Tuner.can_restore(folder):
-        return tune.Tuner.restore(folder, trainable="MAPPO", param_space=_space(configs), resume_errored=True)
+        return tune.Tuner.restore(
+            folder, trainable=options.algorithm.upper(), param_space=_space(configs), resume_errored=True
+        )
     if options.resume:
         print(f"There is no experiment at {folder} yet: starting it.")
     elif "://" not in folder and Path(folder, "tuner.pkl").exists():
@@ -89,7 +93,7 @@ def _tuner(options: StudyOptions, configs: dict[str, Any], folder: str) -> tune.
     some = next(iter(configs.values()))
     every = max(1, -(-options.total_env_steps // some.total_train_batch_size) // CHECKPOINTS)
     return tune.Tuner(
-        "MAPPO",
+        options.algorithm.upper(),
         param_space=_space(configs),
         tune_config=tune.TuneConfig(
             metric="env_runners/episode_return_mean",

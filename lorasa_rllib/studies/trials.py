@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lorasa_rllib.rllib.config import MAPPOConfig
+from lorasa_rllib.rllib.a2po import A2POConfig
+from lorasa_rllib.rllib.config import MAPPOConfig, TeamConfig
 from lorasa_rllib.studies.options import METHODS, StudyOptions
 from lorasa_rllib.studies.presets import preset_of
 
@@ -29,7 +30,7 @@ class TrialName:
         return f"{self.scenario}_{self.method}_seed{self.seed}".replace("|", "-")
 
 
-def trials(options: StudyOptions) -> dict[str, MAPPOConfig]:
+def trials(options: StudyOptions) -> dict[str, TeamConfig]:
     """Validated config of every trial, by name. Raises ValueError with what is wrong before anything starts."""
     named = {
         str(TrialName(scenario, method, seed)): config_of(options, scenario, method, seed)
@@ -42,7 +43,7 @@ def trials(options: StudyOptions) -> dict[str, MAPPOConfig]:
     return named
 
 
-def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> MAPPOConfig:
+def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> TeamConfig:
     """The scenario's preset under one method."""
     preset = preset_of(scenario)
     task, _, factorisation = scenario.partition("-")
@@ -58,9 +59,11 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> M
     }
     if options.smoke:
         env_config["max_episode_steps"] = SMOKE_EPISODE
+    config = MAPPOConfig() if options.algorithm == "mappo" else A2POConfig()
+    if isinstance(config, A2POConfig):
+        config.training(off_policy_correction=preset.correction)
     return (
-        MAPPOConfig()
-        .environment("mamujoco", env_config=env_config)
+        config.environment("mamujoco", env_config=env_config)
         .sharing(
             sharing,
             schedule=schedule,
