@@ -5,6 +5,7 @@ Compared   ours in LoRASA's adapter phase | ours with the plain shared policy | 
 Method     HalfCheetah 6x1, 4,000 environment steps (24,000 agent rows), five epochs of one minibatch of all rows, two
            hidden layers of 64, one process, one thread; all alternate; median and range
 Run        python benchmarks/learning_step.py [--json FILE]                   about 3 minutes
+           with --algorithm a2po another table: see benchmarks/sequential.py
 Expect     an iteration at least 4 times as fast as stock; adapters at most 1.2 times the plain shared policy,
            recurrent at most 1.3 times
 Recorded   README, "Performance"
@@ -18,6 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import sequential
 from benchmarks.ours import Team, team_config
 from benchmarks.stock import StockTrainer, stock_ppo_config
 from benchmarks.timing import alternate, arguments, report, spread
@@ -27,7 +29,12 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--num-envs", type=int, default=16)
     parser.add_argument("--train-batch", type=int, default=4000)
+    parser.add_argument("--algorithm", choices=["mappo", "a2po"], default="mappo", help="a2po: see sequential.py")
+    parser.add_argument("--memory-of", type=int, nargs=2, help="a2po: agents and steps to measure in this process")
     options = parser.parse_args()
+    if options.algorithm == "a2po":
+        sequential.main(options)
+        return
     config = team_config("HalfCheetah", "6x1", options.num_envs, options.train_batch)
     lora, shared = Team(config, "adapters"), Team(config, "backbone")
     stock = StockTrainer(

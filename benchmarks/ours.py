@@ -6,7 +6,8 @@ import torch
 
 from lorasa_rllib import MAPPOConfig
 from lorasa_rllib.nn.policy import Phase
-from lorasa_rllib.rllib.learner import MAPPOLearner
+from lorasa_rllib.rllib.config import TeamConfig
+from lorasa_rllib.rllib.learner import TeamLearner
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import TeamTrainingData
 
@@ -17,7 +18,7 @@ def team_config(scenario: str, agent_conf: str, num_envs: int, train_batch: int 
     return with_numbers(config, num_envs, train_batch)
 
 
-def with_numbers(config: MAPPOConfig, num_envs: int, train_batch: int) -> MAPPOConfig:
+def with_numbers(config: TeamConfig, num_envs: int, train_batch: int) -> TeamConfig:
     return (
         config.sharing("lora", phase_switch=0)
         .network(hidden_size=64, num_layers=2)
@@ -30,10 +31,10 @@ def with_numbers(config: MAPPOConfig, num_envs: int, train_batch: int) -> MAPPOC
 class Team:
     """A runner and a learner in one process. Phase "adapters" is LoRASA's second one, "backbone" the shared policy."""
 
-    def __init__(self, config: MAPPOConfig, phase: Phase):
+    def __init__(self, config: TeamConfig, phase: Phase):
         self.config, self.phase = config, phase
         self.runner = TeamEnvRunner(config=config, worker_index=0)
-        self.learner: MAPPOLearner = config.build_learner(spaces=config.spaces())
+        self.learner: TeamLearner = config.build_learner(spaces=config.spaces())
         self.learner.policy.set_phase(phase)
         with torch.no_grad():  # adapters at zero effect would be an easy case
             for parameter in self.learner.policy.parameters_of("adapters").values():

@@ -1,0 +1,166 @@
+"""What does A2PO's update cost, over agents and steps? Run through `learning_step.py --algorithm a2po`.
+
+Compared   updates of 2 to 256 agents on 4,000 environment steps, whatever the number of agents (synthetic team, adapter
+           phase); at 8 agents, ours with evaluating all agents for each agent, as published: the same update, but every
+           actor step and every correction runs the whole team, with its graph
+Method     five epochs, two-stage critic, two hidden layers of 64, r = 8, one thread; alternating; median and range.
+           "actor": the same without a critic. Memory: growth of the peak during one update, a process each
+Run        python benchmarks/learning_step.py --algorithm a2po [--json FILE]            about 8 minutes
+Expect     log-log slope over agents at most 1.2; at 8 agents 4 times as fast for the actor part, 2 times for the whole;
+           memory linear in agents and in steps
+Recorded   README, "Performance"
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.ours import Team, with_numbers
+from benchmarks.timing import alternate, report, spread
+from lorasa_rllib import A2POConfig
+from lorasa_rllib.learning.a2po import SequentialUpdate
+from lorasa_rllib.learning.units import Leaves, Unit, product_of
+from lorasa_rllib.rllib.config import TeamConfig
+
+AGENTS = (2, 6, 17, 64, 256)
+MEMORY = ((16, 4000), (64, 4000), (256, 4000), (64, 2000), (64, 8000))
+ENVS = 16
+
+
+def synthetic(agents: int, steps: int) -> TeamConfig:
+    env = {"num_agents": agents, "obs_size": 16, "action_size": 2}
+    return with_numbers(A2POConfig().environment("synthetic", env_config=env), ENVS, steps)
+
+
+class Update:
+    """One update of a team on one recorded rollout, again and again."""
+
+    def __init__(
+        self, agents: int, steps: int = 4000, kind: type[SequentialUpdate] = SequentialUpdate, **settings: Any
+    ):
+        config = synthetic(agents, steps)
+        team = Team(config, "adapters")
+        self.learner, self.kind = team.learner, kind
+        self.rollout = team.sample().rollout(None).to("cpu")
+        self.settings = replace(config.update_settings(0.0), **settings)
+
+    def __call__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+
+        def pick(left: int) -> int:
+            return int(torch.randint(left, (1,), generator=generator))
+
+        optimisers = self.learner.optimisers()
+        for _ in self.kind(self.learner.policy, optimisers, self.rollout, self.settings, pick).events():
+            pass
+
+
+class AllForEach(SequentialUpdate):
+    """Evaluates the whole team for every actor step and every correction, as the published code does."""
+
+    def _evaluate(self) -> torch.Tensor:
+        batch = self.batch
+        with torch.enable_grad():
+            log_probs = self._policy.distribution(batch.obs).log_prob(batch.actions)
+        return self.ratios.log_ratio_of(log_probs.detach())
+
+    def _product(self, done: list[Unit]) -> torch.Tensor:
+        table = self._evaluate()
+        return product_of(table, self.batch, Unit.joined(done)) if done else torch.zeros_like(table[..., 0])
+
+    def _others(self, unit: Unit, rows: Any, before: torch.Tensor, clip: float) -> torch.Tensor:
+        done = self.order[: self.order.index(unit)]
+        return super()._others(unit, rows, self._product(done), clip)
+
+    def _correct(self, unit: Any, before: Any = None, done: Any = ()) -> Any:
+        return super()._correct(unit, self._product(list(done)), done)
+
+
+def without_critic(kind: type[SequentialUpdate]) -> type[SequentialUpdate]:
+    class ActorOnly(kind):  # type: ignore[valid-type, misc]
+        def _value_loss(self, rows: Any, leaves: Leaves, settings: Any) -> torch.Tensor:
+            leaves.whole.clear(), leaves.slices.clear()
+            return torch.zeros(())
+
+    return ActorOnly
+
+
+def against_published(repeats: int) -> list[dict[str, Any]]:
+    """Ours and the published way at 8 agents."""
+    actor_only = [Update(8, kind=without_critic(kind), two_stage=False) for kind in (SequentialUpdate, AllForEach)]
+    whole = [Update(8), Update(8, kind=AllForEach)]
+    rows = []
+    for what, (ours, theirs) in (("actor", actor_only), ("whole update", whole)):
+        seconds = alternate({"ours": ours, "all agents for each": theirs}, repeats)
+        base = statistics.median(seconds["all agents for each"])
+        rows += [
+            {"what": what, "who": who, "seconds": spread(values), "speed-up": base / statistics.median(values)}
+            for who, values in seconds.items()
+        ]
+    return rows
+
+
+def over_agents(repeats: int) -> list[dict[str, Any]]:
+    seconds = alternate({str(agents): Update(agents) for agents in AGENTS}, repeats)
+    medians = [statistics.median(seconds[str(agents)]) for agents in AGENTS]
+    slope = np.polyfit(np.log(AGENTS), np.log(medians), 1)[0]
+    return [
+        {
+            "agents": agents,
+            "seconds": spread(seconds[str(agents)]),
+            "us_per_agent_row": 1e6 * median / (4000 * agents),
+            "slope_of_all": float(slope),
+        }
+        for agents, median in zip(AGENTS, medians, strict=True)
+    ]
+
+
+def memory(agents: int, steps: int) -> dict[str, Any]:
+    """Peak of this process during one update, over what it held before."""
+    update = Update(agents, steps)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    update()
+    growth = resident("VmHWM") - before
+    return {
+        "agents": agents,
+        "env_steps": steps,
+        "growth_MiB": growth / 1024,
+        "KiB_per_agent_step": growth / (agents * steps),
+    }
+
+
+def resident(field: str) -> int:
+    """Memory of this process in KiB: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def main(options: Any) -> None:
+    if options.memory_of:
+        print(json.dumps(memory(*options.memory_of)))
+        return
+
+    def file(name: str) -> Path | None:
+        return options.json.with_name(f"{options.json.stem}_{name}.json") if options.json else None
+
+    report("A2PO at 8 agents, 4,000 environment steps", against_published(options.repeats), file("published"))
+    report("A2PO over agents, 4,000 environment steps", over_agents(min(3, options.repeats)), file("agents"))
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).with_name("learning_step.py")), "--algorithm", "a2po"]
+    rows = []
+    for agents, steps in MEMORY:
+        call = [*command, "--memory-of", str(agents), str(steps)]
+        answer = subprocess.run(call, capture_output=True, text=True, check=True, timeout=600)
+        rows.append(json.loads(answer.stdout.splitlines()[-1]))
+    report("Memory of one A2PO update", rows, file("memory"))
