@@ -12,6 +12,8 @@ import pandas as pd
 
 COLUMNS = [
     "scenario",
+    "obs",
+    "algorithm",
     "method",
     "seed",
     "env_steps",
@@ -23,14 +25,13 @@ COLUMNS = [
 ]
 
 
-def row_of(scenario: str, method: str, seed: int, result: Mapping[str, Any]) -> dict[str, Any]:
-    """One iteration's result as a row of `COLUMNS`. evaluation_return is None in iterations without evaluation."""
+def row_of(run: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """One iteration's result as a row of `COLUMNS`; `run` gives the first five. evaluation_return is None in iterations
+    without evaluation."""
     evaluation = result.get("evaluation", {}).get("env_runners", {})
     runners = result["env_runners"]
     return {
-        "scenario": scenario,
-        "method": method,
-        "seed": seed,
+        **run,
         "env_steps": int(result["num_env_steps_sampled_lifetime"]),
         "episode_return": runners["episode_return_mean"],
         "evaluation_return": evaluation.get("episode_return_mean"),
@@ -40,13 +41,15 @@ def row_of(scenario: str, method: str, seed: int, result: Mapping[str, Any]) -> 
     }
 
 
-def read_trial(folder: Path, scenario: str, method: str, seed: int) -> pd.DataFrame:
-    """The curve of one trial from its `result.json`. A run that was resumed has written some iterations twice: the
-    later one counts. Rows before the first episode ended are left out."""
+def read_trial(folder: Path, run: Mapping[str, Any]) -> pd.DataFrame:
+    """The curve of one trial, `run`, from its `result.json`. Rows before the first episode ended are left out.
+
+    A run that was resumed has written some iterations twice: the later one counts.
+    """
     rows = {}
     for line in (folder / "result.json").read_text().splitlines():
         result = json.loads(line)
-        rows[result["training_iteration"]] = row_of(scenario, method, seed, result)
+        rows[result["training_iteration"]] = row_of(run, result)
     frame = pd.DataFrame([rows[iteration] for iteration in sorted(rows)], columns=COLUMNS)
     # RLlib repeats the last evaluation in iterations without one.
     repeated = frame["evaluation_return"].eq(frame["evaluation_return"].shift())

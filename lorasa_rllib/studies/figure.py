@@ -15,12 +15,18 @@ LABELS = {
     "lora-joint": "LoRASA, joint",
     "stock": "RLlib stock PPO",
 }
+ALGORITHMS = {"mappo": ("MAPPO", "-"), "a2po": ("A2PO", "--"), "ppo": ("", "-")}
+"""Name and line style of each."""
+
 COLOURS = {"ps": "#4477aa", "lora": "#ee6677", "lora-joint": "#228833", "stock": "#888888"}
 EPISODES = "gymnasium-robotics mamujoco_v1"
 
 
 def draw_curves(curves: pd.DataFrame, path: Path, title: str = EPISODES) -> None:
-    """One panel per scenario: mean over seeds as a line, lowest to highest seed as a band, phase switch dashed."""
+    """One panel per scenario: mean over seeds as a line, lowest to highest seed as a band, phase switch dotted.
+
+    Colours tell methods, line styles algorithms.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -32,15 +38,19 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str = EPISODES) -> None
     )
     for panel, scenario in zip(panels[0], scenarios, strict=True):
         here = curves[curves["scenario"] == scenario]
-        for method in dict.fromkeys(here["method"]):
-            _draw_method(panel, here[here["method"] == method], method)
+        algorithms = set(here["algorithm"]) - {"ppo"}
+        for (algorithm, method), runs in here.groupby(["algorithm", "method"], sort=False):
+            name, style = ALGORITHMS.get(algorithm, (algorithm, "-"))
+            label = LABELS.get(method, method)
+            label = f"{name}, {label}" if len(algorithms) > 1 and name else label
+            _draw_method(panel, runs, label, COLOURS.get(method), style)
         panel.set_title(scenario)
         panel.set_xlabel("environment steps (millions)")
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0][0].set_ylabel("team return of an episode")
     panels[0][0].legend(frameon=False, loc="upper left")
-    seeds = curves.groupby(["scenario", "method"])["seed"].nunique()
+    seeds = curves.groupby(["scenario", "algorithm", "method"])["seed"].nunique()
     many = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     band = "; band: lowest to highest seed" if seeds.max() > 1 else ""
     figure.suptitle(f"{title}; mean of {many} seed{'s' if seeds.max() > 1 else ''}{band}", fontsize=10)
@@ -51,18 +61,17 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str = EPISODES) -> None
     pyplot.close(figure)
 
 
-def _draw_method(panel: Any, runs: pd.DataFrame, method: str) -> None:
+def _draw_method(panel: Any, runs: pd.DataFrame, label: str, colour: str | None, style: str) -> None:
     by_seed = [run.sort_values("env_steps") for _, run in runs.groupby("seed")]
     grid = np.linspace(max(r["env_steps"].min() for r in by_seed), min(r["env_steps"].max() for r in by_seed), 200)
     values = np.stack([np.interp(grid, r["env_steps"], r["episode_return"]) for r in by_seed])
-    colour = COLOURS.get(method)
-    (line,) = panel.plot(grid / 1e6, values.mean(0), label=LABELS.get(method, method), color=colour, linewidth=1.8)
+    (line,) = panel.plot(grid / 1e6, values.mean(0), style, label=label, color=colour, linewidth=1.8)
     if len(by_seed) > 1:
         panel.fill_between(grid / 1e6, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
     adapted = runs[runs["phase"] == "adapters"]
     if len(adapted) and (runs["phase"] == "backbone").any():
         switch = adapted["env_steps"].min() / 1e6
-        panel.axvline(switch, color=line.get_color(), linestyle="--", linewidth=1)
+        panel.axvline(switch, color=line.get_color(), linestyle=":", linewidth=1)
         panel.annotate(
             "phase switch", (switch, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=8,
             ha="right", va="bottom", color=line.get_color(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.options import StudyOptions
 from lorasa_rllib.studies.progress import Progress
 from lorasa_rllib.studies.table import rich_table, summary
-from lorasa_rllib.studies.trials import TrialName, trials
+from lorasa_rllib.studies.trials import trials
 
 CHECKPOINTS = 10
 """Checkpoints in the course of a trial; the last two are kept."""
@@ -36,19 +36,13 @@ def run(options: StudyOptions) -> pd.DataFrame:
     for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     configs = trials(options)
-    names = [
-        TrialName(scenario, method, seed)
-        for scenario in options.scenarios
-        for method in options.methods
-        for seed in options.seeds
-    ]
     _start_ray(options)
     console.print(
         f"{len(configs)} trial(s) of {options.total_env_steps:,} environment steps; torch uses one thread each."
     )
     folder = f"{options.storage_path.rstrip('/')}/{options.name}"
     try:
-        results = _tuner(options, configs, folder).fit()
+        results = _tuner(options, {str(name): config for name, config in configs.items()}, folder).fit()
     except KeyboardInterrupt:
         console.print(f"Interrupted. The same command with --resume --name {options.name} continues.")
         raise SystemExit(130) from None
@@ -56,7 +50,7 @@ def run(options: StudyOptions) -> pd.DataFrame:
         raise RuntimeError(f"{len(results.errors)} trial(s) failed; the first: {results.errors[0]}")
     folders = {Path(result.path).name: Path(result.path) for result in results}
     curves = pd.concat(
-        [read_trial(folders[str(n)], n.scenario, n.method, n.seed) for n in names if str(n) in folders],
+        [read_trial(folders[str(name)], asdict(name)) for name in configs if str(name) in folders],
         ignore_index=True,
     )
     report(console, curves, Path(folder), {Path(r.path).name: r.checkpoint for r in results}, options.algorithm)

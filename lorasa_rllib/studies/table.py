@@ -11,20 +11,22 @@ from rich.table import Table
 LAST_SHARE = 0.1
 """A seed's final return is the mean over this last share of its steps."""
 
+COMPARED = ["scenario", "obs", "algorithm", "method"]
+"""Columns of curves that tell one row of a summary from another."""
+
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def final_returns(curves: pd.DataFrame) -> pd.DataFrame:
-    """One row per scenario, method and seed: final return, last greedy evaluation, steps and minutes."""
+    """One row per task (scenario and observations), algorithm, method and seed: what it reached, steps and minutes."""
     rows = []
-    for (scenario, method, seed), run in curves.groupby(["scenario", "method", "seed"], sort=False):
+    for (*which, seed), run in curves.groupby([*COMPARED, "seed"], sort=False):
         last = run[run["env_steps"] > (1 - LAST_SHARE) * run["env_steps"].max()]
         evaluated = run["evaluation_return"].dropna()
         rows.append(
             {
-                "scenario": scenario,
-                "method": method,
+                **dict(zip(COMPARED, which, strict=True)),
                 "seed": seed,
                 "final_return": last["episode_return"].mean(),
                 "greedy_return": evaluated.iloc[-1] if len(evaluated) else math.nan,
@@ -36,15 +38,14 @@ def final_returns(curves: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(curves: pd.DataFrame) -> pd.DataFrame:
-    """One row per scenario and method: mean over seeds, half width of its 95 % t-interval (NaN for one seed), seeds."""
+    """One row per task, algorithm and method: mean over seeds, half width of its 95 % t-interval (one seed: NaN)."""
     if curves.empty:
         raise ValueError("no episode ended in this study; raise --total-env-steps beyond the length of an episode.")
     rows = []
-    for (scenario, method), seeds in final_returns(curves).groupby(["scenario", "method"], sort=False):
+    for which, seeds in final_returns(curves).groupby(COMPARED, sort=False):
         rows.append(
             {
-                "scenario": scenario,
-                "method": method,
+                **dict(zip(COMPARED, which, strict=True)),
                 "final_return": seeds["final_return"].mean(),
                 "interval": half_width(seeds["final_return"].to_numpy()),
                 "lowest": seeds["final_return"].min(),
@@ -71,14 +72,13 @@ def rich_table(rows: pd.DataFrame) -> Table:
     few = rows["seeds"].min() < 3
     caution = "With fewer than 3 seeds, such differences may be chance: --seeds 5 tells more." if few else None
     table = Table(title="Team return, mean over seeds (last tenth of the steps)", caption=caution)
-    for column in ("scenario", "method"):
+    for column in COMPARED:
         table.add_column(column)
     for column in ("final return", "95 % interval", "lowest to highest", "greedy", "seeds", "env steps", "minutes"):
         table.add_column(column, justify="right")
     for row in rows.itertuples():
         table.add_row(
-            row.scenario,
-            row.method,
+            *(getattr(row, column) for column in COMPARED),
             f"{row.final_return:,.0f}",
             "" if math.isnan(row.interval) else f"± {row.interval:,.0f}",
             f"{row.lowest:,.0f} to {row.highest:,.0f}" if row.seeds > 1 else "",

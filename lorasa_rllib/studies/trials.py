@@ -23,6 +23,8 @@ class TrialName:
     """What tells a trial from the others of its study."""
 
     scenario: str
+    obs: str
+    algorithm: str
     method: str
     seed: int
 
@@ -30,40 +32,32 @@ class TrialName:
         return f"{self.scenario}_{self.method}_seed{self.seed}".replace("|", "-")
 
 
-def trials(options: StudyOptions) -> dict[str, TeamConfig]:
-    """Validated config of every trial, by name. Raises ValueError with what is wrong before anything starts."""
-    named = {
-        str(TrialName(scenario, method, seed)): config_of(options, scenario, method, seed)
-        for scenario in options.scenarios
-        for method in options.methods
-        for seed in options.seeds
-    }
-    for config in named.values():
-        config.copy(copy_frozen=False).validate()
+def trials(options: StudyOptions) -> dict[TrialName, TeamConfig]:
+    """Validated config of every trial. Raises ValueError with what is wrong before anything starts."""
+    named = {}
+    for scenario in options.scenarios:
+        env_config = env_config_of(options, scenario)
+        obs = f"local k={env_config['agent_obsk']}" if env_config["obs"] == "local" else "global"
+        for method in options.methods:
+            for seed in options.seeds:
+                config = config_of(options, scenario, method, seed)
+                config.copy(copy_frozen=False).validate()
+                named[TrialName(scenario, obs, options.algorithm, method, seed)] = config
     return named
 
 
 def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> TeamConfig:
     """The scenario's preset under one method."""
     preset = preset_of(scenario)
-    task, _, factorisation = scenario.partition("-")
     sharing, schedule = METHODS[method]
     batch = SMOKE_BATCH if options.smoke else preset.train_batch_size
     learners = max(1, options.num_learners)
     iterations = -(-options.total_env_steps // batch)
-    env_config: dict[str, Any] = {
-        "scenario": task,
-        "agent_conf": factorisation,
-        "obs": options.obs or preset.obs,
-        "agent_obsk": preset.agent_obsk if options.agent_obsk is None else options.agent_obsk,
-    }
-    if options.smoke:
-        env_config["max_episode_steps"] = SMOKE_EPISODE
     config = MAPPOConfig() if options.algorithm == "mappo" else A2POConfig()
     if isinstance(config, A2POConfig):
         config.training(off_policy_correction=preset.correction)
     return (
-        config.environment("mamujoco", env_config=env_config)
+        config.environment("mamujoco", env_config=env_config_of(options, scenario))
         .sharing(
             sharing,
             schedule=schedule,
@@ -95,6 +89,19 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
         )
         .debugging(seed=seed, log_level="ERROR")
     )
+
+
+def env_config_of(options: StudyOptions, scenario: str) -> dict[str, Any]:
+    """What the environment is told."""
+    preset = preset_of(scenario)
+    task, _, factorisation = scenario.partition("-")
+    env_config: dict[str, Any] = {
+        "scenario": task,
+        "agent_conf": factorisation,
+        "obs": options.obs or preset.obs,
+        "agent_obsk": preset.agent_obsk if options.agent_obsk is None else options.agent_obsk,
+    }
+    return env_config | ({"max_episode_steps": SMOKE_EPISODE} if options.smoke else {})
 
 
 def switch_of(options: StudyOptions, scenario: str) -> int | float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from lorasa_rllib.studies.options import METHODS, read_options
 from lorasa_rllib.studies.presets import PRESETS, preset_of
 from lorasa_rllib.studies.run import OfTrial, _space
 from lorasa_rllib.studies.table import final_returns, half_width, rich_table, summary
-from lorasa_rllib.studies.trials import switch_of, trials
+from lorasa_rllib.studies.trials import TrialName, switch_of, trials
 
 
 def options(*arguments):
@@ -61,7 +62,8 @@ def test_every_preset_gives_a_valid_trial_of_4000_steps_an_iteration():
     configs = trials(options("--scenario", *PRESETS, "Hopper-3x1", "--seeds", "2"))
     assert len(configs) == 2 * (len(PRESETS) + 1)
     for name, config in configs.items():
-        assert config.total_train_batch_size == 4000 == preset_of(name.split("_")[0]).train_batch_size
+        assert config.total_train_batch_size == 4000 == preset_of(name.scenario).train_batch_size
+        assert name.obs == ("global" if name.scenario == "Humanoid-9|8" else "local k=1")
 
 
 def test_an_unknown_scenario_fails_before_anything_starts():
@@ -70,7 +72,7 @@ def test_an_unknown_scenario_fails_before_anything_starts():
 
 
 def test_every_trial_of_a_search_space_gets_its_own_settings():
-    configs = trials(options("--methods", *METHODS, "--seeds", "2"))
+    configs = {str(name): config for name, config in trials(options("--methods", *METHODS, "--seeds", "2")).items()}
     space = _space(configs)
     for name, config in configs.items():
         wanted = config.to_dict()
@@ -103,7 +105,9 @@ def test_a_curve_leaves_out_what_was_repeated_or_overwritten(tmp_path):
         result(3, 300, 2.0, evaluation=7.0),
     ]
     (tmp_path / "result.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    curve = read_trial(tmp_path, "A-1x1", "lora", 4)
+    run = TrialName("A-1x1", "global", "a2po", "lora", 4)
+    curve = read_trial(tmp_path, asdict(run))
+    assert curve[list(asdict(run))].drop_duplicates().to_numpy().tolist() == [list(asdict(run).values())]
     assert curve["env_steps"].tolist() == [200, 300]
     assert curve["episode_return"].tolist() == [1.0, 2.0]
     assert curve["evaluation_return"].dropna().tolist() == [7.0]
@@ -117,15 +121,18 @@ def curves():
     rows = [
         (
             "A-1x1",
+            "global",
+            algorithm,
             method,
             seed,
             steps,
-            base + seed,
+            base + seed + (algorithm == "a2po"),
             base,
             "adapters" if method == "lora" and steps > 40 else "backbone",
             3,
             60,
         )
+        for algorithm in ("mappo", "a2po")
         for method, base in (("ps", 0.0), ("lora", 10.0))
         for seed in (1, 2, 3)
         for steps in range(10, 101, 10)
@@ -135,13 +142,15 @@ def curves():
 
 def test_the_table_is_the_mean_over_seeds_of_the_last_tenth(curves):
     curves.loc[(curves["seed"] == 1) & (curves["env_steps"] == 90), "episode_return"] = 1e6  # not in the last tenth
-    rows = summary(curves).set_index("method")
+    rows = summary(curves)
+    assert rows.set_index(["algorithm", "method"]).loc[("a2po", "lora"), "lowest"] == 12.0
+    rows = rows[rows["algorithm"] == "mappo"].set_index("method")
     assert rows.loc["ps", "final_return"] == pytest.approx(2.0)
     assert rows.loc["lora", "final_return"] == pytest.approx(12.0)
     assert rows.loc["ps", "interval"] == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)  # sd 1, 2 degrees of freedom
     assert rows.loc["ps", ["lowest", "highest", "seeds"]].tolist() == [1.0, 3.0, 3]
-    assert len(final_returns(curves)) == 6
-    assert rich_table(summary(curves)).row_count == 2
+    assert len(final_returns(curves)) == 12
+    assert rich_table(summary(curves)).row_count == 4
     assert math.isnan(half_width(np.array([1.0])))
 
 
@@ -152,4 +161,4 @@ def test_the_figure_is_drawn_and_marks_the_switch(curves, tmp_path, monkeypatch)
     monkeypatch.setattr(Axes, "axvline", lambda panel, x, **kw: marked.append(x))
     draw_curves(curves, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    assert marked == [pytest.approx(50 / 1e6)]
+    assert marked == [pytest.approx(50 / 1e6)] * 2
