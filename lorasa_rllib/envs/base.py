@@ -13,7 +13,10 @@ from lorasa_rllib.spec import TeamSpec
 
 
 class TeamEnvError(ValueError):
-    """What an environment did cannot be learned from. Ends the run, where other errors restart the env runner."""
+    """What an environment did cannot be learned from, or its own error.
+
+    Env runners lose the round and make their environments anew; if that does not help, it ends the run.
+    """
 
 
 @dataclass

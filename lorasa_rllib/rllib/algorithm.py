@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER, COMPONENT_RL_MODULE
-from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -24,19 +25,19 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from lorasa_rllib.envs.base import TeamEnvError
 from lorasa_rllib.nn.policy import PHASES, Phase
 from lorasa_rllib.rllib.checkpoints import read_backbone, readable
 from lorasa_rllib.rllib.config import MAPPOConfig
-from lorasa_rllib.rllib.learner import SKIPPED
+from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import RecentEpisodes
 from lorasa_rllib.rllib.sampled import shards_of_learners
+from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, returned
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 3
-"""Rounds of sampling before an iteration gives up on data that keep getting lost."""
+SPLIT = "split"
+"""Where the seconds of an iteration went: "sample", "transfer" (rollouts to learners), "learn", "sync" (weights)."""
 
 
 class TeamAlgorithm(PPO):
@@ -46,6 +47,10 @@ class TeamAlgorithm(PPO):
     def setup(self, config: Any) -> None:
         _warn_if_nothing_fits(config)
         super().setup(config)
+        self._sampling = Sampling(
+            self.env_runner_group, self.config, lambda: self.restore_env_runners(self.env_runner_group)
+        )
+        self._faults = 0
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
         self._schedule = self.config.phase_schedule()
         self._phase: Phase = self._schedule.phase_at(0)
@@ -57,29 +62,27 @@ class TeamAlgorithm(PPO):
     @override(PPO)
     def training_step(self) -> None:
         for _ in range(ATTEMPTS):
-            sampled = self._sample()
-            if not sampled or self._update(sampled):
+            if self._update(self._sample()):
                 break
+            self._sampling.tell("a rollout was lost on its way to the learner; sampling once more")
         else:
             raise RuntimeError(f"rollouts were lost in {ATTEMPTS} rounds of sampling in a row; are env runners dying?")
-        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+        with self._timed("sync", SYNCH_WORKER_WEIGHTS_TIMER):
             self._hand_out_weights()
+
+    @contextmanager
+    def _timed(self, part: str, timer: str) -> Iterator[None]:
+        """Logs seconds under RLlib's timer (smoothed over iterations) and in the split of this iteration."""
+        started = time.perf_counter()
+        with self.metrics.log_time((TIMERS, timer)):
+            yield
+        self.metrics.log_value((SPLIT, part), time.perf_counter() - started, reduce="mean", window=1)
 
     def _sample(self) -> list[Any]:
         self._phase = self._schedule.phase_at(self._env_steps(), self._phase)
-        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            sampled, results = synchronous_parallel_sample(
-                worker_set=self.env_runner_group,
-                max_env_steps=self.config.total_train_batch_size,
-                sample_timeout_s=self.config.sample_timeout_s,
-                _uses_new_env_runners=True,
-                _return_metrics=True,
-            )
-        for part in sampled:
-            if part.error is not None:
-                raise TeamEnvError(part.error)
-        if sampled:
-            self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+        with self._timed("sample", ENV_RUNNER_SAMPLING_TIMER):
+            sampled, results = self._sampling.round()
+        self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
         self._episodes.add(sampled)
         for name, value in self._episodes.statistics().items():
             self.metrics.log_value((ENV_RUNNER_RESULTS, name), value, reduce="mean", window=1)
@@ -87,7 +90,7 @@ class TeamAlgorithm(PPO):
 
     def _update(self, sampled: list[Any]) -> bool:
         """One learner update; False if data were lost on the way and all learners skipped it."""
-        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+        with self._timed("learn", LEARNER_UPDATE_TIMER):
             results = self.learner_group.update(
                 training_data=shards_of_learners(sampled),
                 timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self._env_steps()},
@@ -95,6 +98,10 @@ class TeamAlgorithm(PPO):
                 defer_solve_refs_to_learner=True,
             )
         skipped = any(result[ALL_MODULES][SKIPPED].peek() for result in results)
+        fetched = max(result[ALL_MODULES][FETCH_SECONDS].peek() for result in results)
+        learned = self.metrics.peek((SPLIT, "learn")) - fetched
+        for part, seconds in (("transfer", fetched), ("learn", learned)):
+            self.metrics.log_value((SPLIT, part), seconds, reduce="mean", window=1)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
         return not skipped
 
@@ -119,6 +126,16 @@ class TeamAlgorithm(PPO):
                     timeout_seconds=self.config.sample_timeout_s,
                 )
 
+    @override(PPO)
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """Takes lost env runners in again that answer. RLlib's own waits for those that do not, in every iteration."""
+        back = returned(env_runner_group)
+        if back:
+            self._hand_out_weights()
+            which = "evaluation env runner" if env_runner_group is self.eval_env_runner_group else "env runner"
+            self._sampling.tell(f"{which} {', '.join(map(str, sorted(back)))} came back")
+        return back
+
     def _env_steps(self) -> int:
         return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
 
@@ -127,6 +144,9 @@ class TeamAlgorithm(PPO):
         results = super().step()
         results["phase"] = self._phase
         results["phase_index"] = PHASES.index(self._phase)
+        faults = self._sampling.take_faults()
+        self._faults += len(faults)
+        results["faults"], results["num_faults"] = "; ".join(faults), self._faults
         results.setdefault(ENV_RUNNER_RESULTS, {}).setdefault(NUM_EPISODES_LIFETIME, 0)
         return results
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +84,8 @@ class Collector:
         first, self._step = self._step is None, None
         # Seeds of env runners are consecutive and copy e of one takes seed + e: spread them out.
         seed = self._seed * 10_007 if first and self._seed is not None else None
-        self._step = self.env.reset(seed)
+        with named_errors():
+            self._step = self.env.reset(seed)
         check(self._step, self.env.spec)
         self._meter.restart()
         self._memory.clear()
@@ -174,7 +177,9 @@ class Collector:
             if self._memory.recurrent:
                 drawn, log_probs = drawn[0], log_probs[0]
         acted = time.perf_counter()
-        step = self.env.step(self.env.spec.to_environment(drawn))
+        actions_taken = self.env.spec.to_environment(drawn)
+        with named_errors():
+            step = self.env.step(actions_taken)
         check(step, self.env.spec)
         self._meter.add(step)
         taken.seconds["policy"] += acted - began
@@ -185,6 +190,18 @@ class Collector:
         """A column of one step; recurrent networks see it as a sequence of one."""
         tensor = torch.from_numpy(column)
         return tensor[None] if self._memory.recurrent else tensor
+
+
+@contextmanager
+def named_errors() -> Iterator[None]:
+    """Raises what an environment raises as TeamEnvError, with its traceback: it may have to travel to the driver."""
+    try:
+        yield
+    except TeamEnvError:
+        raise
+    except Exception as error:
+        what = f"the environment raised {type(error).__name__}: {error}"
+        raise TeamEnvError(f"{what}\n\n{traceback.format_exc()}") from error
 
 
 def check(step: TeamStep, spec: TeamSpec) -> None:

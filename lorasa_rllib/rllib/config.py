@@ -74,6 +74,8 @@ class TeamConfig(PPOConfig):
         self.critic_lr: Any = None
         self.adam_epsilon = 1e-5
         self.learner_threads = 1
+        self.sample_timeout_s = 300.0  # a runner that takes longer is ended: generous, for slow environments
+        self.delay_between_env_runner_restarts_s = 1.0
         self.trial_name: str | None = None  # set by studies that run several trials
 
     def sharing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -30,6 +31,7 @@ from lorasa_rllib.rllib.sampled import TeamTrainingData
 
 GROUPS = ("backbone", "adapters", "critic")
 SKIPPED = "skipped_updates"
+FETCH_SECONDS = "fetch_seconds"
 GENERATOR = "minibatch_generator"
 
 
@@ -101,7 +103,10 @@ class TeamLearner(TorchLearner):
         """
         self._check_is_built()
         self.before_gradient_based_update(timesteps=timesteps)
+        started = time.perf_counter()
         rollout = training_data.rollout(self.config.sample_timeout_s)
+        fetched = time.perf_counter() - started
+        self.metrics.log_value((ALL_MODULES, FETCH_SECONDS), fetched, reduce="mean", window=1)
         ready = self.all_sum(torch.tensor([float(rollout is not None)], device=self._device))
         whole = bool(ready == (self.config.num_learners or 1))
         self.metrics.log_value((ALL_MODULES, SKIPPED), float(not whole), reduce="mean", window=1)

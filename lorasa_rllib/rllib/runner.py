@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,9 @@ from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import log_evaluation, log_sampling
 from lorasa_rllib.rllib.sampled import Sampled
 
+REMADE = 1_000_003
+"""Between the seeds of environments and of those made anew after an error."""
+
 
 class TeamEnvRunner(EnvRunner, Checkpointable):
     """RLlib env runner for vectorised team environments.
@@ -43,6 +48,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.spaces = kwargs.get("spaces") or {}
         self.spec = self.config.team_spec()
         self._weights_seq_no = 0
+        self._remade = 0
         self._actor: Actor | MergedActor | None = None
         self._critic: MergedCritic | None = None
         self.collector: Collector | None = None
@@ -63,7 +69,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.num_envs = self.config.num_envs_per_env_runner
         self.env = make_environment(self.config.env, self.num_envs, dict(self.config.env_config))
         memory = Memory(self.config.policy_config(), self.num_envs, self.config.chunk_length)
-        self.collector = Collector(self.env, memory, self._seed, self._callbacks.episode_end())
+        # Environments made anew go on with another stream: the same one could fail in the same step.
+        seed = None if self._seed is None else self._seed + REMADE * self._remade
+        self.collector = Collector(self.env, memory, seed, self._callbacks.episode_end())
         self._callbacks.environment_created()
 
     @override(EnvRunner)
@@ -111,21 +119,25 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         error = None
         fragment = self.config.get_rollout_fragment_length(worker_index=self.worker_index)
         steps = fragment if num_timesteps is None else -(-num_timesteps // self.num_envs)
+        limit = self.config.evaluation_sample_timeout_s if self.config.in_evaluation else self.config.sample_timeout_s
         try:
-            if force_reset:
-                self.collector.restart()
-            if num_episodes is not None:
-                taken = self.collector.episodes(num_episodes, acting)
-            else:
-                rollout, taken = self.collector.steps(steps, acting)
-                if not evaluates:
-                    shards = self._shards(rollout)
+            with ends_if_stuck(limit if self.worker_index else None):
+                if force_reset:
+                    self.collector.restart()
+                if num_episodes is not None:
+                    taken = self.collector.episodes(num_episodes, acting)
+                else:
+                    rollout, taken = self.collector.steps(steps, acting)
+                    if not evaluates:
+                        shards = self._shards(rollout)
         except TeamEnvError as problem:
             if evaluates:
                 raise
-            # For the driver to raise: RLlib would restart this runner, again and again, and without steps sample again.
-            nobody = np.zeros(self.spec.num_agents, np.int64)
-            taken, error = Round(env_steps=steps * self.num_envs, steps_of_agents=nobody), str(problem)
+            # Restarting the whole runner, RLlib's answer to errors, would take seconds.
+            taken, error = Round(steps_of_agents=np.zeros(self.spec.num_agents, np.int64)), str(problem)
+            if self.config.restart_failed_env_runners:
+                self._remade += 1
+                self.make_env()
         taken.seconds["sample"] = time.perf_counter() - started
         sampled = Sampled(
             shards,
@@ -209,3 +221,19 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if self.env is not None:
             self.env.close()
             self.env = None
+
+
+@contextmanager
+def ends_if_stuck(seconds: float | None) -> Iterator[None]:
+    """Ends this process if the body takes longer, with a traceback in its log that shows where it hangs.
+
+    Works also where the environment holds Python's lock. Ray then starts the env runner again.
+    """
+    if seconds is None:
+        yield
+        return
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)  # 2: its log
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -31,8 +31,7 @@ class Sampled:
     steps_of_agents: int64 [N], steps that each agent was alive.
     episodes:        episodes that ended in this round.
     running_return:  mean return so far of the episodes still running, for the time before the first one ends.
-    error:           what is wrong with the data, if anything: raised by the driver, because RLlib restarts env runners
-                     that raise, again and again.
+    error:           why there are no data, if so: what the environment did, in its first line.
     seconds:         time spent in "env", "policy" and all of "sample".
     """
 

@@ -28,7 +28,7 @@ WORKS = frozenset({
     "evaluation_force_reset_envs_before_iteration", "evaluation_auto_duration_min_env_steps_per_sample",
     "evaluation_auto_duration_max_env_steps_per_sample", "custom_evaluation_function",
     "evaluation_error_after_n_consecutive_skips", "restart_failed_env_runners", "ignore_env_runner_failures",
-    "max_num_env_runner_restarts", "env_runner_health_probe_timeout_s", "delay_between_env_runner_restarts_s",
+    "max_num_env_runner_restarts", "delay_between_env_runner_restarts_s",
     "env_runner_restore_timeout_s", "num_consecutive_env_runner_failures_tolerance", "min_time_s_per_iteration",
     "min_train_timesteps_per_iteration", "min_sample_timesteps_per_iteration", "log_sys_usage", "callbacks_class",
     *(f"callbacks_{hook}" for hook in (*BY_RUNNERS, *BY_ALGORITHMS)), "policies",
@@ -64,7 +64,8 @@ WHY_NOT = {
     "gym_env_vectorize_mode": "environments are stepped together in their env runner",
     "policies_to_train": "the phase decides what trains, see .sharing(schedule=...)",
     "torch_compile_learner": "the update is not compiled",
-    "restart_failed_sub_environments": "an environment that fails ends its env runner, which RLlib restarts",
+    "restart_failed_sub_environments": "environments that fail are made anew, see restart_failed_env_runners",
+    "env_runner_health_probe_timeout_s": "lost env runners are asked in passing, without waiting for them",
 }
 """Why a setting is not supported, for the error message."""
 

@@ -25,6 +25,8 @@ class Progress(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
+        if result.get("faults"):
+            _say(f"[yellow]{trial!s:<36} {result['faults']}[/yellow]")
         now = time.monotonic()
         steps = int(result["num_env_steps_sampled_lifetime"])
         if steps < self._total and now - self._last.get(trial.trial_id, 0.0) < self._every:

@@ -19,6 +19,7 @@ from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.options import StudyOptions
 from lorasa_rllib.studies.progress import Progress
 from lorasa_rllib.studies.table import rich_table, summary
+from lorasa_rllib.studies.termination import SaveOnTermination, exit_status
 from lorasa_rllib.studies.trials import trials
 
 CHECKPOINTS = 10
@@ -41,11 +42,10 @@ def run(options: StudyOptions) -> pd.DataFrame:
         f"{len(configs)} trial(s) of {options.total_env_steps:,} environment steps; torch uses one thread each."
     )
     folder = f"{options.storage_path.rstrip('/')}/{options.name}"
-    try:
-        results = _tuner(options, {str(name): config for name, config in configs.items()}, folder).fit()
-    except KeyboardInterrupt:
+    results = _tuner(options, {str(name): config for name, config in configs.items()}, folder).fit()
+    if (status := exit_status()) is not None:
         console.print(f"Interrupted. The same command with --resume --name {options.name} continues.")
-        raise SystemExit(130) from None
+        raise SystemExit(status)
     if results.errors:
         raise RuntimeError(f"{len(results.errors)} trial(s) failed; the first: {results.errors[0]}")
     folders = {Path(result.path).name: Path(result.path) for result in results}
@@ -102,7 +102,7 @@ def _tuner(options: StudyOptions, configs: dict[str, Any], folder: str) -> tune.
             stop={STEPS: options.total_env_steps},
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=every, checkpoint_at_end=True),
             failure_config=tune.FailureConfig(max_failures=2),
-            callbacks=[Progress(options.total_env_steps)],
+            callbacks=[Progress(options.total_env_steps), SaveOnTermination()],
             verbose=0,
         ),
     )

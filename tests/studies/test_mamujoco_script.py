@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +50,39 @@ def test_a_killed_run_resumes_and_ends_with_the_exact_number_of_steps(tmp_path):
     assert resumed.returncode == 0, output
     curves = pd.read_csv(folder / "curves.csv")
     assert curves["env_steps"].max() == 1200 and curves["env_steps"].is_unique
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_terminated_run_saves_a_checkpoint_and_goes_on_from_it(tmp_path, number):
+    # Tune itself would save for the first time after 40 iterations.
+    arguments = ["--total-env-steps", 1_600_000, "--phase-switch", 0, "--storage-path", tmp_path, "--name", "spot"]
+    process = start(*arguments)
+    trial = tmp_path / "spot" / "HalfCheetah-2x3_lora_seed1"
+    wait_for_iterations(process, trial, 2)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 128 + number and "--resume --name spot continues" in output
+    assert list(trial.glob("checkpoint_*/algorithm_state.pkl"))
+    done = len(iterations(trial))
+    resumed = start(*arguments, "--resume")
+    wait_for_iterations(resumed, trial, done + 1)
+    os.killpg(resumed.pid, signal.SIGKILL)
+    resumed.wait(timeout=30)
+    assert iterations(trial)[: done + 1] == list(range(1, done + 2))  # none lost, none twice
+
+
+def iterations(trial: Path) -> list[int]:
+    results = trial / "result.json"
+    lines = results.read_text().splitlines(keepends=True) if results.exists() else []
+    return [json.loads(line)["training_iteration"] for line in lines if line.endswith("\n")]
+
+
+def wait_for_iterations(process: subprocess.Popen, trial: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(iterations(trial)) < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"fewer than {count} iterations in two minutes"
+        time.sleep(0.05)
 
 
 def test_bad_options_end_with_status_2_and_one_line(tmp_path):

@@ -1,0 +1,68 @@
+"""Ctrl-C, and SIGTERM as spot machines and schedulers send it: running trials save a checkpoint, then the study ends.
+
+The same command with --resume goes on from there. A second signal ends at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.result import SHOULD_CHECKPOINT
+
+LIMIT = 90.0
+"""Seconds for saving; spot machines of AWS are taken away 120 s after the notice."""
+
+_asked = threading.Event()
+_received: list[int] = []
+
+
+class SaveOnTermination(Callback):
+    """Tune callback; acts in the process that runs `Tuner.fit()`."""
+
+    def __init__(self) -> None:
+        self._saved: set[str] = set()
+
+    def setup(self, **info: Any) -> None:
+        _asked.clear()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, _ask)
+
+    def on_trial_result(self, result: dict[str, Any], **info: Any) -> None:
+        if _asked.is_set():
+            result[SHOULD_CHECKPOINT] = True  # documented by Tune: callbacks may change results
+
+    def on_checkpoint(self, trials: list[Any], trial: Any, **info: Any) -> None:
+        if _asked.is_set():
+            self._saved.add(trial.trial_id)
+            if all(t.trial_id in self._saved for t in trials if t.status == "RUNNING"):
+                _end()
+
+
+def exit_status() -> int | None:
+    """128 + the signal that ended the study, None if none did."""
+    return 128 + _received[-1] if _asked.is_set() else None
+
+
+def _end() -> None:
+    os.kill(os.getpid(), signal.SIGUSR1)  # at which Tune ends, and keeps what is needed to go on
+
+
+def _ask(number: int, frame: Any) -> None:
+    if _asked.is_set():
+        raise SystemExit(128 + number)
+    print(f"{signal.Signals(number).name}: saving a checkpoint of every running trial, then ending.", flush=True)
+    _received.append(number)
+    _asked.set()
+    threading.Thread(target=_give_up, daemon=True).start()
+
+
+def _give_up() -> None:
+    """Ends a study whose trials do not save in time."""
+    time.sleep(LIMIT)
+    _end()
