@@ -125,6 +125,16 @@ class BankLinear(nn.Module):
             return Affine(weight + self.scaling * (b @ a), bias)
         return Affine(torch.baddbmm(weight.expand(len(a), -1, -1), b, a, alpha=self.scaling), bias)
 
+    @torch.no_grad()
+    def adapter_square_norms(self) -> Tensor:
+        """[K]: |scaling B_k A_k|^2, Frobenius, without forming the product."""
+        if not self.rank:
+            return self.weight.new_zeros(1)
+        if self.dense:
+            return self.delta.square().sum((1, 2))
+        a, b = self.lora_A, self.lora_B
+        return self.scaling**2 * ((b.mT @ b) * (a @ a.mT)).sum((1, 2))
+
     def _backbone(self, slots: Slots) -> Affine:
         weight, bias = slots.pick(self.weight, slots.backbone), slots.pick(self.bias, slots.backbone)
         if not self.id_capacity:
@@ -209,6 +219,11 @@ class BankVector(nn.Module):
         self.adapted = bool(bank.adapters and bank.lora.rank_of(name))
         if self.adapted:
             self.delta = nn.Parameter(torch.zeros(bank.adapters, size))
+
+    @torch.no_grad()
+    def adapter_square_norms(self) -> Tensor:
+        """[K]: |delta_k|^2."""
+        return self.delta.square().sum(1) if self.adapted else self.weight.new_zeros(1)
 
     def forward(self, slots: Slots, adapters: bool = True) -> Tensor:
         """-> [S or 1, d]."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasa_rllib.nn.actor import Actor
-from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.nn.bank import BankLinear, BankVector, LoRAConfig
 from lorasa_rllib.nn.critic import Critic, CriticInput
 from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.nn.network import NetworkConfig
@@ -122,6 +122,11 @@ class TeamPolicy(nn.Module):
             for name, parameter in self.actor.named_parameters()
             if (name.rpartition(".")[2] in ADAPTER_PARAMETERS) == adapters
         }
+
+    def adapter_norms(self) -> Tensor:
+        """[K]: Frobenius norm of what each adapter adds to the weights of all layers."""
+        layers = [layer for layer in self.actor.modules() if isinstance(layer, BankLinear | BankVector)]
+        return torch.stack(torch.broadcast_tensors(*(layer.adapter_square_norms() for layer in layers))).sum(0).sqrt()
 
     def acting(self) -> Actor | MergedActor:
         """What to act with until the weights change: everything folded in, where routing is fixed by agent.

@@ -16,6 +16,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
+    EPISODE_AGENT_RETURN_MEAN,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
@@ -28,16 +29,14 @@ from ray.rllib.utils.metrics import (
 from lorasa_rllib.nn.policy import PHASES, Phase
 from lorasa_rllib.rllib.checkpoints import read_backbone, readable
 from lorasa_rllib.rllib.config import MAPPOConfig
+from lorasa_rllib.rllib.gauges import Gauges
 from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
 from lorasa_rllib.rllib.module import MODULE_ID
-from lorasa_rllib.rllib.results import RecentEpisodes
+from lorasa_rllib.rllib.results import SPLIT, RecentEpisodes
 from lorasa_rllib.rllib.sampled import shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, returned
 
 logger = logging.getLogger(__name__)
-
-SPLIT = "split"
-"""Where the seconds of an iteration went: "sample", "transfer" (rollouts to learners), "learn", "sync" (weights)."""
 
 
 class TeamAlgorithm(PPO):
@@ -52,6 +51,8 @@ class TeamAlgorithm(PPO):
         )
         self._faults = 0
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
+        self._agents = self.config.team_spec().agents
+        self._gauges = Gauges(config.trial_name or f"{config.env}")
         self._schedule = self.config.phase_schedule()
         self._phase: Phase = self._schedule.phase_at(0)
         if self.config.backbone_checkpoint is not None:
@@ -86,6 +87,9 @@ class TeamAlgorithm(PPO):
         self._episodes.add(sampled)
         for name, value in self._episodes.statistics().items():
             self.metrics.log_value((ENV_RUNNER_RESULTS, name), value, reduce="mean", window=1)
+        for agent, value in zip(self._agents, self._episodes.agent_returns(), strict=False):
+            key = (ENV_RUNNER_RESULTS, EPISODE_AGENT_RETURN_MEAN, agent)
+            self.metrics.log_value(key, value, reduce="mean", window=1)
         return sampled
 
     def _update(self, sampled: list[Any]) -> bool:
@@ -148,6 +152,7 @@ class TeamAlgorithm(PPO):
         self._faults += len(faults)
         results["faults"], results["num_faults"] = "; ".join(faults), self._faults
         results.setdefault(ENV_RUNNER_RESULTS, {}).setdefault(NUM_EPISODES_LIFETIME, 0)
+        self._gauges.show(results, self.env_runner_group.num_healthy_remote_workers())
         return results
 
     # Checkpoints

@@ -69,7 +69,7 @@ class Collector:
         else:
             self._generator.manual_seed(seed)
         self._seed = seed
-        self._meter = EpisodeMeter(env.num_envs)
+        self._meter = EpisodeMeter(env.num_envs, 1 if env.spec.shared_reward else env.spec.num_agents)
         self._step: TeamStep | None = None
 
     def running_return(self) -> float:

@@ -7,14 +7,14 @@ import time
 import numpy as np
 
 from lorasa_rllib.envs.base import TeamStep
-from lorasa_rllib.rllib.sampled import EpisodeSummary
+from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, EpisodeSummary
 
 
 class EpisodeMeter:
-    """Team return and length of the episode running in every slot."""
+    """Returns [E, R] and lengths of the episodes running in every slot."""
 
-    def __init__(self, num_envs: int):
-        self._returns = np.zeros(num_envs)
+    def __init__(self, num_envs: int, num_rewards: int):
+        self._returns = np.zeros((num_envs, num_rewards))
         self._lengths = np.zeros(num_envs, np.int64)
         self._started = np.full(num_envs, time.perf_counter())
 
@@ -26,15 +26,22 @@ class EpisodeMeter:
 
     def add(self, step: TeamStep) -> None:
         """Takes in one step."""
-        self._returns += step.rewards.sum(-1)
+        self._returns += step.rewards
         self._lengths += 1
 
     def finish(self, step: TeamStep) -> list[EpisodeSummary]:
         """The episodes that the step just added has ended, in the order of `step.ended`; their slots begin anew."""
         now = time.perf_counter()
         won = [None] * len(step.ended) if step.won is None else step.won.tolist()
+        own = 1 < self._returns.shape[1] <= PER_AGENT_KEYS_UP_TO
         summaries = [
-            EpisodeSummary(float(self._returns[e]), int(self._lengths[e]), now - float(self._started[e]), w)
+            EpisodeSummary(
+                team_return=float(self._returns[e].sum()),
+                length=int(self._lengths[e]),
+                seconds=now - float(self._started[e]),
+                won=w,
+                agent_returns=tuple(self._returns[e].tolist()) if own else None,
+            )
             for e, w in zip(step.ended, won, strict=True)
         ]
         self._returns[step.ended] = 0.0
@@ -44,7 +51,7 @@ class EpisodeMeter:
 
     def running_return(self) -> float:
         """Mean return so far over the slots."""
-        return float(self._returns.mean())
+        return float(self._returns.sum(1).mean())
 
 
 def share_of_slots(num_episodes: int, num_envs: int) -> np.ndarray:

@@ -27,11 +27,12 @@ from lorasa_rllib.learning import mappo
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.nn.policy import Phase, TeamPolicy
 from lorasa_rllib.rllib.module import MODULE_ID
-from lorasa_rllib.rllib.sampled import TeamTrainingData
+from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, TeamTrainingData
 
 GROUPS = ("backbone", "adapters", "critic")
 SKIPPED = "skipped_updates"
 FETCH_SECONDS = "fetch_seconds"
+ADAPTER_NORM = "adapter_norm"
 GENERATOR = "minibatch_generator"
 
 
@@ -134,6 +135,9 @@ class TeamLearner(TorchLearner):
         values = torch.stack([value.float() for value in log.values()]).tolist()
         for name, value in zip(log, values, strict=True):
             self.metrics.log_value((MODULE_ID, name), value, reduce="mean", window=1)
+        if 0 < self.policy.config.owners.num_adapters <= PER_AGENT_KEYS_UP_TO:
+            for adapter, norm in enumerate(self.policy.adapter_norms().tolist()):
+                self.metrics.log_value((MODULE_ID, ADAPTER_NORM, str(adapter)), norm, reduce="mean", window=1)
         self._log_trainable_parameters()
         env_steps, agent_steps = rollout.env_steps(), rollout.agent_steps()
         for key, steps in (

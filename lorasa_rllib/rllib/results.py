@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,12 @@ from ray.rllib.utils.metrics import (
 )
 
 from lorasa_rllib.rllib.module import MODULE_ID
-from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
+from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, EpisodeSummary, Sampled
 from lorasa_rllib.spec import TeamSpec
 
-PER_AGENT_KEYS_UP_TO = 32
-"""Teams up to this size get result keys per agent; larger ones would drown everything else."""
-
 WIN_RATE = "win_rate"
+SPLIT = "split"
+"""Where the seconds of an iteration went: "sample", "transfer" (rollouts to learners), "learn", "sync" (weights)."""
 
 
 def log_sampling(metrics: Any, sampled: Sampled, spec: TeamSpec, weights_seq_no: int) -> None:
@@ -86,10 +86,15 @@ class RecentEpisodes:
             return episode_statistics(self._episodes)
         return episode_statistics([EpisodeSummary(self._running_return, 0, 0.0)])
 
-    def get_state(self) -> list[tuple[float, int, float, bool | None]]:
-        return [(e.team_return, e.length, e.seconds, e.won) for e in self._episodes]
+    def agent_returns(self) -> list[float]:
+        """Mean return of every agent over recent episodes; empty where they share a reward."""
+        returns = [e.agent_returns for e in self._episodes if e.agent_returns is not None]
+        return np.mean(returns, axis=0).tolist() if returns else []
 
-    def set_state(self, state: Sequence[tuple[float, int, float, bool | None]]) -> None:
+    def get_state(self) -> list[tuple[Any, ...]]:
+        return [astuple(episode) for episode in self._episodes]
+
+    def set_state(self, state: Sequence[tuple[Any, ...]]) -> None:
         self._episodes.clear()
         self._episodes.extend(EpisodeSummary(*episode) for episode in state)
 

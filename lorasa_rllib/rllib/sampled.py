@@ -15,12 +15,21 @@ from lorasa_rllib.learning.rollout import TeamRollout
 
 @dataclass(frozen=True)
 class EpisodeSummary:
-    """A finished episode. team_return: shared rewards count once, others are added up. won: None if unknown."""
+    """A finished episode.
+
+    team_return: shared rewards count once, others are added up. won: None if unknown. agent_returns: of every agent,
+    where each has its own reward and there are at most `PER_AGENT_KEYS_UP_TO`.
+    """
 
     team_return: float
     length: int
     seconds: float
     won: bool | None = None
+    agent_returns: tuple[float, ...] | None = None
+
+
+PER_AGENT_KEYS_UP_TO = 32
+"""Teams up to this size get result keys per agent; larger ones would drown everything else."""
 
 
 @dataclass

@@ -39,6 +39,7 @@ def test_a_layer_adds_the_scaled_product_of_its_factors(in_size, out_size, r, us
         else:
             update = 3.0 / (math.sqrt(r) if use_rslora else r) * layer.lora_B[k] @ layer.lora_A[k]
         expected.append(F.linear(one, layer.weight[g] + update, layer.bias[g]))
+        torch.testing.assert_close(layer.adapter_square_norms()[k], update.square().sum(), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(layer(x, slots_of(*owners)), torch.stack(expected), rtol=1e-10, atol=1e-11)
     plain = [F.linear(one, layer.weight[g], layer.bias[g]) for one, (g, _) in zip(x, owners, strict=True)]
     without = layer(x, slots_of(*owners), adapters=False)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from lorasa_rllib.rllib.gauges import SERIES, values_of
 from lorasa_rllib.rllib.results import RecentEpisodes
 from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
 
@@ -58,6 +59,27 @@ def test_large_teams_get_no_keys_per_agent(small_config, build):
         assert len(result["env_runners"].get("num_agent_steps_sampled", {})) == keys
 
 
+def test_agents_with_rewards_of_their_own_get_returns_of_their_own_and_adapters_norms(small_config, build):
+    env = {"num_agents": 3, "episode_length": 8, "shared_reward": False}
+    algo = build(small_config(env_config=env, phase_switch=64))
+    result = algo.train()
+    runners, norms = result["env_runners"], result["learners"]["shared_policy"]["adapter_norm"]
+    own = runners["agent_episode_returns_mean"]
+    assert len(own) == 3 and sum(own.values()) == pytest.approx(runners["episode_return_mean"], rel=1e-5)
+    assert norms == dict.fromkeys("012", 0.0)  # the backbone phase
+    result = algo.train()
+    assert min(result["learners"]["shared_policy"]["adapter_norm"].values()) > 0
+    shown = values_of(result, env_runners=0)
+    assert shown["lorasa_phase",] == 1 and shown["lorasa_adapter_norm", "2"] > 0
+    assert {name for name, *_ in shown} == set(SERIES) - {"lorasa_win_rate"}
+    assert {tag for name, *tag in shown if name == "lorasa_split_seconds" for tag in tag} == {
+        "sample",
+        "transfer",
+        "learn",
+        "sync",
+    }
+
+
 def sampled(returns, running):
     return Sampled([], 0, 0, [EpisodeSummary(r, 1, 0.1) for r in returns], running)
 
@@ -86,7 +108,8 @@ def test_a_team_return_counts_a_shared_reward_once_and_adds_others_up(shared):
     rewards = np.array([[2.0]] if shared else [[2.0, 3.0]], np.float32)
     none = np.zeros(1, bool)
     step = TeamStep(None, None, rewards, none, ~none, None, np.array([0]), None, None)
-    meter = EpisodeMeter(1)
+    meter = EpisodeMeter(1, rewards.shape[1])
     meter.add(step)
     (summary,) = meter.finish(step)
     assert summary.team_return == (2.0 if shared else 5.0) and summary.length == 1
+    assert summary.agent_returns == (None if shared else (2.0, 3.0))

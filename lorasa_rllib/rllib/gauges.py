@@ -1,0 +1,67 @@
+"""Numbers of a run as Ray metrics: on every Prometheus endpoint of the cluster, for the dashboard and Grafana.
+
+Ray adds the prefix `ray_`; `cluster/grafana_dashboard.json` draws them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_AGENT_RETURN_MEAN, EPISODE_RETURN_MEAN, LEARNER_RESULTS
+from ray.util.metrics import Gauge
+
+from lorasa_rllib.rllib.learner import ADAPTER_NORM
+from lorasa_rllib.rllib.module import MODULE_ID
+from lorasa_rllib.rllib.results import SPLIT, WIN_RATE
+
+SERIES = {
+    "lorasa_env_steps": ("Environment steps sampled so far", ()),
+    "lorasa_env_steps_per_second": ("Environment steps per second of the last iteration", ()),
+    "lorasa_split_seconds": ("Seconds of the last iteration by part: sample, transfer, learn, sync", ("part",)),
+    "lorasa_phase": ("Phase of training: 0 backbone, 1 adapters, 2 joint", ()),
+    "lorasa_episode_return_mean": ("Team return, mean of recent episodes", ()),
+    "lorasa_agent_return_mean": ("Return of an agent that has its own reward, mean of recent episodes", ("agent",)),
+    "lorasa_win_rate": ("Share of recent episodes that were won", ()),
+    "lorasa_adapter_norm": ("Frobenius norm of what an adapter adds to the weights", ("adapter",)),
+    "lorasa_env_runners": ("Remote env runners that answer", ()),
+    "lorasa_faults": ("Faults survived so far: env runners lost, rollouts lost, environments made anew", ()),
+}
+"""Name -> what it is, and its tags beside "run"."""
+
+
+class Gauges:
+    """The gauges of one run. Cheap: values are sent to the node's metrics agent in the background."""
+
+    def __init__(self, run: str):
+        self._gauges = {name: Gauge(name, what, ("run", *tags)) for name, (what, tags) in SERIES.items()}
+        for gauge in self._gauges.values():
+            gauge.set_default_tags({"run": run})
+
+    def show(self, results: Mapping[str, Any], env_runners: int) -> None:
+        """Takes over what the results of an iteration hold."""
+        for (name, *tag), value in values_of(results, env_runners).items():
+            self._gauges[name].set(value, dict(zip(SERIES[name][1], tag, strict=True)))
+
+
+def values_of(results: Mapping[str, Any], env_runners: int) -> dict[tuple[str, ...], float]:
+    """(series, its tag if it has one) -> value, from the results of an iteration."""
+    runners, learner = results[ENV_RUNNER_RESULTS], results.get(LEARNER_RESULTS, {}).get(MODULE_ID, {})
+    split = results.get(SPLIT, {})
+    sampled, seconds = runners.get("num_env_steps_sampled", 0), sum(split.values())
+    values: dict[tuple[str, ...], Any] = {
+        ("lorasa_env_steps",): results["num_env_steps_sampled_lifetime"],
+        ("lorasa_env_steps_per_second",): sampled / seconds if seconds else None,
+        ("lorasa_phase",): results["phase_index"],
+        ("lorasa_episode_return_mean",): runners.get(EPISODE_RETURN_MEAN),
+        ("lorasa_win_rate",): runners.get(WIN_RATE),
+        ("lorasa_env_runners",): env_runners,
+        ("lorasa_faults",): results["num_faults"],
+    }
+    for series, tagged in (
+        ("lorasa_split_seconds", split),
+        ("lorasa_agent_return_mean", runners.get(EPISODE_AGENT_RETURN_MEAN, {})),
+        ("lorasa_adapter_norm", learner.get(ADAPTER_NORM, {})),
+    ):
+        values |= {(series, str(tag)): value for tag, value in tagged.items()}
+    return {key: float(value) for key, value in values.items() if value is not None}
