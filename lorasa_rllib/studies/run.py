@@ -37,7 +37,7 @@ def run(options: StudyOptions) -> pd.DataFrame:
     for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     configs = trials(options)
-    _start_ray(options)
+    _start_ray(options, next(iter(configs.values())))
     console.print(
         f"{len(configs)} trial(s) of {options.total_env_steps:,} environment steps; torch uses one thread each."
     )
@@ -133,9 +133,22 @@ def _trial_name(trial: Any) -> str:
     return trial.config["trial_name"]
 
 
-def _start_ray(options: StudyOptions) -> None:
-    """Joins the cluster this script was submitted to, or starts a local instance."""
+def _start_ray(options: StudyOptions, config: Any) -> None:
+    """Joins the cluster this script was submitted to, or one that runs on this machine, or starts a local instance.
+
+    Raises ValueError if a trial never fits into a local instance: Tune would wait for ever, without a word.
+    """
     if ray.is_initialized():
         return
     address = options.address or os.environ.get("RAY_ADDRESS")
-    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    if not context.address_info["session_dir"].endswith(f"_{os.getpid()}"):
+        return  # started by somebody else: it may grow
+    needed = config.algo_class.default_resource_request(config).required_resources
+    present = ray.cluster_resources()
+    for resource, amount in needed.items():
+        if amount > present.get(resource, 0):
+            raise ValueError(
+                f"a trial needs {amount:g} {resource}s, but this machine has {present.get(resource, 0):g}. Lower "
+                "--num-env-runners, --num-learners or --num-gpus-per-learner, or join a cluster with --address."
+            )

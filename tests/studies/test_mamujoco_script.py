@@ -85,6 +85,12 @@ def wait_for_iterations(process: subprocess.Popen, trial: Path, count: int) -> N
         time.sleep(0.05)
 
 
+def test_a_trial_that_never_fits_into_this_machine_is_refused_instead_of_waited_for(tmp_path):
+    process = start("--smoke", "--num-learners", 1, "--num-gpus-per-learner", 64, "--storage-path", tmp_path)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 2 and "a trial needs 64 GPUs, but this machine has 0" in output
+
+
 def test_bad_options_end_with_status_2_and_one_line(tmp_path):
     process = start("--scenario", "HalfCheetah-9x9", "--storage-path", tmp_path)
     output, _ = process.communicate(timeout=100)
