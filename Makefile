@@ -7,21 +7,25 @@ TRAIN_ARGS ?= --scenario HalfCheetah-2x3 --methods ps lora lora-joint --total-en
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test lint bench
+.PHONY: help train test test-cluster lint bench
 
 # One thread per process: env runners and learners run side by side and would otherwise compete for the cores.
-train test bench: export OMP_NUM_THREADS = 1
+train test test-cluster bench: export OMP_NUM_THREADS = 1
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST))
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "Variables: PYTHON (3.11 or newer, used to make .venv), TRAIN_ARGS (options of tune_configs/mamujoco.py)."
 
 train: $(INSTALLED) ## train on multi-agent MuJoCo with TRAIN_ARGS
 	.venv/bin/python tune_configs/mamujoco.py $(TRAIN_ARGS)
 
-test: $(INSTALLED) ## run the tests
-	.venv/bin/python -m pytest
+test: $(INSTALLED) ## run the tests, but those of test-cluster
+	.venv/bin/python -m pytest -m "not cluster"
+
+test-cluster: $(INSTALLED) ## run the tests that start clusters on this machine and kill parts of them
+	tests/install_tools.sh
+	.venv/bin/python -m pytest -m cluster tests/cluster
 
 lint: $(INSTALLED) ## check style, formatting and types
 	.venv/bin/ruff check .
