@@ -48,6 +48,7 @@ class A2POSettings(MAPPOSettings):
     two_stage:      each epoch begins with a step of the critic alone.
     correction:     a key of `CORRECTIONS`, how advantages are corrected for those that moved before; None: not at all.
     others_clip:    the product of the others' ratios is kept within 1 +- others_clip; None: half the unit's clip range.
+    late:           rollouts come from an older policy: ratios are not 1 at the start.
     clip_growth:    the clip range of position k of m is clip * (1 - clip_growth * (1 - k / m)).
     """
 
@@ -58,6 +59,7 @@ class A2POSettings(MAPPOSettings):
     correction: str | None = "capped_factors"
     others_clip: float | None = 0.1
     clip_growth: float = 0.5
+    late: bool = False
 
     def clip_at(self, position: int, steps: int) -> float:
         """Clip range of a position, counted from 1."""
@@ -128,6 +130,8 @@ class SequentialUpdate:
         self.advantages = Advantages(policy, rollout, settings, all_sum)
         self.batch, self.log = self.advantages.batch, self.advantages.log
         self.ratios = Ratios(policy, self.batch, settings)
+        if settings.late:
+            self.ratios.refresh()
         self._counted = value_rows(self.batch.values, self.batch.active, settings)
         replays = settings.quirks.single_step_ratios and policy.actor.recurrent
         self._states = actor_states(policy, self.batch) if replays else None

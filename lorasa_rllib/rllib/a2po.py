@@ -96,6 +96,7 @@ class A2POConfig(TeamConfig):
             correction=self.off_policy_correction,
             others_clip=self.others_clip,
             clip_growth=self.clip_growth,
+            late=self.sample_ahead,
         )
 
     @override(TeamConfig)

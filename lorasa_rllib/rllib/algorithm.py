@@ -63,7 +63,10 @@ class TeamAlgorithm(PPO):
     @override(PPO)
     def training_step(self) -> None:
         for _ in range(ATTEMPTS):
-            if self._update(self._sample()):
+            sampled = self._sample()
+            if self.config.sample_ahead:
+                self._sampling.begin()
+            if self._update(sampled):
                 break
             self._sampling.tell("a rollout was lost on its way to the learner; sampling once more")
         else:
@@ -110,7 +113,7 @@ class TeamAlgorithm(PPO):
         return not skipped
 
     def _hand_out_weights(self) -> None:
-        """Every env runner acts with the learner's weights when this returns.
+        """Every env runner acts with the learner's weights when this returns; with `sample_ahead`, in its next round.
 
         RLlib's own `sync_weights` does not wait, and drops what it is given while an earlier hand-out is on its way.
         """
@@ -127,7 +130,7 @@ class TeamAlgorithm(PPO):
                     "set_state",
                     kwargs={"state": ray.put(state)},
                     local_env_runner=False,
-                    timeout_seconds=self.config.sample_timeout_s,
+                    timeout_seconds=0.0 if self.config.sample_ahead else self.config.sample_timeout_s,
                 )
 
     @override(PPO)
@@ -179,6 +182,7 @@ class TeamAlgorithm(PPO):
         """Restores a checkpoint; every env runner acts with it from the next `sample()` or `evaluate()` on."""
         with readable(path):
             super().restore_from_path(path, *args, **kwargs)
+        self._sampling.drop()
         (phase, *_) = self.learner_group.foreach_learner(lambda learner: learner.phase)
         self._phase = phase.get()
         self._hand_out_weights()

@@ -74,6 +74,7 @@ class TeamConfig(PPOConfig):
         self.critic_lr: Any = None
         self.adam_epsilon = 1e-5
         self.learner_threads = 1
+        self.sample_ahead = False
         self.sample_timeout_s = 300.0  # a runner that takes longer is ended: generous, for slow environments
         self.delay_between_env_runner_restarts_s = 1.0
         self.trial_name: str | None = None  # set by studies that run several trials
@@ -131,6 +132,18 @@ class TeamConfig(PPOConfig):
             adapter_lr_scale=adapter_lr_scale,
             backbone_checkpoint=backbone,
         )
+
+    @override(PPOConfig)
+    def env_runners(self, *, sample_ahead: bool = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
+        """RLlib's settings of env runners, and one more. Returns this config.
+
+        Args:
+            sample_ahead: env runners sample the next round while learners learn from the last one, so that neither
+                waits for the other. Actions are then one update older than otherwise; probability ratios say so, and
+                the update corrects for it as for any other ratio.
+        """
+        super().env_runners(**kwargs)
+        return self._store(sample_ahead=sample_ahead)
 
     def network(self, preset: str | None = None, **settings: Any) -> Self:
         """Shape of actor and critic: the fields of `nn.network.NetworkConfig`. Returns this config.
@@ -296,6 +309,8 @@ class TeamConfig(PPOConfig):
                 f"adapter_lr_scale={self.adapter_lr_scale} must be positive; freeze adapters with a phase."
             )
         if not self.in_evaluation:
+            if self.sample_ahead and not self.num_env_runners:
+                raise ValueError("sample_ahead=True needs remote env runners: set num_env_runners to 1 or more.")
             check_layout(self)
 
     @override(PPOConfig)

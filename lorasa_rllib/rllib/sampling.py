@@ -50,6 +50,11 @@ class Sampling:
         if self._group.num_remote_env_runners():
             self._group.foreach_env_runner_async(_sample, tag=SAMPLE)
 
+    def drop(self) -> None:
+        """Waits for rounds that have begun, and forgets them."""
+        if self._group.num_remote_env_runners():
+            self._group.fetch_ready_async_reqs(tags=SAMPLE, timeout_seconds=self._limit())
+
     def round(self) -> tuple[list[Sampled], list[Any]]:
         """At least a training batch of environment steps, and the runners' metrics.
 
@@ -94,8 +99,7 @@ class Sampling:
             if not group.num_in_flight_async_reqs(SAMPLE):
                 self.begin()
             asked = set(group.healthy_env_runner_ids())
-            limit = self._config.sample_timeout_s
-            limit = None if limit is None else limit + GRACE
+            limit = self._limit()
             answers = dict(group.fetch_ready_async_reqs(tags=SAMPLE, timeout_seconds=limit))
             healthy = set(group.healthy_env_runner_ids())
             for runner in sorted(asked - answers.keys()):
@@ -107,6 +111,10 @@ class Sampling:
                     f"env runner {runner}: {part.error.splitlines()[0]}; environments made anew, its round is lost"
                 )
         return [(part, metrics) for (part,), metrics in answers.values()]
+
+    def _limit(self) -> float | None:
+        limit = self._config.sample_timeout_s
+        return None if limit is None else limit + GRACE
 
     def _wait_for_a_runner(self) -> None:
         limit = self._config.env_runner_restore_timeout_s
