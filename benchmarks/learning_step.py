@@ -5,7 +5,7 @@ Compared   ours in LoRASA's adapter phase | ours with the plain shared policy | 
 Method     HalfCheetah 6x1, 4,000 environment steps (24,000 agent rows), five epochs of one minibatch of all rows, two
            hidden layers of 64, one process, one thread; all alternate; median and range
 Run        python benchmarks/learning_step.py [--json FILE]                   about 3 minutes
-           with --algorithm a2po another table: see benchmarks/sequential.py
+           with --algorithm a2po or --device cuda other tables: see benchmarks/sequential.py and on_device.py
 Expect     an iteration at least 4 times as fast as stock; adapters at most 1.2 times the plain shared policy,
            recurrent at most 1.3 times
 Recorded   README, "Performance"
@@ -19,9 +19,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import sequential
-from benchmarks.ours import Team, team_config
-from benchmarks.stock import StockTrainer, stock_ppo_config
 from benchmarks.timing import alternate, arguments, report, spread
 
 
@@ -31,7 +28,17 @@ def main() -> None:
     parser.add_argument("--train-batch", type=int, default=4000)
     parser.add_argument("--algorithm", choices=["mappo", "a2po"], default="mappo", help="a2po: see sequential.py")
     parser.add_argument("--memory-of", type=int, nargs=2, help="a2po: agents and steps to measure in this process")
+    parser.add_argument("--device", help="such as cuda: compares it with the CPU, without Ray; see on_device.py")
     options = parser.parse_args()
+    if options.device:
+        from benchmarks import on_device
+
+        on_device.main(options)
+        return
+    from benchmarks import sequential
+    from benchmarks.ours import Team, team_config
+    from benchmarks.stock import StockTrainer, stock_ppo_config
+
     if options.algorithm == "a2po":
         sequential.main(options)
         return

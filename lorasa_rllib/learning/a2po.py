@@ -18,7 +18,14 @@ from torch.func import functional_call
 from lorasa_rllib.learning.agent_order import ORDERS, Pick
 from lorasa_rllib.learning.batch import AllSum, MAPPOSettings, alone, in_time, take_in, value_rows
 from lorasa_rllib.learning.corrected import Advantages
-from lorasa_rllib.learning.mappo import Optimisers, per_owner, policy_sums, sum_over_learners, value_sums
+from lorasa_rllib.learning.mappo import (
+    Optimisers,
+    per_owner,
+    policy_sums,
+    rows_of_roles,
+    sum_over_learners,
+    value_sums,
+)
 from lorasa_rllib.learning.owner_adam import OwnerAdam, finish_gradients
 from lorasa_rllib.learning.ratios import Ratios
 from lorasa_rllib.learning.replay import actor_states, log_probs_of_single_steps
@@ -235,7 +242,7 @@ class SequentialUpdate:
         if unit.roles:
             assert rows.roles is not None
             counts["backbone"] = rows.active.sum().float()[None]
-            counts["adapters"] = torch.bincount(rows.roles[rows.active], minlength=owners.num_adapters).float()
+            counts["adapters"] = rows_of_roles(rows.roles, rows.active, owners.num_adapters)
             return counts
         live = rows.active.sum((0, 1)).float()
         counts["backbone"] = per_owner(live, [owners.backbone_of[a] for a in unit.agents], owners.num_backbones)
@@ -295,14 +302,13 @@ def _finish(optimiser: OwnerAdam, leaves: Leaves, counts: Tensor, max_grad_norm:
     if whole:
         norm = finish_gradients(whole, counts, max_grad_norm)
         optimiser.step(moving=moving)
-        norms.append(norm[moving])
+        norms.append(torch.where(moving, norm, torch.nan))
     if leaves.slices:
         mine = slice(leaves.owner, leaves.owner + 1)
         norm = finish_gradients([leaf for _, leaf in leaves.slices.values()], counts[mine], max_grad_norm)
-        if bool(moving[mine]):
-            grads = {p: leaf.grad for p, leaf in leaves.slices.values() if leaf.grad is not None}
-            optimiser.step_owner(leaves.owner, grads)
-            norms.append(norm)
+        grads = {p: leaf.grad for p, leaf in leaves.slices.values() if leaf.grad is not None}
+        optimiser.step_owner(leaves.owner, grads, moving=moving[mine])
+        norms.append(torch.where(moving[mine], norm, torch.nan))
     return torch.cat(norms) if norms else counts.new_zeros(0)
 
 
@@ -334,7 +340,7 @@ def summary(events: list[Stepped], settings: A2POSettings, agents: int) -> dict[
     )
     for group in acted[-1].norms:
         norms = torch.cat([event.norms[group] for event in acted])
-        log[f"{group}_grad_norm"] = norms.mean() if len(norms) else log["total_loss"].new_zeros(())
+        log[f"{group}_grad_norm"] = norms.nanmean().nan_to_num() if len(norms) else log["total_loss"].new_zeros(())
     for k in range(1, positions + 1 if positions <= PER_POSITION_UP_TO else 1):
         here = [event for event in acted if event.position == k]
         unit, clip = (here[-1].unit.name, here[-1].clip) if here else (-1, 0.0)

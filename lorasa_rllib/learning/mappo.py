@@ -89,7 +89,7 @@ def live_rows(policy: TeamPolicy, batch: Batch, settings: MAPPOSettings) -> dict
     rows = {"backbone": per_owner(per_agent, owners.backbone_of, owners.num_backbones)}
     if owners.routed_by == "role":
         assert batch.roles is not None
-        rows["adapters"] = torch.bincount(batch.roles[batch.active], minlength=owners.num_adapters).float()
+        rows["adapters"] = rows_of_roles(batch.roles, batch.active, owners.num_adapters)
     elif owners.num_adapters:
         rows["adapters"] = per_owner(per_agent, owners.adapter_of, owners.num_adapters)
     counted = value_rows(batch.values, batch.active, settings).sum((0, 1)).float()  # [V]
@@ -114,7 +114,7 @@ def update(
     total = {name: torch.stack([stats[name] for stats, _ in steps]).sum(0) for name in steps[0][0]}
     live, rows = total.pop("live").clamp(min=1), total.pop("value_rows").clamp(min=1)
     log |= {name: value / (rows if name == "vf_loss" else live) for name, value in total.items()}
-    log |= {f"{name}_grad_norm": norm.mean() for name, norm in steps[-1][1].items()}
+    log |= {f"{name}_grad_norm": norm.nanmean().nan_to_num() for name, norm in steps[-1][1].items()}
     log["total_loss"] = (
         log["policy_loss"] + settings.value_coeff * log["vf_loss"] - settings.entropy_coeff * log["entropy"]
     )
@@ -132,7 +132,8 @@ def take_step(
     """One optimiser step: one forward, one backward, one flat sum over learners.
 
     Then gradients become means over each owner's own live rows, are clipped per owner, and every owner with live rows
-    takes its Adam step. Returns sums of statistics and gradient norms [owners that moved] of every optimiser.
+    takes its Adam step. Returns sums of statistics and gradient norms [O] of every optimiser, NaN for owners that did
+    not move.
     """
     if settings.quirks.norm_every_step:
         take_in(policy, part.returns, value_rows(part.returns, part.active, settings), all_sum)
@@ -151,7 +152,7 @@ def take_step(
 
 
 def step(optimisers: Optimisers, counts: dict[str, Tensor], max_grad_norm: float | None) -> dict[str, Tensor]:
-    """Finishes gradients and steps every optimiser that trains in this phase. Returns norms [owners that moved]."""
+    """Finishes gradients and steps every optimiser that trains in this phase. Returns norms [O], NaN: did not move."""
     norms = {}
     for name, optimiser in optimisers.items():
         params = [p for group in optimiser.param_groups for p in group["params"]]
@@ -161,7 +162,7 @@ def step(optimisers: Optimisers, counts: dict[str, Tensor], max_grad_norm: float
         moving = counts[name] > 0
         norm = finish_gradients(params, counts[name], max_grad_norm)
         optimiser.step(moving=moving)
-        norms[name] = norm[moving] if moving.any() else norm
+        norms[name] = torch.where(moving, norm, torch.nan)
     return norms
 
 
@@ -172,6 +173,13 @@ def sum_over_learners(tensors: list[Tensor], all_sum: AllSum) -> None:
     summed = all_sum(torch.cat([t.flatten() for t in tensors]))
     for tensor, part in zip(tensors, summed.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
+
+
+def rows_of_roles(roles: Tensor, active: Tensor, num_roles: int) -> Tensor:
+    """[num_roles]: live rows of every role. roles int64 and active bool of the same shape; role -1 has no adapter."""
+    counted = active & (roles >= 0)
+    rows = torch.zeros(num_roles, device=roles.device)
+    return rows.index_add_(0, roles.clamp(min=0).flatten(), counted.flatten().float())
 
 
 def per_owner(per_agent: Tensor, owner_of: Sequence[int], owners: int) -> Tensor:

@@ -30,7 +30,9 @@ class OwnerAdam(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None, *, moving: Tensor | None = None) -> None:  # type: ignore[override]
         """moving: bool [O], the owners that take this step; all of them if None. Parameters without gradient rest."""
-        everyone = moving is None or bool(moving.all())
+        # Looking at `moving` would make a GPU wait for all that was asked of it: there, everybody computes.
+        masked = moving is not None and moving.is_cuda
+        everyone = moving is None or (not masked and bool(moving.all()))
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for p in group["params"]:
@@ -40,22 +42,28 @@ class OwnerAdam(torch.optim.Optimizer):
                 who = None if everyone else moving if p.shape[0] > 1 else moving.any(0, keepdim=True)  # type: ignore
                 if who is None:
                     _adam(p, p.grad, state, group["lr"], beta1, beta2, group["eps"])
+                elif masked:
+                    _adam(p, p.grad, state, group["lr"], beta1, beta2, group["eps"], who)
                 elif bool(who.any()):
                     _adam_of_some(p, p.grad, state, who, group["lr"], beta1, beta2, group["eps"])
 
     @torch.no_grad()
-    def step_owner(self, owner: int, grads: Mapping[Tensor, Tensor]) -> None:
+    def step_owner(self, owner: int, grads: Mapping[Tensor, Tensor], *, moving: Tensor | None = None) -> None:
         """Only `owner` moves, by the gradients [1, ...] of its slices of the parameters named in `grads`.
 
-        Costs as much as that owner has numbers, whatever the size of the bank.
+        Costs as much as that owner has numbers, whatever the size of the bank. moving: bool [1], False: not even it.
         """
+        if moving is not None and not moving.is_cuda:
+            if not bool(moving):
+                return
+            moving = None
         mine = slice(owner, owner + 1)
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for p in group["params"]:
                 if p in grads:
                     state = {name: value[mine] for name, value in self._state_of(p).items()}  # views
-                    _adam(p[mine], grads[p], state, group["lr"], beta1, beta2, group["eps"])
+                    _adam(p[mine], grads[p], state, group["lr"], beta1, beta2, group["eps"], moving)
 
     def _state_of(self, p: Tensor) -> dict[str, Tensor]:
         state = self.state[p]
@@ -66,14 +74,30 @@ class OwnerAdam(torch.optim.Optimizer):
         return state
 
 
-def _adam(p: Tensor, grad: Tensor, state: dict[str, Tensor], lr: float, beta1: float, beta2: float, eps: float) -> None:
+def _adam(
+    p: Tensor,
+    grad: Tensor,
+    state: dict[str, Tensor],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    who: Tensor | None = None,
+) -> None:
+    """One step of every owner, or of those in who [O], bool; the others compute, too, and stay where they are."""
     first, second = state["exp_avg"], state["exp_avg_sq"]
-    step = state["step"].add_(1)
-    first.lerp_(grad, 1 - beta1)
-    second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    step = state["step"].add_(1 if who is None else who)
+    if who is None:
+        first.lerp_(grad, 1 - beta1)
+        second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    else:
+        those = _owners(who.to(p.dtype), p)
+        first.lerp_(grad, (1 - beta1) * those)
+        second.lerp_(grad.square(), (1 - beta2) * those)
     rate = _owners(lr / _bias(beta1, step, p), p)
     spread = second.sqrt().mul_(_owners(_bias(beta2, step, p).rsqrt(), p)).add_(eps)
-    p.sub_(first.mul(rate).div_(spread))
+    change = first.mul(rate).div_(spread)
+    p.sub_(change if who is None else torch.where(_owners(who, p), change, 0.0))
 
 
 def _bias(beta: float, step: Tensor, p: Tensor) -> Tensor:
@@ -81,10 +105,12 @@ def _bias(beta: float, step: Tensor, p: Tensor) -> Tensor:
     return -torch.expm1(step.to(p.dtype) * (math.log(beta) if beta else -math.inf))
 
 
-def _adam_of_some(p: Tensor, grad: Tensor, state: dict[str, Tensor], who: Tensor, *args: float) -> None:
+def _adam_of_some(
+    p: Tensor, grad: Tensor, state: dict[str, Tensor], who: Tensor, lr: float, beta1: float, beta2: float, eps: float
+) -> None:
     part = {name: value[who] for name, value in state.items()}
     some = p[who]
-    _adam(some, grad[who], part, *args)
+    _adam(some, grad[who], part, lr, beta1, beta2, eps)
     p[who] = some
     for name, value in part.items():
         state[name][who] = value
@@ -98,7 +124,7 @@ def finish_gradients(params: Iterable[Tensor], rows: Tensor, max_norm: float | N
     clipped on their own. Clipping scales an owner's gradients by min(1, max_norm / (norm + 1e-6)).
     """
     with_grad = [p for p in params if p.grad is not None]
-    norms = torch.zeros_like(rows, dtype=torch.float32)
+    norms, own = torch.zeros_like(rows, dtype=torch.float32), False
     for owners in {p.shape[0] for p in with_grad}:
         same = [p for p in with_grad if p.shape[0] == owners]
         count = rows if owners == len(rows) else rows.sum(0, keepdim=True)
@@ -109,8 +135,8 @@ def finish_gradients(params: Iterable[Tensor], rows: Tensor, max_norm: float | N
         for p in same:
             p.grad.mul_(_owners(scale, p))  # type: ignore[union-attr]
         if owners == len(rows):
-            norms = norm
-        elif not norms.any():
+            norms, own = norm, True
+        elif not own:
             norms = norm.expand_as(rows)
     return norms
 

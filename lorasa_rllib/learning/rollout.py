@@ -103,12 +103,37 @@ class TeamRollout:
         return cls(**columns)
 
     def to(self, device: torch.device | str) -> TeamRollout:
-        """The same columns as tensors on `device`."""
-        return TeamRollout(**{name: _tensor(column, device) for name, column in self._columns().items()})
+        """The same columns as tensors on `device`; to a GPU in one transfer."""
+        columns = self._columns()
+        if torch.device(device).type == "cuda" and all(isinstance(column, np.ndarray) for column in columns.values()):
+            return TeamRollout(**in_one_piece(columns, device))
+        return TeamRollout(**{name: _tensor(column, device) for name, column in columns.items()})
 
     def _columns(self) -> dict[str, Any]:
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: column for name, column in named.items() if column is not None}
+
+
+def in_one_piece(columns: dict[str, np.ndarray], device: torch.device | str) -> dict[str, Tensor]:
+    """Arrays as views of one tensor on `device`, copied once, from pinned memory if it is a GPU."""
+    ends = np.cumsum([-(-column.nbytes // ALIGNED) * ALIGNED for column in columns.values()])
+    pinned = torch.device(device).type == "cuda"
+    staged = torch.empty(int(ends[-1]), dtype=torch.uint8, pin_memory=pinned)
+    places = dict(zip(columns, [0, *ends[:-1].tolist()], strict=True))
+    for name, column in columns.items():
+        there = staged.numpy()[places[name] : places[name] + column.nbytes]
+        np.copyto(there.view(column.dtype).reshape(column.shape), column)
+    arrived = staged.to(device, non_blocking=True)
+    return {
+        name: arrived[places[name] : places[name] + column.nbytes]
+        .view(torch.from_numpy(np.empty(0, column.dtype)).dtype)
+        .view(column.shape)
+        for name, column in columns.items()
+    }
+
+
+ALIGNED = 64
+"""Bytes; columns begin at multiples of it."""
 
 
 def _tensor(column: Any, device: torch.device | str) -> Tensor:

@@ -49,7 +49,6 @@ class TeamAlgorithm(PPO):
         self._sampling = Sampling(
             self.env_runner_group, self.config, lambda: self.restore_env_runners(self.env_runner_group)
         )
-        self._faults = 0
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
         self._agents = self.config.team_spec().agents
         self._gauges = Gauges(config.trial_name or f"{config.env}")
@@ -140,7 +139,7 @@ class TeamAlgorithm(PPO):
         if back:
             self._hand_out_weights()
             which = "evaluation env runner" if env_runner_group is self.eval_env_runner_group else "env runner"
-            self._sampling.tell(f"{which} {', '.join(map(str, sorted(back)))} came back")
+            self._sampling.tell(f"{which} {', '.join(map(str, sorted(back)))} came back", is_fault=False)
         return back
 
     def _env_steps(self) -> int:
@@ -151,9 +150,7 @@ class TeamAlgorithm(PPO):
         results = super().step()
         results["phase"] = self._phase
         results["phase_index"] = PHASES.index(self._phase)
-        faults = self._sampling.take_faults()
-        self._faults += len(faults)
-        results["faults"], results["num_faults"] = "; ".join(faults), self._faults
+        results["faults"], results["num_faults"] = "; ".join(self._sampling.take_faults()), self._sampling.count
         results.setdefault(ENV_RUNNER_RESULTS, {}).setdefault(NUM_EPISODES_LIFETIME, 0)
         self._gauges.show(results, self.env_runner_group.num_healthy_remote_workers())
         return results

@@ -37,12 +37,12 @@ class Sampling:
     """Asks env runners for rollouts.
 
     restore: brings lost env runners back if they answer; called while none is left.
-    faults:  a line for everything that went wrong, until `take_faults`.
+    count:   how many things have gone wrong so far.
     """
 
     def __init__(self, group: Any, config: Any, restore: Callable[[], Any]):
         self._group, self._config, self._restore = group, config, restore
-        self._barren = 0
+        self._barren = self.count = 0
         self._faults: list[str] = []
 
     def begin(self) -> None:
@@ -79,14 +79,15 @@ class Sampling:
         return sampled, metrics
 
     def take_faults(self) -> list[str]:
-        """What went wrong since the last call."""
+        """The lines told since the last call."""
         faults, self._faults = self._faults, []
         return faults
 
-    def tell(self, fault: str) -> None:
+    def tell(self, line: str, is_fault: bool = True) -> None:
         """One line for the log, and for the results of this iteration."""
-        self._faults.append(fault)
-        logger.warning(fault)
+        self.count += is_fault
+        self._faults.append(line)
+        logger.warning(line)
 
     def _ask(self) -> list[tuple[Sampled, Any]]:
         """One answer of every env runner that gives one in time."""

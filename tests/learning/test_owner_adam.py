@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lorasa_rllib.learning import owner_adam
 from lorasa_rllib.learning.owner_adam import OwnerAdam, finish_gradients
 from tests.helpers import seeded
 
@@ -130,6 +131,25 @@ def test_a_state_dict_round_trip_continues_identically(moves, cut):
             give_gradients(twins, seed)
             twin.step(moving=torch.tensor(moving))
     torch.testing.assert_close(twins, params, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_masked_step_equals_a_step_of_the_owners_that_move(seed):
+    generator = seeded(seed)
+    shape, args = (4, 3, 2), (0.01, 0.9, 0.999, 1e-5)
+    p, grad = (torch.randn(shape, generator=generator, dtype=torch.double) for _ in range(2))
+    moments = torch.rand((2, *shape), generator=generator, dtype=torch.double)
+    state = {"exp_avg": moments[0], "exp_avg_sq": moments[1]}
+    state["step"] = torch.tensor([0.0, 1.0, 7.0, 0.0])
+    who = torch.tensor([True, False, True, False])
+    state["exp_avg"][0], state["exp_avg_sq"][0] = 0.0, 0.0  # has never moved
+    state["exp_avg"][3], state["exp_avg_sq"][3] = 0.0, 0.0
+    others, moments = p.clone(), {name: value.clone() for name, value in state.items()}
+    owner_adam._adam(p, grad, state, *args, who)
+    owner_adam._adam_of_some(others, grad, moments, who, *args)
+    torch.testing.assert_close(p, others, rtol=1e-12, atol=1e-14)
+    for name in state:
+        torch.testing.assert_close(state[name], moments[name], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("max_norm", [None, 0.5, 1e6])

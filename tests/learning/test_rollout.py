@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorasa_rllib.learning.rollout import TeamRollout
+from lorasa_rllib.learning.rollout import TeamRollout, in_one_piece
 from tests.helpers import make_policy, owner_tables, random_rollout, team
 
 UNEQUAL = team((4, 2, 3), (2, 3, 1))
@@ -45,6 +45,18 @@ def test_splitting_and_concatenating_is_the_identity(spec, parts, seed, steps):
     assert sum(shard.agent_steps() for shard in shards) == rollout.agent_steps()
     assert sum(shard.env_steps() for shard in shards) == rollout.env_steps() == steps * 6
     assert_equal(TeamRollout.concatenate(shards), rollout)
+
+
+@pytest.mark.parametrize("spec", [UNEQUAL, DISCRETE], ids=["continuous", "discrete with masks and roles"])
+def test_columns_that_travel_in_one_piece_arrive_as_they_were(spec):
+    whole = rollout_of(spec)
+    part = whole.split(2)[1]  # views into larger arrays
+    for rollout in (whole, part):
+        arrived = in_one_piece(rollout._columns(), "cpu")
+        assert arrived.keys() == rollout._columns().keys()
+        for name, column in rollout._columns().items():
+            np.testing.assert_array_equal(arrived[name].numpy(), column, err_msg=name)
+            assert arrived[name].numpy().dtype == column.dtype and arrived[name].is_contiguous()
 
 
 @given(parts=st.sampled_from([1, 2, 3, 6]), seed=st.integers(0, 1000))

@@ -1,0 +1,121 @@
+"""What does an update cost on a GPU? Run through `learning_step.py --device cuda`; needs torch alone, not Ray.
+
+Compared   the CPU (one thread) | the device: updates of MAPPO and A2PO in LoRASA's adapter phase, transfer included
+Method     random rollouts of 6 and 64 agents, 4,000 and 32,000 environment steps, 17 features, one action dimension,
+           two hidden layers of 64 and 256; five epochs of one minibatch; alternating; median and range
+Run        python benchmarks/learning_step.py --device cuda [--json FILE]
+Expect     the device is ahead where a batch is large or the network wide; small updates are as fast on the CPU
+Recorded   README, "Performance"
+"""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.timing import alternate, report, spread
+from lorasa_rllib.learning import a2po, mappo
+from lorasa_rllib.learning.batch import MAPPOSettings
+from lorasa_rllib.learning.owner_adam import OwnerAdam
+from lorasa_rllib.learning.rollout import TeamRollout
+from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
+from lorasa_rllib.sharing.methods import owners_of
+from lorasa_rllib.spec import TeamSpec
+
+OBS, ENVS = 17, 16
+CASES = ((6, 4000, 64), (6, 32_000, 256), (64, 4000, 64))
+"""Agents, environment steps, hidden size."""
+
+
+def team(agents: int) -> TeamSpec:
+    bounds = {"action_low": ((-1.0,),) * agents, "action_high": ((1.0,),) * agents}
+    return TeamSpec(
+        agents=tuple(f"agent_{n}" for n in range(agents)),
+        obs_sizes=(OBS,) * agents,
+        action_kind="continuous",
+        action_sizes=(1,) * agents,
+        state_size=OBS,
+        shared_reward=True,
+        **bounds,
+    )
+
+
+def random_rollout(agents: int, steps: int) -> TeamRollout:
+    random = np.random.default_rng(0)
+    times, rows = steps // ENVS, (steps // ENVS, ENVS, agents)
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape, dtype=np.float32)
+
+    no = np.zeros((times, ENVS), bool)
+    return TeamRollout(
+        obs=normal(*rows, OBS),
+        state=normal(times + 1, ENVS, OBS),
+        actions=0.5 * np.tanh(normal(*rows, 1)),
+        log_probs=normal(*rows, 1),  # replaced by those of the policy
+        rewards=normal(times, ENVS, 1),
+        terminated=no,
+        truncated=no.copy(),
+        active=np.ones(rows, bool),
+        final_index=np.zeros((0, 2), np.int64),
+        final_obs=np.zeros((0, agents, OBS), np.float32),
+        final_state=np.zeros((0, OBS), np.float32),
+    )
+
+
+class Update:
+    """One update of an algorithm on a device, with the way there."""
+
+    def __init__(self, algorithm: str, device: str, agents: int, steps: int, hidden: int):
+        spec = team(agents)
+        critic = "agent_state" if algorithm == "a2po" else "state"
+        network = NetworkConfig(hidden_size=hidden, num_layers=2)
+        config = PolicyConfig(spec, owners_of("lora", spec), LoRAConfig(), network, critic)
+        self.policy, self.device = TeamPolicy(config).to(device), device
+        self.policy.set_phase("adapters")
+        groups = {
+            group: list(self.policy.parameters_of(group).values()) for group in ("backbone", "adapters", "critic")
+        }
+        self.optimisers = {group: OwnerAdam(params, lr=3e-4) for group, params in groups.items()}
+        self.rollout, self.algorithm = random_rollout(agents, steps), algorithm
+        with torch.no_grad():
+            seen = self.rollout.to(device)
+            self.rollout.log_probs = self.policy.distribution(seen.obs).log_prob(seen.actions).cpu().numpy()
+        kind = a2po.A2POSettings if algorithm == "a2po" else MAPPOSettings
+        self.settings = kind(num_epochs=5)
+        self.generator = torch.Generator(device).manual_seed(0)
+
+    def __call__(self) -> None:
+        update: Any = a2po.update if self.algorithm == "a2po" else mappo.update
+        rollout = self.rollout.to(self.device)
+        log = update(self.policy, self.optimisers, rollout, self.settings, self.generator)
+        assert np.isfinite(float(log["total_loss"]))  # waits for the device
+
+
+def main(options: Any) -> None:
+    rows = []
+    for algorithm in ("mappo", "a2po"):
+        for case in CASES:
+            workloads = {device: Update(algorithm, device, *case) for device in dict.fromkeys(("cpu", options.device))}
+            seconds = alternate(workloads, options.repeats)
+            base = statistics.median(seconds["cpu"])
+            agents, steps, hidden = case
+            rows += [
+                {
+                    "algorithm": algorithm,
+                    "agents": agents,
+                    "env_steps": steps,
+                    "hidden": hidden,
+                    "device": device,
+                    "seconds": spread(values),
+                    "speed-up": base / statistics.median(values),
+                }
+                for device, values in seconds.items()
+            ]
+    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else options.device
+    report(f"One update, five epochs; {name}", rows, options.json)
