@@ -233,7 +233,7 @@ def commands(text: str) -> list[list[str]]:
 
 def script_options(words: list[str]) -> list[str] | None:
     """The options behind one of our scripts in a command line; None if it runs none."""
-    at = next((i for i, word in enumerate(words) if word.startswith("tune_configs/")), None)
+    at = next((i for i, word in enumerate(words) if "tune_configs/" in word), None)
     return None if at is None else [w for w in words[at + 1 :] if w.startswith("--") and w != "--"]
 
 
