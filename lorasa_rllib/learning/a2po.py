@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from lorasa_rllib.learning.a2po_log import Corrected, Stepped, summary
 from lorasa_rllib.learning.agent_order import ORDERS, Pick
 from lorasa_rllib.learning.batch import AllSum, MAPPOSettings, alone, in_time, take_in, value_rows
 from lorasa_rllib.learning.corrected import Advantages
@@ -73,26 +74,6 @@ class A2POSettings(MAPPOSettings):
         return self.clip * (1 - self.clip_growth * (1 - position / steps))
 
 
-@dataclass(frozen=True)
-class Corrected:
-    """What happened: advantages of a unit (None: of everyone) were corrected. log_ratios: log c [T, E]."""
-
-    unit: Unit | None
-    log_ratios: Tensor
-
-
-@dataclass(frozen=True)
-class Stepped:
-    """What happened: an optimiser step. stats: sums over rows; norms: gradient norms before clipping, by optimiser."""
-
-    unit: Unit
-    position: int
-    clip: float
-    critic_only: bool
-    stats: dict[str, Tensor]
-    norms: dict[str, Tensor]
-
-
 def update(
     policy: TeamPolicy,
     optimisers: Optimisers,
@@ -110,7 +91,7 @@ def update(
     noise = torch.Generator(generator.device).manual_seed(pick(2**31))
     sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum)
     events = [event for event in sequence.events() if isinstance(event, Stepped)]
-    return sequence.log | summary(events, settings, rollout.num_agents)
+    return sequence.log | summary(events, settings, -(-rollout.num_agents // settings.units_per_step))
 
 
 class SequentialUpdate:
@@ -310,40 +291,3 @@ def _finish(optimiser: OwnerAdam, leaves: Leaves, counts: Tensor, max_grad_norm:
         optimiser.step_owner(leaves.owner, grads, moving=moving[mine])
         norms.append(torch.where(moving[mine], norm, torch.nan))
     return torch.cat(norms) if norms else counts.new_zeros(0)
-
-
-PER_POSITION_UP_TO = 32
-"""Sequences up to this length get statistics per position; longer ones would drown everything else."""
-
-
-def summary(events: list[Stepped], settings: A2POSettings, agents: int) -> dict[str, Tensor]:
-    """Means over rows of the statistics of an iteration, and per position.
-
-    There are always as many positions as one for each agent needs: keys that come and go would be NaN in between.
-    Positions that nobody took have unit -1 and zeros.
-    """
-    acted = [event for event in events if not event.critic_only]
-    names = ("policy_loss", "entropy", "mean_kl_loss", "clip_fraction", "others_ratio")
-
-    positions = -(-agents // settings.units_per_step)
-
-    def mean(name: str, some: list[Stepped], rows: str = "live") -> Tensor:
-        if not some:
-            return torch.zeros(())
-        total = torch.stack([torch.stack([event.stats[name], event.stats[rows]]) for event in some]).sum(0)
-        return total[0] / total[1].clamp(min=1)
-
-    log = {name: mean(name, acted) for name in names}
-    log["vf_loss"] = mean("vf_loss", events, "value_rows")
-    log["total_loss"] = (
-        log["policy_loss"] + settings.value_coeff * log["vf_loss"] - settings.entropy_coeff * log["entropy"]
-    )
-    for group in acted[-1].norms:
-        norms = torch.cat([event.norms[group] for event in acted])
-        log[f"{group}_grad_norm"] = norms.nanmean().nan_to_num() if len(norms) else log["total_loss"].new_zeros(())
-    for k in range(1, positions + 1 if positions <= PER_POSITION_UP_TO else 1):
-        here = [event for event in acted if event.position == k]
-        unit, clip = (here[-1].unit.name, here[-1].clip) if here else (-1, 0.0)
-        log |= {f"position_{k}/{name}": mean(name, here) for name in names[2:]}
-        log |= {f"position_{k}/{name}": torch.tensor(float(x)) for name, x in (("unit", unit), ("clip", clip))}
-    return log

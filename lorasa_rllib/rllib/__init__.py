@@ -8,8 +8,7 @@ from ray.tune.registry import register_env, register_trainable
 
 from lorasa_rllib.envs.registry import ENVIRONMENTS
 from lorasa_rllib.rllib.a2po import A2PO, A2POConfig
-from lorasa_rllib.rllib.algorithm import MAPPO
-from lorasa_rllib.rllib.config import MAPPOConfig
+from lorasa_rllib.rllib.mappo import MAPPO, MAPPOConfig
 from lorasa_rllib.rllib.module import LoRASAModule
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.stock import TeamMultiAgentEnv, shared_policy_spec

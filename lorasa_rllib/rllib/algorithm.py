@@ -28,7 +28,7 @@ from ray.rllib.utils.metrics import (
 
 from lorasa_rllib.nn.policy import PHASES, Phase
 from lorasa_rllib.rllib.checkpoints import read_backbone, readable
-from lorasa_rllib.rllib.config import MAPPOConfig
+from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.gauges import Gauges
 from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
 from lorasa_rllib.rllib.module import MODULE_ID
@@ -191,7 +191,7 @@ class TeamAlgorithm(PPO):
             return super().from_checkpoint(path, *args, **kwargs)
 
 
-def _warn_if_nothing_fits(config: MAPPOConfig) -> None:
+def _warn_if_nothing_fits(config: TeamConfig) -> None:
     """Says so if the cluster has too few CPUs: Ray would wait for more, silently and for ever, unless it can grow."""
     if not ray.is_initialized() or ray.util.get_current_placement_group() is not None:
         return  # no cluster yet, or Tune has already found room
@@ -205,12 +205,3 @@ def _warn_if_nothing_fits(config: MAPPOConfig) -> None:
             f"{present}. Training starts when nodes join; if none will, lower num_env_runners, num_learners or "
             "num_cpus_per_env_runner."
         )
-
-
-class MAPPO(TeamAlgorithm):
-    """MAPPO on teams that share a policy. See `MAPPOConfig`."""
-
-    @classmethod
-    @override(PPO)
-    def get_default_config(cls) -> MAPPOConfig:
-        return MAPPOConfig()

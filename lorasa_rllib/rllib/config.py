@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import gymnasium as gym
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
@@ -326,27 +326,3 @@ class TeamConfig(PPOConfig):
             if value is not NotProvided:
                 setattr(self, name, value)
         return self
-
-
-class MAPPOConfig(TeamConfig):
-    """MAPPO (Yu et al. 2022, arXiv 2103.01955) for teams that share a policy.
-
-    config = (
-        MAPPOConfig()
-        .environment("mamujoco", env_config={"scenario": "HalfCheetah", "agent_conf": "6x1"})
-        .sharing("lora", r=8, total_env_steps=10_000_000, phase_switch=0.2)
-    )
-    algo = config.build_algo()
-    algo.train()
-    """
-
-    def __init__(self, algo_class: type | None = None):
-        from lorasa_rllib.rllib.algorithm import MAPPO
-
-        super().__init__(algo_class=algo_class or MAPPO)
-
-    @override(AlgorithmConfig)
-    def get_default_learner_class(self) -> type:
-        from lorasa_rllib.rllib.learner import MAPPOLearner
-
-        return MAPPOLearner

@@ -48,6 +48,7 @@ def values_of(results: Mapping[str, Any], env_runners: int) -> dict[tuple[str, .
     """(series, its tag if it has one) -> value, from the results of an iteration."""
     runners, learner = results[ENV_RUNNER_RESULTS], results.get(LEARNER_RESULTS, {}).get(MODULE_ID, {})
     split = results.get(SPLIT, {})
+    norms = {key.removeprefix(ADAPTER_NORM): norm for key, norm in learner.items() if key.startswith(ADAPTER_NORM)}
     sampled, seconds = runners.get("num_env_steps_sampled", 0), sum(split.values())
     values: dict[tuple[str, ...], Any] = {
         ("lorasa_env_steps",): results["num_env_steps_sampled_lifetime"],
@@ -61,7 +62,7 @@ def values_of(results: Mapping[str, Any], env_runners: int) -> dict[tuple[str, .
     for series, tagged in (
         ("lorasa_split_seconds", split),
         ("lorasa_agent_return_mean", runners.get(EPISODE_AGENT_RETURN_MEAN, {})),
-        ("lorasa_adapter_norm", learner.get(ADAPTER_NORM, {})),
+        ("lorasa_adapter_norm", norms),
     ):
         values |= {(series, str(tag)): value for tag, value in tagged.items()}
     return {key: float(value) for key, value in values.items() if value is not None}

@@ -32,7 +32,7 @@ from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, TeamTrainingData
 GROUPS = ("backbone", "adapters", "critic")
 SKIPPED = "skipped_updates"
 FETCH_SECONDS = "fetch_seconds"
-ADAPTER_NORM = "adapter_norm"
+ADAPTER_NORM = "adapter_norm/"
 GENERATOR = "minibatch_generator"
 
 
@@ -137,7 +137,7 @@ class TeamLearner(TorchLearner):
             self.metrics.log_value((MODULE_ID, name), value, reduce="mean", window=1)
         if 0 < self.policy.config.owners.num_adapters <= PER_AGENT_KEYS_UP_TO:
             for adapter, norm in enumerate(self.policy.adapter_norms().tolist()):
-                self.metrics.log_value((MODULE_ID, ADAPTER_NORM, str(adapter)), norm, reduce="mean", window=1)
+                self.metrics.log_value((MODULE_ID, f"{ADAPTER_NORM}{adapter}"), norm, reduce="mean", window=1)
         self._log_trainable_parameters()
         env_steps, agent_steps = rollout.env_steps(), rollout.agent_steps()
         for key, steps in (
@@ -194,14 +194,6 @@ class TeamLearner(TorchLearner):
     @override(Learner)
     def compute_loss_for_module(self, **kwargs: Any) -> Any:
         raise NotImplementedError("the loss is computed on whole teams, see `update_policy`.")
-
-
-class MAPPOLearner(TeamLearner):
-    """MAPPO (Yu et al. 2022) for every sharing method; the mathematics is in `learning.mappo`."""
-
-    @override(TeamLearner)
-    def update_policy(self, rollout: Any, settings: mappo.MAPPOSettings) -> dict[str, Tensor]:
-        return mappo.update(self.policy, self.optimisers(), rollout, settings, self._generator, self.all_sum)
 
 
 def _sum_over_learners(x: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lorasa_rllib.rllib.a2po import A2POConfig
-from lorasa_rllib.rllib.config import MAPPOConfig, TeamConfig
+from lorasa_rllib.rllib.config import TeamConfig
+from lorasa_rllib.rllib.mappo import MAPPOConfig
 from lorasa_rllib.studies.options import METHODS, StudyOptions
 from lorasa_rllib.studies.presets import preset_of
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorasa_rllib.learning import a2po, units
-from lorasa_rllib.learning.a2po import A2POSettings, Corrected, SequentialUpdate, Stepped
+from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate
+from lorasa_rllib.learning.a2po_log import Corrected, Stepped
 from lorasa_rllib.learning.batch import prepare, standardise
 from lorasa_rllib.learning.units import Unit, moved_by, units_of
 from lorasa_rllib.nn.network import NetworkConfig

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lorasa_rllib.learning.a2po import A2POSettings, Corrected, SequentialUpdate, Stepped, update
+from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate, update
+from lorasa_rllib.learning.a2po_log import Corrected, Stepped
 from lorasa_rllib.learning.agent_order import ranking, semi_greedy
 from lorasa_rllib.learning.batch import standardise, take_in
 from lorasa_rllib.learning.gae import td_errors

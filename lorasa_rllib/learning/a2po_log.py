@@ -1,0 +1,70 @@
+"""What happened in an A2PO iteration, and the statistics of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lorasa_rllib.learning.batch import MAPPOSettings
+from lorasa_rllib.learning.units import Unit
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """What happened: advantages of a unit (None: of everyone) were corrected. log_ratios: log c [T, E]."""
+
+    unit: Unit | None
+    log_ratios: Tensor
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What happened: an optimiser step. stats: sums over rows; norms: gradient norms before clipping, by optimiser."""
+
+    unit: Unit
+    position: int
+    clip: float
+    critic_only: bool
+    stats: dict[str, Tensor]
+    norms: dict[str, Tensor]
+
+
+PER_POSITION_UP_TO = 32
+"""Sequences up to this length get statistics per position; longer ones would drown everything else."""
+
+
+def summary(events: list[Stepped], settings: MAPPOSettings, positions: int) -> dict[str, Tensor]:
+    """Means over rows of the statistics of an iteration, and per position.
+
+    There are always the same `positions`, those of a step for each agent: keys that come and go would be NaN in
+    between. Positions that nobody took have unit -1 and zeros.
+    """
+    acted = [event for event in events if not event.critic_only]
+    names = ("policy_loss", "entropy", "mean_kl_loss", "clip_fraction", "others_ratio")
+    device = acted[0].stats["live"].device
+
+    def mean(name: str, some: list[Stepped], rows: str = "live") -> Tensor:
+        if not some:
+            return torch.zeros((), device=device)
+        total = torch.stack([torch.stack([event.stats[name], event.stats[rows]]) for event in some]).sum(0)
+        return total[0] / total[1].clamp(min=1)
+
+    log = {name: mean(name, acted) for name in names}
+    log["vf_loss"] = mean("vf_loss", events, "value_rows")
+    log["total_loss"] = (
+        log["policy_loss"] + settings.value_coeff * log["vf_loss"] - settings.entropy_coeff * log["entropy"]
+    )
+    for group in acted[-1].norms:
+        norms = torch.cat([event.norms[group] for event in acted])
+        log[f"{group}_grad_norm"] = norms.nanmean().nan_to_num() if len(norms) else log["total_loss"].new_zeros(())
+    for k in range(1, positions + 1 if positions <= PER_POSITION_UP_TO else 1):
+        here = [event for event in acted if event.position == k]
+        unit, clip = (here[-1].unit.name, here[-1].clip) if here else (-1, 0.0)
+        log |= {f"position_{k}/{name}": mean(name, here) for name in names[2:]}
+        log |= {
+            f"position_{k}/{name}": torch.tensor(float(x), device=device)
+            for name, x in (("unit", unit), ("clip", clip))
+        }
+    return log
