@@ -30,6 +30,7 @@ class StudyOptions:
     adapter_lr_scale: float | None
     num_env_runners: int
     num_envs: int | None
+    sample_ahead: bool
     num_learners: int
     num_gpus_per_learner: float
     evaluation_interval: int | None
@@ -70,6 +71,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--num-env-runners", type=int, default=0, help="remote env runners; 0 samples in the trial's process"
     )
     p.add_argument("--num-envs-per-env-runner", type=int, help="default: the preset's environments, shared out")
+    p.add_argument("--sample-ahead", action="store_true", help="remote env runners sample while learners learn")
     p.add_argument("--num-learners", type=int, default=0, help="remote learners; 0 learns in the trial's process")
     p.add_argument("--num-gpus-per-learner", type=float, default=0, help="GPUs of each learner, fractions allowed")
     p.add_argument("--evaluation-interval", type=int, help="iterations between greedy evaluations; default: 25 in all")
@@ -109,6 +111,7 @@ def read_options(arguments: Sequence[str] | None, description: str) -> StudyOpti
         adapter_lr_scale=a.adapter_lr_scale,
         num_env_runners=a.num_env_runners,
         num_envs=a.num_envs_per_env_runner,
+        sample_ahead=a.sample_ahead,
         num_learners=a.num_learners,
         num_gpus_per_learner=a.num_gpus_per_learner,
         evaluation_interval=a.evaluation_interval,

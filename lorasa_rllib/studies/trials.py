@@ -80,6 +80,7 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
         )
         .env_runners(
             num_env_runners=options.num_env_runners,
+            sample_ahead=options.sample_ahead,
             num_envs_per_env_runner=options.num_envs or max(1, preset.num_envs // max(1, options.num_env_runners)),
         )
         .learners(num_learners=options.num_learners, num_gpus_per_learner=options.num_gpus_per_learner)
