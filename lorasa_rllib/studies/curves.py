@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,13 @@ def row_of(run: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_trial(folder: Path, run: Mapping[str, Any]) -> pd.DataFrame:
-    """The curve of one trial, `run`, from its `result.json`. Rows before the first episode ended are left out.
+def read_trial(results: Iterable[str], run: Mapping[str, Any]) -> pd.DataFrame:
+    """The curve of one trial, `run`, from the lines of its `result.json`, from the first finished episode on.
 
     A run that was resumed has written some iterations twice: the later one counts.
     """
     rows = {}
-    for line in (folder / "result.json").read_text().splitlines():
+    for line in results:
         result = json.loads(line)
         rows[result["training_iteration"]] = row_of(run, result)
     frame = pd.DataFrame([rows[iteration] for iteration in sorted(rows)], columns=COLUMNS)

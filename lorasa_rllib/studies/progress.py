@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import ray
 from ray.tune import Callback
 from rich.console import Console
+
+WAIT, FIRST_WAIT = 60.0, 20.0
+"""Seconds between two lines about trials that wait, and until the first one."""
 
 
 class Progress(Callback):
@@ -17,7 +21,24 @@ class Progress(Callback):
 
     def __init__(self, total_env_steps: int, every: float = 10.0):
         self._total, self._every = total_env_steps, every
+        self._tell_at: float | None = None  # that no trial finds room
         self._last: dict[str, float] = {}
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Says so, every minute, while no trial finds room: Tune waits for ever, without a word."""
+        now = time.monotonic()
+        if any(trial.status == "RUNNING" for trial in trials) or all(trial.is_finished() for trial in trials):
+            self._tell_at = None
+            return
+        self._tell_at = now + FIRST_WAIT if self._tell_at is None else self._tell_at
+        if now >= self._tell_at:
+            self._tell_at = now + WAIT
+            waiting = next(trial for trial in trials if trial.status == "PENDING")
+            needed = waiting.placement_group_factory.required_resources
+            _say(
+                f"[yellow]{waiting!s:<36} waits for {_resources(needed)}; the cluster has "
+                f"{_resources(ray.cluster_resources())}, {_resources(ray.available_resources())} of it free[/yellow]"
+            )
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _say(f"[dim]{trial!s:<36} starts[/dim]")
@@ -52,6 +73,10 @@ class Progress(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _say(f"[green]{trial!s:<36} done[/green]")
+
+
+def _resources(amounts: dict[str, float]) -> str:
+    return " and ".join(f"{amounts.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
 
 
 def _say(text: str) -> None:

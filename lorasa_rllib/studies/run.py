@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import ray
+from pyarrow.fs import FileSystem, copy_files
 from ray import tune
 from rich.console import Console
 
@@ -48,26 +50,37 @@ def run(options: StudyOptions) -> pd.DataFrame:
         raise SystemExit(status)
     if results.errors:
         raise RuntimeError(f"{len(results.errors)} trial(s) failed; the first: {results.errors[0]}")
-    folders = {Path(result.path).name: Path(result.path) for result in results}
+    named = {Path(result.path).name: result for result in results}
     curves = pd.concat(
-        [read_trial(folders[str(name)], asdict(name)) for name in configs if str(name) in folders],
+        [read_trial(_lines_of(named[str(name)]), asdict(name)) for name in configs if str(name) in named],
         ignore_index=True,
     )
-    report(console, curves, Path(folder), {Path(r.path).name: r.checkpoint for r in results}, options.algorithm)
+    report(console, curves, folder, {name: r.checkpoint for name, r in named.items()}, options.algorithm)
     return curves
 
 
+def _lines_of(result: Any) -> list[str]:
+    with result.filesystem.open_input_stream(f"{result.path}/result.json") as file:
+        return file.read().decode().splitlines()
+
+
 def report(
-    console: Console, curves: pd.DataFrame, folder: Path, checkpoints: dict[str, Any], algorithm: str = "mappo"
+    console: Console, curves: pd.DataFrame, folder: str, checkpoints: dict[str, Any], algorithm: str = "mappo"
 ) -> None:
-    """Writes curves.csv, table.csv and learning_curves.png into `folder` and prints what a reader wants to know."""
+    """Writes curves.csv, table.csv and learning_curves.png into `folder`, a path or URI, and prints what a reader wants
+    to know."""
     rows = summary(curves)
-    write_csv(curves, folder / "curves.csv")
-    write_csv(rows, folder / "table.csv")
-    draw_curves(curves, folder / "learning_curves.png")
+    with tempfile.TemporaryDirectory() as temporary:
+        here = Path(temporary if "://" in folder else folder)
+        write_csv(curves, here / "curves.csv")
+        write_csv(rows, here / "table.csv")
+        draw_curves(curves, here / "learning_curves.png")
+        if "://" in folder:
+            filesystem, path = FileSystem.from_uri(folder)
+            copy_files(temporary, path, destination_filesystem=filesystem)
     console.print(rich_table(rows))
     for what, name in (("table", "table.csv"), ("curves", "curves.csv"), ("figure", "learning_curves.png")):
-        console.print(f"{what:<12}{folder / name}", soft_wrap=True)
+        console.print(f"{what:<12}{folder}/{name}", soft_wrap=True)
     for name, checkpoint in checkpoints.items():
         if checkpoint is not None:
             console.print(f"checkpoint  {name}: {checkpoint.path}", soft_wrap=True)
@@ -82,7 +95,7 @@ def _tuner(options: StudyOptions, configs: dict[str, Any], folder: str) -> tune.
         )
     if options.resume:
         print(f"There is no experiment at {folder} yet: starting it.")
-    elif "://" not in folder and Path(folder, "tuner.pkl").exists():
+    elif tune.Tuner.can_restore(folder):
         raise ValueError(f"{folder} already holds an experiment: continue it with --resume, or give another --name.")
     some = next(iter(configs.values()))
     every = max(1, -(-options.total_env_steps // some.total_train_batch_size) // CHECKPOINTS)

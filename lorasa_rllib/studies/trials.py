@@ -51,8 +51,10 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
     """The scenario's preset under one method."""
     preset = preset_of(scenario)
     sharing, schedule = METHODS[method]
+    learners, runners = max(1, options.num_learners), max(1, options.num_env_runners)
+    envs = options.num_envs or max(1, preset.num_envs // runners)
     batch = SMOKE_BATCH if options.smoke else preset.train_batch_size
-    learners = max(1, options.num_learners)
+    batch = -(-batch // (runners * envs)) * runners * envs  # whole steps of all environments
     iterations = -(-options.total_env_steps // batch)
     config = MAPPOConfig() if options.algorithm == "mappo" else A2POConfig()
     if isinstance(config, A2POConfig):
@@ -81,7 +83,7 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
         .env_runners(
             num_env_runners=options.num_env_runners,
             sample_ahead=options.sample_ahead,
-            num_envs_per_env_runner=options.num_envs or max(1, preset.num_envs // max(1, options.num_env_runners)),
+            num_envs_per_env_runner=envs,
         )
         .learners(num_learners=options.num_learners, num_gpus_per_learner=options.num_gpus_per_learner)
         .evaluation(

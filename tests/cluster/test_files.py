@@ -18,7 +18,8 @@ from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts.scripts import cli
 
-from lorasa_rllib.studies.options import parser
+from lorasa_rllib.studies.options import parser, read_options
+from lorasa_rllib.studies.trials import trials
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 LAUNCHED = ["aws.yaml", "local.yaml"]
@@ -136,7 +137,8 @@ def test_preparing_an_account_opens_ssh_to_ones_own_address_only():
 # What Kubernetes says
 
 
-FIELDS = {  # of KubeRay 1.6's ray.io/v1 resources: those that this package uses; a type, or the fields of an object
+# Fields of KubeRay's ray.io/v1 resources (1.5.1 to 1.7.0) that this package uses: a type, or the fields of an object.
+FIELDS = {
     "apiVersion": str,
     "kind": str,
     "metadata": "V1ObjectMeta",
@@ -225,35 +227,54 @@ def test_nothing_is_open_to_the_world_and_no_secret_is_in_a_file():
 
 def commands(text: str) -> list[list[str]]:
     """Command lines in a document or a yaml file, continued lines joined, comment signs and prompts removed."""
-    joined = re.sub(r"\\\n[\s#]*", " ", text)
-    folded = re.sub(r">-\n((?:[ ]+.*\n)+)", lambda m: " ".join(m[1].split()) + "\n", joined)
+    joined = re.sub(r"\s*\\\n[\s#]*", " ", text)
+    deeper = re.compile(r"^( *)(.*)>-\n((?:\1 +.*\n)+)", re.M)  # what belongs to a folded value
+    folded = deeper.sub(lambda m: m[1] + m[2] + " ".join(m[3].split()) + "\n", joined)
     lines = re.findall(r"(?:^|[`;:&#(]|- )\s*((?:ray|python) [^`\n;&|]+)", folded, re.M)
     return [shlex.split(line.split("  ")[0], comments=True) for line in lines if "'" not in line]
 
 
-def script_options(words: list[str]) -> list[str] | None:
-    """The options behind one of our scripts in a command line; None if it runs none."""
-    at = next((i for i, word in enumerate(words) if "tune_configs/" in word), None)
-    return None if at is None else [w for w in words[at + 1 :] if w.startswith("--") and w != "--"]
+def check_command(words: list[str]) -> bool:
+    """Whether we can check it: it runs a script of ours, or `ray`. Raises AssertionError, or what the script raises."""
+    script = next((i for i, word in enumerate(words) if "tune_configs/" in word), None)
+    if script is not None:  # all that the script checks before it starts Ray
+        assert trials(read_options([word for word in words[script + 1 :] if word != "--"], ""))
+    if words[0] == "ray":
+        command: click.Command = cli
+        rest = words[1:]
+        while isinstance(command, click.Group) and rest:
+            assert rest[0] in command.commands, words
+            command, rest = command.commands[rest[0]], rest[1:]
+        accepts = {option for parameter in command.params for option in parameter.opts}
+        own = rest[: next((i for i, word in enumerate(rest) if word == "--" or "tune_configs/" in word), None)]
+        assert {w.split("=")[0] for w in own if w.startswith("--")} <= accepts, words
+    return script is not None or words[0] == "ray"
 
 
 @pytest.mark.parametrize("path", [p for p in TEXTS if p.suffix in {".md", ".yaml"}], ids=lambda path: path.name)
-def test_every_command_that_is_shown_exists(path):
+def test_every_command_that_is_shown_works(path):
+    assert sum(check_command(words) for words in commands(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python tune_configs/mamujoco.py --num-env-runner-count 8",
+        "python tune_configs/mamujoco.py --scenario Ant-4x2 --num-env-runners 4 --num-learners 5",  # of 6 environments
+        "ray submit cluster/aws.yaml tune_configs/mamujoco.py -- --sedes 3",
+        "ray submit --tmax cluster/aws.yaml tune_configs/mamujoco.py -- --seeds 3",
+        "ray job submit --adress here -- python tune_configs/mamujoco.py",
+        "ray submit cluster/aws.yaml tune_configs/mamujoco.py -- --seeds 3 \\\n    --storage-folder results",
+        "ray upp cluster/aws.yaml",
+    ],
+)
+def test_a_command_that_does_not_work_is_found_out(command):
+    (words,) = commands(f"```bash\n{command}\n```\n")
+    with pytest.raises((AssertionError, ValueError, SystemExit)):
+        check_command(words)
+
+
+def test_options_that_the_guide_explains_exist():
     known = {option for action in parser("")._actions for option in action.option_strings}
-    found = 0
-    for words in commands(path.read_text()):
-        options = script_options(words)
-        if options is not None:
-            assert set(options) <= known, words
-            found += 1
-        if words[0] == "ray":
-            command: click.Command = cli
-            rest = words[1:]
-            while isinstance(command, click.Group) and rest:
-                assert rest[0] in command.commands, words
-                command, rest = command.commands[rest[0]], rest[1:]
-            accepts = {option for parameter in command.params for option in parameter.opts}
-            own = rest[: next((i for i, word in enumerate(rest) if word == "--" or word.startswith("tune_")), None)]
-            assert {w.split("=")[0] for w in own if w.startswith("--")} <= accepts, words
-            found += 1
-    assert found
+    rows = re.findall(r"^\| `(--[^`]+)` \|", (CLUSTER / "README.md").read_text(), re.M)
+    assert len(rows) > 4 and {word for row in rows for word in row.split() if word.startswith("--")} <= known

@@ -24,7 +24,7 @@ def start(*arguments) -> subprocess.Popen:
 
 
 def test_the_smoke_run_goes_through_both_phases_and_leaves_table_figure_and_checkpoint(tmp_path):
-    process = start("--smoke", "--storage-path", tmp_path, "--name", "smoke")
+    process = start("--smoke", "--storage-path", f"file://{tmp_path}", "--name", "smoke")  # a URI, as s3:// is
     output, _ = process.communicate(timeout=250)
     assert process.returncode == 0, output
     folder = tmp_path / "smoke"
@@ -34,6 +34,9 @@ def test_the_smoke_run_goes_through_both_phases_and_leaves_table_figure_and_chec
     assert curves["env_steps"].max() == 1200
     assert list(folder.glob("HalfCheetah-2x3_lora_seed1/checkpoint_*/algorithm_state.pkl"))
     assert "learning_curves.png" in output and "from_checkpoint" in output
+    again = start("--smoke", "--storage-path", f"file://{tmp_path}", "--name", "smoke")
+    output, _ = again.communicate(timeout=100)
+    assert again.returncode == 2 and "already holds an experiment" in output
 
 
 def test_a_killed_run_resumes_and_ends_with_the_exact_number_of_steps(tmp_path):

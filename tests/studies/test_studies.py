@@ -104,9 +104,8 @@ def test_a_curve_leaves_out_what_was_repeated_or_overwritten(tmp_path):
         result(3, 300, 9.0, evaluation=7.0),
         result(3, 300, 2.0, evaluation=7.0),
     ]
-    (tmp_path / "result.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     run = TrialName("A-1x1", "global", "a2po", "lora", 4)
-    curve = read_trial(tmp_path, asdict(run))
+    curve = read_trial(map(json.dumps, lines), asdict(run))
     assert curve[list(asdict(run))].drop_duplicates().to_numpy().tolist() == [list(asdict(run).values())]
     assert curve["env_steps"].tolist() == [200, 300]
     assert curve["episode_return"].tolist() == [1.0, 2.0]
