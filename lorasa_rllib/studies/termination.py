@@ -33,6 +33,10 @@ class SaveOnTermination(Callback):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, _ask)
 
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if _asked.is_set() and all(t.trial_id in self._saved for t in trials if t.status == "RUNNING"):
+            _end()
+
     def on_trial_result(self, result: dict[str, Any], **info: Any) -> None:
         if _asked.is_set():
             result[SHOULD_CHECKPOINT] = True  # documented by Tune: callbacks may change results
@@ -40,8 +44,6 @@ class SaveOnTermination(Callback):
     def on_checkpoint(self, trials: list[Any], trial: Any, **info: Any) -> None:
         if _asked.is_set():
             self._saved.add(trial.trial_id)
-            if all(t.trial_id in self._saved for t in trials if t.status == "RUNNING"):
-                _end()
 
 
 def exit_status() -> int | None:
