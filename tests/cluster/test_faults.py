@@ -134,6 +134,16 @@ def test_with_no_runner_left_training_waits_for_one(algo):
     assert "waiting for one to come back" in until(algo, "came back")
 
 
+def test_a_rollout_lost_on_its_way_to_the_learner_is_sampled_once_more(algo):
+    steps, _ = train(algo)
+    sampled = algo._sample()
+    for pid in pids(algo):  # with them goes what they have sampled
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(2)
+    assert not algo._update(sampled)
+    assert trained(algo.train()) == (steps + 2 * BATCH, steps + BATCH)
+
+
 class AlwaysFails(FaultyTeam):
     def step(self, actions):
         raise OSError("no licence")
