@@ -43,17 +43,19 @@ class Sampling:
     def __init__(self, group: Any, config: Any, restore: Callable[[], Any]):
         self._group, self._config, self._restore = group, config, restore
         self._barren = self.count = 0
+        self._busy: set[int] = set()  # env runners with a round on its way
         self._faults: list[str] = []
 
     def begin(self) -> None:
         """Lets every env runner start a round, unless it is still busy with one."""
-        if self._group.num_remote_env_runners():
-            self._group.foreach_env_runner_async(_sample, tag=SAMPLE)
+        idle = sorted(set(self._group.healthy_env_runner_ids()) - self._busy)
+        if idle:
+            self._group.foreach_env_runner_async(_sample, tag=SAMPLE, remote_worker_ids=idle)
+            self._busy.update(idle)
 
     def drop(self) -> None:
         """Waits for rounds that have begun, and forgets them."""
-        if self._group.num_remote_env_runners():
-            self._group.fetch_ready_async_reqs(tags=SAMPLE, timeout_seconds=self._limit())
+        self._fetch()
 
     def round(self) -> tuple[list[Sampled], list[Any]]:
         """At least a training batch of environment steps, and the runners' metrics.
@@ -97,14 +99,12 @@ class Sampling:
         else:
             if not group.num_healthy_remote_workers():
                 self._wait_for_a_runner()
-            if not group.num_in_flight_async_reqs(SAMPLE):
-                self.begin()
-            asked = set(group.healthy_env_runner_ids())
-            limit = self._limit()
-            answers = dict(group.fetch_ready_async_reqs(tags=SAMPLE, timeout_seconds=limit))
+            self.begin()
+            asked = set(self._busy)
+            answers = self._fetch()
             healthy = set(group.healthy_env_runner_ids())
             for runner in sorted(asked - answers.keys()):
-                what = f"did not answer within {limit:.0f} s" if runner in healthy else "died"
+                what = f"did not answer within {self._limit():.0f} s" if runner in healthy else "died"
                 self.tell(f"env runner {runner} {what}; its round is lost, {len(healthy - {runner})} are left")
         for runner, ((part,), _) in answers.items():
             if part.error is not None:
@@ -112,6 +112,15 @@ class Sampling:
                     f"env runner {runner}: {part.error.splitlines()[0]}; environments made anew, its round is lost"
                 )
         return [(part, metrics) for (part,), metrics in answers.values()]
+
+    def _fetch(self) -> dict[int, tuple[list[Sampled], Any]]:
+        """The answers of busy env runners; those that have died are busy no more."""
+        if not self._busy:
+            return {}
+        answers = dict(self._group.fetch_ready_async_reqs(tags=SAMPLE, timeout_seconds=self._limit()))
+        self._busy &= set(self._group.healthy_env_runner_ids())
+        self._busy -= answers.keys()
+        return answers
 
     def _limit(self) -> float | None:
         limit = self._config.sample_timeout_s
