@@ -7,20 +7,25 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+FOLDERS = tempfile.TemporaryDirectory(prefix="lorasa", ignore_cleanup_errors=True)  # short: sockets lie in it
 ROOT = Path(__file__).parents[2]
 
 
 def start(*arguments) -> subprocess.Popen:
+    """Starts the script with a Ray of its own: by default it would join any that runs on this machine."""
     command = [sys.executable, str(ROOT / "tune_configs" / "mamujoco.py"), *map(str, arguments)]
+    environment = {**os.environ, "RAY_TMPDIR": tempfile.mkdtemp(prefix="r", dir=FOLDERS.name)}
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd="/"
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd="/",
+        env=environment,
+    )  # fmt: skip
 
 
 def test_the_smoke_run_goes_through_both_phases_and_leaves_table_figure_and_checkpoint(tmp_path):
