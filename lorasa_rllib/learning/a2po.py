@@ -164,8 +164,9 @@ class SequentialUpdate:
                 if self._everyone_moves:
                     self.ratios.refresh()
                     before = self._product(done)
-            self.ratios.refresh(None if self._everyone_moves else unit)
-            before = self._product([*done, unit]) if self._everyone_moves else before + self.ratios.product(unit)
+            if not self._everyone_moves:
+                self.ratios.refresh(unit)
+            before = before + self.ratios.product(unit)
 
     # One step
 

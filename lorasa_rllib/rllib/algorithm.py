@@ -51,7 +51,7 @@ class TeamAlgorithm(PPO):
         )
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
         self._agents = self.config.team_spec().agents
-        self._gauges = Gauges(config.trial_name or f"{config.env}")
+        self._gauges = Gauges(config.trial_name or getattr(config.env, "__name__", config.env))
         self._schedule = self.config.phase_schedule()
         self._phase: Phase = self._schedule.phase_at(0)
         if self.config.backbone_checkpoint is not None:
