@@ -11,6 +11,7 @@ from lorasa_rllib.envs.base import VectorTeamEnv
 ENVIRONMENTS = {
     "mamujoco": "lorasa_rllib.envs.mamujoco:MAMuJoCo",
     "pettingzoo": "lorasa_rllib.envs.pettingzoo:PettingZooTeam",
+    "smax": "lorasa_rllib.envs.smax:SMAXTeam",
     "synthetic": "lorasa_rllib.envs.synthetic:SyntheticTeam",
 }
 """Environment name -> "module:class"."""

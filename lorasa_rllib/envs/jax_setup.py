@@ -1,0 +1,72 @@
+"""Imports JAX as a guest in a process that belongs to torch: one thread, no GPU, compiled programs cached on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SETTINGS = {
+    "JAX_PLATFORMS": "cpu",  # JAX would take most of a GPU's memory at once
+    "NPROC": "1",  # size of XLA's thread pool
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+}
+"""Environment variables while JAX starts. Those that are set already win."""
+
+
+def import_jax() -> Any:
+    """The module `jax`, started for this use unless somebody else has imported it. Raises ImportError with a remedy."""
+    if "jaxmarl.environments.smax" in sys.modules:
+        return sys.modules["jax"]
+    ours = "jax" not in sys.modules
+    try:
+        with _environment(SETTINGS if ours else {}), _silence():
+            import jax
+
+            if ours:
+                jax.config.update("jax_cpu_enable_async_dispatch", False)
+                if jax.config.jax_compilation_cache_dir is None:
+                    jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
+                    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+                jax.devices()
+            import jaxmarl.environments.smax  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'environment "smax" needs the package {error.name}, which is not installed. '
+            'Run: pip install "lorasa-rllib[smax]"'
+        ) from error
+    return jax
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept, for each machine on its own: they contain its processor's instructions."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "lorasa_rllib" / "jax" / platform.node()
+
+
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables that are not set, for a moment."""
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """jaxmarl prints when it is loaded, and one of its modules sets `sys.stdout` and `sys.stderr` to the originals."""
+    original, sys.__stdout__ = sys.__stdout__, io.StringIO()  # type: ignore[misc]
+    try:
+        with contextlib.redirect_stdout(sys.__stdout__), contextlib.redirect_stderr(sys.stderr):  # type: ignore[type-var]
+            yield
+    finally:
+        sys.__stdout__ = original  # type: ignore[misc]

@@ -1,0 +1,199 @@
+"""SMAX: StarCraft-like battles in JAX (package `jaxmarl`), all E battles of a runner in one call, arrays in and out.
+
+Not StarCraft: six unit types without shields, healing or splash, no no-op (the dead may only "stop"), walls kill, the
+reward is the share of enemy health taken plus 1 for a won battle (at most 2), and 100 steps are the limit. Win rates
+are not those of SMAC's maps of the same name.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.jax_setup import import_jax
+from lorasa_rllib.spec import TeamSpec
+
+logger = logging.getLogger(__name__)
+
+StateKind = Literal["global", "agent", "pruned"]
+NOT_OPTIONS = {
+    "scenario": "use map_name",
+    "max_steps": "use max_episode_steps",
+    "action_type": "actions are discrete",
+    "observation_type": "observations are lists of units",
+}
+"""Options of the package that cannot be set -> why, or what to use."""
+
+RENEWED = 8
+"""A call that begins new battles begins E / RENEWED of them: few end in the same step."""
+
+
+class SMAXTeam(VectorTeamEnv):
+    """E battles against the scripted enemy of SMAX.
+
+    map_name:   a scenario of the package: 3m, 2s3z, 3s5z, 5m_vs_6m, ..., or smacv2_5_units, smacv2_10_units,
+                smacv2_20_units, which draw unit types and places anew for every battle.
+    state:      what the critic sees.
+                "global": health, place, cooldown and type of all units, [E, S].
+                "agent":  for every agent that, its own observation and its one-hot id, [E, N, S].
+                "pruned": for every agent the units as they lie around it, their last actions, whether it sees them, its
+                          own place and its id: the same without what observation and state both hold ("feature-pruned"
+                          of MAPPO, Yu et al. 2022), [E, N, S].
+    death_mask: with a state for every agent, the dead have zeros and their id (MAPPO's death masking).
+    max_episode_steps: time limit of a battle, 100 by default.
+    id_capacity: see `TeamSpec`.
+    options:    of the package's `HeuristicEnemySMAX`, such as `attack_mode`, `see_enemy_actions`,
+                `walls_cause_death`, `won_battle_bonus`.
+
+    Agents are the allied units. Roles are their unit types (marine, marauder, stalker, zealot, zergling, hydralisk);
+    the dead keep theirs. The first step of every map and number of battles is compiled, which takes some seconds; later
+    runs find it in JAX's cache on disk.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        map_name: str = "3s5z",
+        state: StateKind = "global",
+        death_mask: bool = True,
+        max_episode_steps: int = 100,
+        id_capacity: int = 0,
+        **options: Any,
+    ):
+        self.spec = self.team_spec(map_name, state, death_mask, max_episode_steps, id_capacity, **options)
+        self.num_envs = num_envs
+        self._battles = _battles(map_name, max_episode_steps, state, death_mask, options)
+        self._carry: Any = None
+        self._called = map_name, num_envs
+        self._at_once = max(1, num_envs // RENEWED)
+        spec, shape = self.spec, (num_envs, self.spec.num_agents)
+        self._obs = np.zeros((*shape, spec.obs_size), np.float32)
+        self._state = np.zeros((num_envs, *spec.state_shape), np.float32)
+        self._masks = np.zeros((*shape, spec.action_size), bool)
+        self._active = np.zeros(shape, bool)
+        self._roles = np.zeros(shape, np.int64)
+
+    @classmethod
+    def team_spec(  # type: ignore[override]
+        cls,
+        map_name: str = "3s5z",
+        state: StateKind = "global",
+        death_mask: bool = True,
+        max_episode_steps: int = 100,
+        id_capacity: int = 0,
+        **options: Any,
+    ) -> TeamSpec:
+        if state not in get_args(StateKind):
+            raise ValueError(f"state={state!r} must be one of {list(get_args(StateKind))}.")
+        if isinstance(max_episode_steps, bool) or not isinstance(max_episode_steps, int) or max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps={max_episode_steps!r} must be a number of steps of at least 1.")
+        for name in sorted(set(options) & set(NOT_OPTIONS)):
+            raise ValueError(f"{name}={options[name]!r} is not supported: {NOT_OPTIONS[name]}.")
+        battles = _battles(map_name, max_episode_steps, state, death_mask, options)
+        library = battles.library
+        agents = tuple(library.agents)
+        return TeamSpec(
+            agents=agents,
+            obs_sizes=(int(library.obs_size),) * len(agents),
+            action_kind="discrete",
+            action_sizes=(int(library.num_ally_actions),) * len(agents),
+            state_size=battles.state_size,
+            state_per_agent=state != "global",
+            num_roles=len(library.unit_type_names),
+            has_masks=True,
+            id_capacity=id_capacity,
+        )
+
+    def reset(self, seed: int | None = None) -> TeamStep:
+        first = self._carry is None
+        if first:
+            logger.warning("SMAX %s: compiling for %d battles, a few seconds the first time.", *self._called)
+        began = time.perf_counter()
+        if seed is None and not first:
+            self._renew(np.arange(self.num_envs))
+        else:
+            seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+            seeds = (seed + np.arange(self.num_envs)) % 2**32
+            self._carry, seen = self._battles.begin(seeds.astype(np.uint32))
+            self._look(slice(None), seen)
+        if first:  # the other two functions now, where a message says so, not in the middle of a round
+            self._battles.step(self._carry, np.zeros(self._active.shape, np.int32))
+            self._battles.renew(self._carry, np.full(self._at_once, self.num_envs, np.int32))
+            logger.warning("SMAX %s, %d battles: compiled in %.0f s.", *self._called, time.perf_counter() - began)
+        none = np.zeros(self.num_envs, bool)
+        return self._answer(np.zeros((self.num_envs, 1), np.float32), none, none, none, self._obs[:0], self._state[:0])
+
+    def step(self, actions: np.ndarray) -> TeamStep:
+        self._carry, seen, *outcome = self._battles.step(self._carry, actions.astype(np.int32))
+        self._look(slice(None), seen)
+        rewards, ended, cut, won = map(np.asarray, outcome)
+        final_obs, final_state = self._obs[ended], self._state[ended]  # copies
+        if ended.any():
+            self._renew(np.flatnonzero(ended))
+        return self._answer(rewards[:, None], ended, cut, won, final_obs, final_state)
+
+    def _renew(self, which: np.ndarray) -> None:
+        """New battles, a fixed number in each call: other numbers would have to be compiled on their own."""
+        for start in range(0, len(which), self._at_once):
+            some = which[start : start + self._at_once]
+            places = np.full(self._at_once, self.num_envs, np.int32)  # nowhere
+            places[: len(some)] = some
+            self._carry, seen = self._battles.renew(self._carry, places)
+            self._look(some, [column[: len(some)] for column in map(np.asarray, seen)])
+
+    def _look(self, which: Any, seen: Any) -> None:
+        """Copies what battles show into this environment's own arrays: JAX's are read-only."""
+        for own, shown in zip((self._obs, self._state, self._active, self._masks, self._roles), seen, strict=True):
+            own[which] = shown
+
+    def _answer(
+        self,
+        rewards: np.ndarray,
+        ended: np.ndarray,
+        cut: np.ndarray,
+        won: np.ndarray,
+        final_obs: np.ndarray,
+        final_state: np.ndarray,
+    ) -> TeamStep:
+        return TeamStep(
+            obs=self._obs,
+            state=self._state,
+            rewards=rewards,
+            terminated=ended & ~cut,
+            truncated=cut,
+            active=self._active,
+            ended=np.flatnonzero(ended),
+            final_obs=final_obs,
+            final_state=final_state,
+            masks=self._masks,
+            roles=self._roles,
+            won=won[ended],
+        )
+
+
+def _battles(map_name: str, max_steps: int, state: str, death_mask: bool, options: dict[str, Any]) -> Any:
+    """The compiled functions of a map, shared by all environments of a process."""
+    import_jax()
+    return _made(map_name, max_steps, state, death_mask, tuple(sorted(options.items())))
+
+
+@lru_cache(maxsize=32)
+def _made(map_name: str, max_steps: int, state: str, death_mask: bool, options: tuple[tuple[str, Any], ...]) -> Any:
+    from jaxmarl.environments.smax import HeuristicEnemySMAX
+    from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
+
+    from lorasa_rllib.envs.smax_battles import Battles
+
+    if map_name not in MAP_NAME_TO_SCENARIO:
+        raise ValueError(f"map_name={map_name!r} is no map of SMAX; choose one of {sorted(MAP_NAME_TO_SCENARIO)}.")
+    try:
+        library = HeuristicEnemySMAX(scenario=MAP_NAME_TO_SCENARIO[map_name], max_steps=max_steps, **dict(options))
+    except TypeError as error:
+        raise ValueError(f"SMAX does not know an option of env_config: {error}.") from error
+    return Battles(library, state, death_mask)

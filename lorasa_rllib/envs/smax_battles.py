@@ -1,0 +1,114 @@
+"""E battles of SMAX as three compiled functions of arrays. Imported only where JAX is set up, see `jax_setup`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+Seen = tuple[Any, Any, Any, Any, Any]
+"""obs [E, N, o], state [E, S] or [E, N, S], active bool [E, N], masks bool [E, N, actions], roles [E, N]."""
+
+
+class Battles:
+    """The package's battles for arrays: `begin(seeds)`, `step(carry, actions)`, `renew(carry, places)`.
+
+    A carry holds for E battles their random keys, states, what the scripted enemy remembers and what it sees. The
+    package computes that last part anew in every step although the step before ended with it; otherwise a step is its
+    own, number for number. library: a `HeuristicEnemySMAX`. kind, death_mask: see `SMAXTeam`.
+    """
+
+    def __init__(self, library: Any, kind: str, death_mask: bool):
+        self.library, self._kind, self._death_mask = library, kind, death_mask
+        seen = jax.eval_shape(lambda seed: self._begin(seed)[1], jnp.uint32(0))
+        self.state_size = seen[1].shape[-1]
+        self.begin = jax.jit(jax.vmap(self._begin))
+        self.step = jax.jit(jax.vmap(self._step))
+        self.renew = jax.jit(self._renew)
+
+    # One battle
+
+    def _begin(self, seed: Any) -> tuple[Any, Seen]:
+        return self._fresh(jax.random.PRNGKey(seed))
+
+    def _fresh(self, key: Any) -> tuple[Any, Seen]:
+        key, now = jax.random.split(key)
+        of_policy, of_battle = jax.random.split(now)
+        obs, units = self.library._env.reset(of_battle)
+        memory = self.library.get_enemy_policy_initial_state(of_policy)
+        return _strong((key, units, memory, self._of_enemies(obs))), self._seen(obs, units)
+
+    def _step(self, carry: Any, actions: Any) -> tuple[Any, Seen, Any, Any, Any, Any]:
+        """carry, what is seen, reward, ended, truncated, won; actions int32 [N]. Does not begin the next battle."""
+        library = self.library
+        key, units, memory, of_enemies = carry
+        key, now = jax.random.split(key)
+        now, of_policy = jax.random.split(now)
+        enemies, memory = library.get_enemy_actions(of_policy, memory, of_enemies)
+        everyone = jnp.concatenate([actions, jnp.array([enemies[enemy] for enemy in library.enemy_agents])])
+        decoded = library._env._decode_actions(now, units, everyone)
+        obs, units, rewards, dones, _ = library._env.step_env_no_decode(now, units, decoded)
+        alive, own = units.unit_alive, library.num_allies
+        any_ally, any_enemy = alive[:own].any(), alive[own:].any()
+        ended, reward = dones["__all__"], rewards[library.agents[0]]
+        carry = _strong((key, units, memory, self._of_enemies(obs)))
+        return carry, self._seen(obs, units), reward, ended, ended & any_ally & any_enemy, any_ally & ~any_enemy
+
+    def _of_enemies(self, obs: Any) -> Any:
+        return jnp.stack([obs[enemy] for enemy in self.library.enemy_agents])
+
+    def _seen(self, obs: Any, units: Any) -> Seen:
+        library, own = self.library, self.library.num_allies
+        shown = jnp.stack([obs[agent] for agent in library.agents])
+        masks = library._env.get_avail_actions(units)
+        masks = jnp.stack([masks[agent] for agent in library.agents]).astype(bool)
+        state = self._state(obs["world_state"], shown, units)
+        return shown, state, units.unit_alive[:own], masks, units.unit_types[:own].astype(jnp.int32)
+
+    # What the critic sees
+
+    def _state(self, world: Any, obs: Any, units: Any) -> Any:
+        library = self.library
+        count, features = library.num_allies + library.num_enemies, len(library.own_features)
+        size = jnp.array([library.map_width, library.map_height])
+        # The package's world state, places as shares of the map, without the columns that say team and type once more.
+        table = world[: count * features].reshape(count, features)
+        table = table.at[:, 1:3].divide(size)
+        if self._kind == "global":
+            return table.reshape(-1)
+        if self._kind == "agent":
+            views = jnp.concatenate([jnp.tile(table.reshape(1, -1), (library.num_allies, 1)), obs], axis=1)
+        else:
+            views = jax.vmap(partial(self._around, table, units, size))(jnp.arange(library.num_allies))
+        if self._death_mask:
+            views = jnp.where(units.unit_alive[: library.num_allies, None], views, 0.0)
+        return jnp.concatenate([views, jnp.eye(library.num_allies)], axis=1)
+
+    def _around(self, table: Any, units: Any, size: Any, agent: Any) -> Any:
+        """All units as they lie around one agent: places relative to it, last actions, whether it sees them."""
+        library, alive = self.library, units.unit_alive
+        offset = units.unit_positions - units.unit_positions[agent]
+        near = jnp.linalg.norm(offset, axis=-1) < library.unit_type_sight_ranges[units.unit_types[agent]]
+        centred = table.at[:, 1:3].set(offset / size)
+        targets = units.prev_attack_actions / max(library.num_ally_actions, library.num_enemy_actions)
+        rows = jnp.concatenate([centred, units.prev_movement_actions, targets[:, None], near[:, None]], axis=1)
+        rows = jnp.where(alive[:, None], rows, 0.0)
+        return jnp.concatenate([rows.reshape(-1), table[agent, 1:3]])
+
+    # Some of the battles
+
+    def _renew(self, carry: Any, places: Any) -> tuple[Any, Seen]:
+        """New battles at `places`, int32 [k], each from the random stream of its place; E and above: nowhere.
+
+        Returns the carry of all E, and what is seen of the k new ones.
+        """
+        keys = carry[0].at[places].get(mode="clip")
+        fresh, seen = jax.vmap(self._fresh)(keys)
+        return jax.tree.map(lambda old, new: old.at[places].set(new, mode="drop"), carry, fresh), seen
+
+
+def _strong(tree: Any) -> Any:
+    """The same numbers without JAX's weak types: carries of all functions are alike, and each compiles only once."""
+    return jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.result_type(x)), tree)
