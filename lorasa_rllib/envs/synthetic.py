@@ -30,14 +30,16 @@ class SyntheticTeam(VectorTeamEnv):
     deaths:         probability of each agent to die with a step; an episode without agents ends.
     shared_reward:  one reward for the team, the sum of the shares; False: each agent gets its own.
     num_roles:      roles, drawn for each agent at the start of an episode; they change nothing.
+    role_changes:   probability of each agent to get another role, or none (-1), with a step.
     """
 
     def __init__(self, num_envs: int = 1, **env_config: Any):
         self.spec = self.team_spec(**env_config)
         self.num_envs = num_envs
-        options = {"episode_length": 100, "termination": 0.0, "deaths": 0.0} | env_config
+        options = {"episode_length": 100, "termination": 0.0, "deaths": 0.0, "role_changes": 0.0} | env_config
         self._limit = int(options["episode_length"])
         self._termination, self._deaths = float(options["termination"]), float(options["deaths"])
+        self._role_changes = float(options["role_changes"])
         spec, targets = self.spec, np.random.default_rng(7)
         shape = (spec.num_agents, spec.obs_size, spec.action_size)
         self._targets = targets.standard_normal(shape).astype(np.float32) * spec.obs_mask()[:, :, None]
@@ -64,11 +66,12 @@ class SyntheticTeam(VectorTeamEnv):
         deaths: float = 0.0,
         shared_reward: bool = True,
         num_roles: int = 0,
+        role_changes: float = 0.0,
         id_capacity: int = 0,
     ) -> TeamSpec:
         if episode_length < 1:
             raise ValueError(f"episode_length={episode_length} must be at least 1.")
-        for name, probability in (("termination", termination), ("deaths", deaths)):
+        for name, probability in (("termination", termination), ("deaths", deaths), ("role_changes", role_changes)):
             if not 0 <= probability < 1:
                 raise ValueError(f"{name}={probability} must be a probability below 1.")
         odd = [n % 2 if unequal else 0 for n in range(num_agents)]
@@ -106,6 +109,10 @@ class SyntheticTeam(VectorTeamEnv):
             for e in every:
                 self._active[e] &= self._random[e].random(self.spec.num_agents) >= self._deaths
             terminated |= ~self._active.any(1)
+        if self._roles is not None and self._role_changes:
+            for roles, random in zip(self._roles, self._random, strict=True):
+                drawn = random.integers(-1, self.spec.num_roles, size=len(roles))
+                roles[:] = np.where(random.random(len(roles)) < self._role_changes, drawn, roles)
         self._observe(every)
         ended = terminated | (self._time >= self._limit)
         final = self._obs[ended]  # a copy

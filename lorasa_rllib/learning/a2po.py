@@ -229,7 +229,7 @@ class SequentialUpdate:
         live = rows.active.sum((0, 1)).float()
         counts["backbone"] = per_owner(live, [owners.backbone_of[a] for a in unit.agents], owners.num_backbones)
         if owners.routed_by == "role":
-            counts["adapters"] = live.sum(0, keepdim=True)
+            counts["adapters"] = rows_of_roles(rows.roles, rows.active, owners.num_adapters)  # type: ignore[arg-type]
         elif owners.num_adapters:
             counts["adapters"] = per_owner(live, [owners.adapter_of[a] for a in unit.agents], owners.num_adapters)
         return counts

@@ -13,6 +13,7 @@ from lorasa_rllib.learning.gae import gae, td_errors
 from lorasa_rllib.learning.quirks import Quirks
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.nn.rows import known_roles
 
 AllSum = Callable[[Tensor], Tensor]
 
@@ -48,7 +49,7 @@ class Batch:
 
     obs [L, C, N, o]  state [L, C, S] or [L, C, N, S]  actions, log_probs [L, C, N, d]  active bool [L, C, N]
     advantages [L, C, N], standardised  values [L, C, V], normalised  returns [L, C, V], in units of reward
-    masks [L, C, N, a] or None  roles [L, C, N] or None
+    masks [L, C, N, a] or None  roles [L, C, N] or None, -1 where no adapter belongs to a role
     Recurrent networks: actor_state [C, N, h], critic_state [C, V, h], carried into the first step; keep bool [L, C, 1],
     False where an episode begins within a sequence.
     """
@@ -247,7 +248,7 @@ def _in_sequences(policy: TeamPolicy, rollout: TeamRollout, chunk_length: int) -
         values=empty,
         returns=empty,
         masks=cut(rollout.masks),
-        roles=cut(rollout.roles),
+        roles=None if rollout.roles is None else cut(known_roles(rollout.roles, policy.config.owners.num_adapters)),
         actor_state=first(rollout.actor_state),
         critic_state=first(rollout.critic_state),
         keep=keep,

@@ -18,6 +18,7 @@ from lorasa_rllib.learning.losses import clipped_surrogate, clipped_value_loss
 from lorasa_rllib.learning.owner_adam import OwnerAdam, finish_gradients
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.nn.rows import known_roles
 
 Optimisers = dict[str, OwnerAdam]
 
@@ -176,10 +177,10 @@ def sum_over_learners(tensors: list[Tensor], all_sum: AllSum) -> None:
 
 
 def rows_of_roles(roles: Tensor, active: Tensor, num_roles: int) -> Tensor:
-    """[num_roles]: live rows of every role. roles int64 and active bool of the same shape; role -1 has no adapter."""
-    counted = active & (roles >= 0)
+    """[num_roles]: live rows of every role. roles int64 and active bool of the same shape; other roles do not count."""
+    counted = active & (known_roles(roles, num_roles) >= 0)
     rows = torch.zeros(num_roles, device=roles.device)
-    return rows.index_add_(0, roles.clamp(min=0).flatten(), counted.flatten().float())
+    return rows.index_add_(0, roles.clamp(0, num_roles - 1).flatten(), counted.flatten().float())
 
 
 def per_owner(per_agent: Tensor, owner_of: Sequence[int], owners: int) -> Tensor:

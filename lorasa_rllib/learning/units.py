@@ -19,7 +19,10 @@ from lorasa_rllib.nn.policy import TeamPolicy
 
 @dataclass(frozen=True)
 class Unit:
-    """agents: whose rows move together; roles: instead of agents, where routing is by role."""
+    """agents: whose rows move together; roles: instead of agents, where routing is by role.
+
+    Role -1 stands for the rows that meet the plain backbone.
+    """
 
     agents: tuple[int, ...] = ()
     roles: tuple[int, ...] = ()
@@ -41,7 +44,8 @@ def units_of(policy: TeamPolicy) -> list[Unit]:
     agents = range(len(owners.backbone_of))
     trains = _trains(policy)
     if owners.routed_by == "role" and trains["adapters"] and owners.num_adapters > 1:
-        return [Unit(roles=(role,)) for role in range(owners.num_adapters)]
+        first = -1 if trains["backbone"] else 0  # rows without an adapter train nothing else
+        return [Unit(roles=(role,)) for role in range(first, owners.num_adapters)]
     keys = [_owners_of(policy, agent) for agent in agents]
     if len(set(keys)) == 1:
         return [Unit(agents=(agent,)) for agent in agents]

@@ -56,12 +56,13 @@ class Actor(Trunk):
 
         obs [..., N, obs_size]; with `agent` given: [..., n, obs_size] of n agents (tuple), [..., obs_size] of one
         (int), or rows [..., obs_size] with an agent index each (Tensor [...], any order). Recurrent: time comes first.
-        roles int64 (obs without its last axis): adapter of every row, where routing is by role.
+        roles int64 (obs without its last axis): adapter of every row, where routing is by role; -1 and roles without
+            an adapter: the plain backbone.
         masks bool [..., action_size]: available choices of discrete teams.
         state (obs without time and last axis, hidden_size): what is carried into the first step; None: zeros.
         keep bool, broadcastable to obs without its last axis: False where an episode begins; None: nowhere.
         """
-        rows = self.router.layout(obs, agent, roles)
+        rows = self.router.layout(obs, agent, roles, adapters)
         present = None if self.obs_mask is None else rows.table_in(self.obs_mask)
         hidden, states = self.features(rows.arrange(obs), rows, present, adapters, state, keep)
         output = rows.restore(self.head(hidden, rows.slots, adapters))

@@ -104,9 +104,7 @@ class BankLinear(nn.Module):
         if not adapters or not self.rank or self.dense or rows >= MERGE_FROM_ROWS:
             return self.merged(slots, adapters)
         features, own = self._columns(slots.pick(self.lora_A, slots.adapter))
-        return Factored(
-            self._backbone(slots), Affine(features, own), slots.pick(self.lora_B, slots.adapter), self.scaling
-        )
+        return Factored(self._backbone(slots), Affine(features, own), slots.pick_adapter(self.lora_B), self.scaling)
 
     def merged(self, slots: Slots, adapters: bool = True) -> Affine:
         """Dense weights [S, out, in] ([1, out, in] if all slots share them) with adapters and id columns folded in."""
@@ -115,13 +113,13 @@ class BankLinear(nn.Module):
             return backbone
         weight, bias = backbone.weight, backbone.bias
         if self.dense:
-            features, own = self._columns(slots.pick(self.delta, slots.adapter))
+            features, own = self._columns(slots.pick_adapter(self.delta))
             return Affine(weight + features, bias if own is None else bias + own)
         a, own = self._columns(slots.pick(self.lora_A, slots.adapter))
-        b = slots.pick(self.lora_B, slots.adapter)
+        b = slots.pick_adapter(self.lora_B)
         if own is not None:
             bias = bias + self.scaling * (b @ own[..., None]).squeeze(-1)
-        if len(a) == 1 < len(weight):  # one adapter for several backbones
+        if len(a) == 1 < max(len(weight), len(b)):  # one adapter for several backbones, or for some of the slots
             return Affine(weight + self.scaling * (b @ a), bias)
         return Affine(torch.baddbmm(weight.expand(len(a), -1, -1), b, a, alpha=self.scaling), bias)
 
@@ -171,6 +169,13 @@ class Affine:
         if bias is None:
             return torch.bmm(x, weight.transpose(1, 2))
         return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+
+    def of(self, owner: Tensor | None) -> Affine:
+        """The maps of some owners, int64 [S]; None: all of them in order."""
+        if owner is None or len(self.weight) == len(self.bias) == 1:
+            return self
+        weight, bias = (t if len(t) == 1 else t.index_select(0, owner) for t in (self.weight, self.bias))
+        return Affine(weight, bias)
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,7 @@ class BankVector(nn.Module):
     def forward(self, slots: Slots, adapters: bool = True) -> Tensor:
         """-> [S or 1, d]."""
         vector = slots.pick(self.weight, slots.backbone)
-        return vector + slots.pick(self.delta, slots.adapter) if adapters and self.adapted else vector
+        return vector + slots.pick_adapter(self.delta) if adapters and self.adapted else vector
 
 
 def _masked_standard(x: Tensor, present: Tensor) -> Tensor:

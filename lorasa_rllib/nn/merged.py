@@ -14,23 +14,25 @@ from lorasa_rllib.nn.critic import Critic
 from lorasa_rllib.nn.distributions import ActionDistribution
 from lorasa_rllib.nn.gru import gru_cell
 from lorasa_rllib.nn.network import ACTIVATION, Trunk
-from lorasa_rllib.nn.rows import Slots
+from lorasa_rllib.nn.rows import Slots, SortedRows
 
 
 class MergedActor:
     """Answers as the actor it is made from did at that moment, for whole teams `[..., N, obs_size]`.
 
-    Adapters, id columns and the affine maps of LayerNorms are folded into one dense weight and bias for each agent and
-    layer (one weight for all agents if they share it), so that acting costs one batched product per layer. It shares
-    no memory with the actor and follows none of its later changes. Not for adapters keyed by role. Recurrent actors
-    act one step at a time: `obs [1, E, N, obs_size]`.
+    Adapters, id columns and the affine maps of LayerNorms are folded into one dense weight and bias for each owner (an
+    agent, or a role) and layer, one for all if they share it, so that acting costs one batched product per layer. It
+    shares no memory with the actor and follows none of its later changes. Recurrent actors act one step at a time:
+    `obs [1, E, N, obs_size]`. Adapters keyed by role need agents with equal observations.
     """
 
     @torch.no_grad()
     def __init__(self, actor: Actor, adapters: bool = True):
-        if actor.router.by_role:
-            raise ValueError("adapters keyed by role are merged per forward; there is no dense weight per agent.")
-        slots = actor.router.slots_of_agents(slice(None))
+        self._by_role = actor.router.by_role and adapters
+        if self._by_role and actor.obs_mask is not None:
+            raise ValueError("adapters keyed by role cannot be merged where agents' observations differ in size.")
+        self._router = actor.router
+        slots = actor.router.slots_of_all() if adapters else actor.router.slots_of_agents(slice(None))
         self._network = _MergedNetwork(actor, actor.head, slots, actor.obs_mask, adapters)
         self._head_type, self._real = actor.head_type, actor.real_entries
         self._log_std = None if actor.head_type is None else actor.log_std(slots, adapters).clone()
@@ -40,14 +42,23 @@ class MergedActor:
         return self.unroll(obs, **rows)[0]
 
     def unroll(
-        self, obs: Tensor, *, masks: Tensor | None = None, state: Tensor | None = None, **_: Any
+        self,
+        obs: Tensor,
+        *,
+        roles: Tensor | None = None,
+        masks: Tensor | None = None,
+        state: Tensor | None = None,
+        **_: Any,
     ) -> tuple[ActionDistribution, Tensor | None]:
-        """As `Actor.unroll`; roles and `adapters` are settled already."""
-        x = obs.reshape(-1, *obs.shape[-2:]).transpose(0, 1)  # [N, B, obs_size]
-        y, h = self._network(x, None if state is None else state.transpose(0, 1))
-        output = y.transpose(0, 1).reshape(*obs.shape[:-1], -1)
-        after = None if h is None else h.transpose(0, 1)[None]
-        return action_distribution(self._head_type, output, self._log_std, self._real, masks), after
+        """As `Actor.unroll`; `adapters` is settled already."""
+        rows = self._router.layout(obs, roles=roles, adapters=self._by_role)
+        owner = rows.owner_of_slot if isinstance(rows, SortedRows) else None
+        y, h = self._network(rows.arrange(obs), None if state is None else rows.arrange(state), owner)
+        log_std = self._log_std
+        if log_std is not None and owner is not None:
+            log_std = rows.restore_vector(_of(log_std, owner))
+        after = None if h is None else rows.restore(h)
+        return action_distribution(self._head_type, rows.restore(y), log_std, self._real, masks), after
 
 
 class MergedCritic:
@@ -91,20 +102,23 @@ class _MergedNetwork:
         self._post = [fold(layer, layer.norm) for layer in trunk.post]  # type: ignore[arg-type]
         self._head = fold(head, None)
 
-    def __call__(self, x: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """x [N, B, features], h [N, B, hidden_size] (zeros if None) -> output [N, B, out] and the next h."""
+    def __call__(self, x: Tensor, h: Tensor | None, owner: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """x [S, B, features], h [S, B, hidden_size] (zeros if None) -> output [S, B, out] and the next h.
+
+        owner int64 [S]: whose weights each slot meets; None: slot s those of owner s.
+        """
         x = self._standardised(x)
         for layer in self._mlp:
-            x = self._normalised(self._activation(layer(x)))
+            x = self._normalised(self._activation(layer.of(owner)(x)))
         if self._hidden is None:
-            return self._head(x), None
-        gates = self._input(x)
+            return self._head.of(owner)(x), None
+        gates = self._input.of(owner)(x)
         h = gates.new_zeros(*gates.shape[:-1], gates.shape[-1] // 3) if h is None else h
-        h = gru_cell(gates, self._hidden(h), h)
+        h = gru_cell(gates, self._hidden.of(owner)(h), h)
         x = self._normalised(h)
         for layer in self._post:
-            x = self._normalised(self._activation(layer(x)))
-        return self._head(x), h
+            x = self._normalised(self._activation(layer.of(owner)(x)))
+        return self._head.of(owner)(x), h
 
     def _normalised(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:]) if self._normalises else x
@@ -119,6 +133,11 @@ class _MergedNetwork:
         centred = (x - x.sum(-1, keepdim=True) / self._count) * self._present
         variance = centred.square().sum(-1, keepdim=True) / self._count
         return centred * torch.rsqrt(variance + 1e-5)
+
+
+def _of(bank: Tensor, owner: Tensor) -> Tensor:
+    """[O, ...] -> [S, ...]; what all owners share stays [1, ...]."""
+    return bank if len(bank) == 1 else bank.index_select(0, owner)
 
 
 def _fold(norm: BankLayerNorm | None, present: Tensor | None, layer: Affine, slots: Slots) -> Affine:

@@ -129,13 +129,14 @@ class TeamPolicy(nn.Module):
         return torch.stack(torch.broadcast_tensors(*(layer.adapter_square_norms() for layer in layers))).sum(0).sqrt()
 
     def acting(self) -> Actor | MergedActor:
-        """What to act with until the weights change: everything folded in, where routing is fixed by agent.
+        """What to act with until the weights change: everything folded into dense weights of each adapter's owner.
 
-        Very large teams act through the factored path instead: dense weights for each agent would no longer fit
-        the processor's caches.
+        Very many owners act through the factored path instead: their dense weights would no longer fit the processor's
+        caches.
         """
-        many = self._adapters and self.config.spec.num_agents > MERGE_UP_TO_AGENTS
-        if many or self.actor.router.by_role:
+        owners, by_role = self.config.owners, self.actor.router.by_role
+        many = self._adapters and (owners.num_adapters if by_role else len(owners.backbone_of)) > MERGE_UP_TO
+        if many or (by_role and self.actor.obs_mask is not None):
             return self.actor
         return MergedActor(self.actor, self._adapters)
 
@@ -152,5 +153,5 @@ class TeamPolicy(nn.Module):
                 parameter.requires_grad_(train)
 
 
-MERGE_UP_TO_AGENTS = 128
-"""Teams up to this size act with merged weights (`benchmarks/many_agents.py` measures both)."""
+MERGE_UP_TO = 128
+"""Up to so many agents (or roles) act with merged weights (`benchmarks/many_agents.py` measures both)."""

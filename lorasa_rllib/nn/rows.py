@@ -4,7 +4,7 @@ Three layouts, one interface. The layers themselves never ask which one they ser
 
     TeamRows      x [..., N, d], one slot per agent (a view, no copy): routing fixed by agent; the team or some of it
     AgentRows     x [..., d], rows of one agent: one slot
-    SortedRows    x [R, d] with an owner per row, sorted once into slots: routing held in data
+    SortedRows    x [R, d] with an owner per row, sorted once into slots: routing held in data (roles)
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Slots:
 
     backbone: [S] backbone of every slot      adapter: [S] adapter of every slot
     agent:    [S] agent of every slot, for id features; None when a slot mixes agents (role routing)
+    adapted:  bool [S], False for slots of the plain backbone; None: all have an adapter
     size:     S
     """
 
@@ -35,12 +36,18 @@ class Slots:
     backbone: Tensor | None = None
     adapter: Tensor | None = None
     agent: Tensor | None = None
+    adapted: Tensor | None = None
 
     def pick(self, bank: Tensor, owner: Tensor | None) -> Tensor:
         """bank [O, ...] -> [S, ...]; banks with one owner stay [1, ...] and broadcast."""
         if bank.shape[0] == 1 or owner is None:
             return bank
         return bank.index_select(0, owner)
+
+    def pick_adapter(self, bank: Tensor) -> Tensor:
+        """The part of adapters [K, ...] that decides whether they have an effect -> [S or 1, ...], 0 without one."""
+        picked = self.pick(bank, self.adapter)
+        return picked if self.adapted is None else picked * self.adapted.view(-1, *[1] * (bank.dim() - 1))
 
 
 class Rows(Protocol):
@@ -149,7 +156,8 @@ class SortedRows:
         sorted_owner = owner[order]
         rank = torch.arange(rows, device=owner.device) - (counts.cumsum(0) - counts)[sorted_owner]
         position = first_slot[sorted_owner] * block + rank  # place of every sorted row in [S * B]
-        self.slots = make_slots(torch.repeat_interleave(torch.arange(num_owners, device=owner.device), blocks))
+        self.owner_of_slot = torch.repeat_interleave(torch.arange(num_owners, device=owner.device), blocks)
+        self.slots = make_slots(self.owner_of_slot)
         self._block = block
         self._place = torch.empty_like(position).scatter_(0, order, position)  # place of row r
         self._owner, self._num_owners, self._make_slots = owner, num_owners, make_slots
@@ -206,21 +214,21 @@ class Router(torch.nn.Module):
         self._backbones: Tensor | None
         self._adapters: Tensor | None
 
-    def layout(self, x: Tensor, agent: Agent = None, roles: Tensor | None = None) -> Rows:
+    def layout(self, x: Tensor, agent: Agent = None, roles: Tensor | None = None, adapters: bool = True) -> Rows:
         """Layout of rows x.
 
         x [..., N, d] with `agent=None`; [..., n, d] of n agents with `agent` a tuple; [..., d] of one agent with
         `agent` an int; [..., d] in any order with `agent` int64 [...]. `roles` (x without its last axis) is read only
-        if adapters are keyed by role.
+        if adapters are keyed by role, and count (`adapters`); rows of unknown roles meet the plain backbone.
         """
         lead = x.shape[:-1]
-        if self.by_role:
+        if self.by_role and adapters:
             if roles is None:
                 raise ValueError("adapters are keyed by role, but the rows carry no roles column.")
             agents = self._agents if agent is None else torch.as_tensor(agent, device=x.device)  # a tuple: last axis
-            return SortedRows(
-                roles.reshape(-1), agents.expand(lead).reshape(-1), self.owners.num_adapters, _slots_of_roles, lead
-            )
+            plain = self.owners.num_adapters
+            owner = known_roles(roles, plain, otherwise=plain).reshape(-1)
+            return SortedRows(owner, agents.expand(lead).reshape(-1), plain + 1, self.slots_of_roles, lead)
         if agent is None:
             return TeamRows(self.slots_of_agents(slice(None)), lead[:-1])
         if isinstance(agent, tuple):
@@ -241,9 +249,21 @@ class Router(torch.nn.Module):
 
         return Slots(len(agents), owner(self._backbones), owner(self._adapters), agents)
 
+    def slots_of_roles(self, owner_of_slot: Tensor) -> Slots:
+        """Slots that belong to the given roles; to the plain backbone where it says `num_adapters`."""
+        adapted = owner_of_slot < self.owners.num_adapters
+        return Slots(len(adapted), None, owner_of_slot.clamp(max=self.owners.num_adapters - 1), adapted=adapted)
 
-def _slots_of_roles(owner_of_slot: Tensor) -> Slots:
-    return Slots(len(owner_of_slot), None, owner_of_slot)
+    def slots_of_all(self) -> Slots:
+        """One slot for each agent, in order; where routing is by role, for each role, and the plain backbone."""
+        if self.by_role:
+            return self.slots_of_roles(torch.arange(self.owners.num_adapters + 1, device=self._agents.device))
+        return self.slots_of_agents(slice(None))
+
+
+def known_roles(roles: Tensor, num_roles: int, otherwise: int = -1) -> Tensor:
+    """Roles, and `otherwise` for those that no adapter belongs to: below 0, or num_roles and above."""
+    return torch.where((roles >= 0) & (roles < num_roles), roles, otherwise)
 
 
 def _unless_identity(table: tuple[int, ...], owners: int) -> Tensor | None:

@@ -11,7 +11,9 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.utils.annotations import override
 
-from lorasa_rllib.envs.registry import environment_class
+from lorasa_rllib.envs.base import VectorTeamEnv
+from lorasa_rllib.envs.keyed import KeyedTeam, with_roles
+from lorasa_rllib.envs.registry import environment_class, make_environment
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.phases import PhaseSchedule
 from lorasa_rllib.learning.quirks import Quirks, quirks_of
@@ -53,7 +55,8 @@ class TeamConfig(PPOConfig):
 
         self.sharing_method = "lora"
         self.sharing_schedule = "two_phase"
-        self.sharing_keyed_by = "agent"
+        self.sharing_adapter_key: Any = "agent"
+        self.sharing_num_adapters: int | None = None
         self.total_env_steps: int | None = None
         self.phase_switch: int | float | None = None
         self.backbone_checkpoint: str | None = None
@@ -86,7 +89,8 @@ class TeamConfig(PPOConfig):
         schedule: str = NotProvided,
         total_env_steps: int | None = NotProvided,
         phase_switch: int | float | None = NotProvided,
-        keyed_by: str = NotProvided,
+        adapter_key: Any = NotProvided,
+        num_adapters: int | None = NotProvided,
         r: int = NotProvided,
         lora_alpha: float = NotProvided,
         use_rslora: bool = NotProvided,
@@ -105,7 +109,11 @@ class TeamConfig(PPOConfig):
             total_env_steps: budget of the run, summed over environments. Only a fraction as `phase_switch` needs it;
                 stopping a run is up to the caller (`stop=` of Tune).
             phase_switch: environment steps (int) or fraction of the budget (float) after which the adapters begin.
-            keyed_by: "agent" or "role": whose adapter a row uses.
+            adapter_key: whose adapter a row uses. "agent": each agent its own. "role": that of the agent's role (unit
+                type ...), a whole number which the environment gives at every step; -1 and roles beyond the bank use
+                the plain backbone. A table, as sequence or by agent's name: agents that share adapters, from 0. A
+                function from `TeamStep` to whole numbers [E, N]: roles of your own; needs `num_adapters`.
+            num_adapters: size of the bank of adapters; None: as many as agents, roles or the table use.
             r: adapter rank. Raised: more freedom per agent; adapter parameters grow in proportion.
             lora_alpha: adapter outputs are scaled by lora_alpha / r.
             use_rslora: scale by lora_alpha / sqrt(r) instead.
@@ -122,7 +130,8 @@ class TeamConfig(PPOConfig):
             sharing_schedule=schedule,
             total_env_steps=total_env_steps,
             phase_switch=phase_switch,
-            sharing_keyed_by=keyed_by,
+            sharing_adapter_key=adapter_key,
+            sharing_num_adapters=num_adapters,
             lora_r=r,
             lora_alpha=lora_alpha,
             lora_use_rslora=use_rslora,
@@ -210,7 +219,21 @@ class TeamConfig(PPOConfig):
 
     def team_spec(self) -> TeamSpec:
         """The team of the configured environment. Builds no simulation."""
-        return environment_class(self.env).team_spec(**self.env_config)
+        spec = environment_class(self.env).team_spec(**self.env_config)
+        return with_roles(spec, self._num_own_roles()) if self._roles_by_function() else spec
+
+    def make_team_env(self) -> VectorTeamEnv:
+        """The environments of one env runner."""
+        env = make_environment(self.env, self.num_envs_per_env_runner, dict(self.env_config))
+        return KeyedTeam(env, self.sharing_adapter_key, self._num_own_roles()) if self._roles_by_function() else env
+
+    def _roles_by_function(self) -> bool:
+        return self.sharing_method == "lora" and callable(self.sharing_adapter_key)
+
+    def _num_own_roles(self) -> int:
+        if self.sharing_num_adapters is None:
+            raise ValueError("adapter_key is a function: set num_adapters to the number of adapters it chooses from.")
+        return self.sharing_num_adapters
 
     def phase_schedule(self) -> PhaseSchedule:
         return PhaseSchedule(
@@ -223,7 +246,9 @@ class TeamConfig(PPOConfig):
     def policy_config(self) -> PolicyConfig:
         """Everything the policy is built from."""
         spec = self.team_spec()
-        options = {"keyed_by": self.sharing_keyed_by} if self.sharing_method == "lora" else {}
+        key = "role" if self._roles_by_function() else self.sharing_adapter_key
+        lora_only = {"adapter_key": key, "num_adapters": self.sharing_num_adapters}
+        options = lora_only if self.sharing_method == "lora" else {}
         owners = owners_of(self.sharing_method, spec, **options)
         lora = LoRAConfig(
             r=self.lora_r,
@@ -302,6 +327,9 @@ class TeamConfig(PPOConfig):
         super().validate()
         if self.env is None:
             raise ValueError('no environment is set. Call .environment("mamujoco", env_config={...}).')
+        n = self.sharing_num_adapters
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise ValueError(f"num_adapters={n!r} must be a number of adapters of at least 1, or None.")
         self.policy_config()
         self.phase_schedule()
         if self.adapter_lr_scale is not None and not self.adapter_lr_scale > 0:

@@ -18,7 +18,6 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
 from lorasa_rllib.envs.base import TeamEnvError, VectorTeamEnv
-from lorasa_rllib.envs.registry import make_environment
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.merged import MergedActor, MergedCritic
@@ -67,7 +66,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if self.env is not None:
             self.env.close()
         self.num_envs = self.config.num_envs_per_env_runner
-        self.env = make_environment(self.config.env, self.num_envs, dict(self.config.env_config))
+        self.env = self.config.make_team_env()
         memory = Memory(self.config.policy_config(), self.num_envs, self.config.chunk_length)
         # Environments made anew go on with another stream: the same one could fail in the same step.
         seed = None if self._seed is None else self._seed + REMADE * self._remade

@@ -71,7 +71,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
         step = self.team.reset(seed) if begun is None else begun
         self._next = None
         self._present, self._gone = step.active[0].copy(), np.zeros(len(self.agents), bool)
-        self._roles = None if step.roles is None else step.roles[0].copy()
+        self._note_roles(step)
         return self._rows(self._present, step.obs[0], step.state[0], step.masks), {}
 
     def step(self, action_dict: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
@@ -85,6 +85,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
             self._next = step
             last = self._rows(acted, step.final_obs[0], step.final_state[0], None)
             return last, rewards, {"__all__": bool(step.terminated[0])}, {"__all__": bool(step.truncated[0])}, {}
+        self._note_roles(step)  # last observations keep the roles before
         died = acted & ~step.active[0]
         self._gone = self._gone | died
         self._present = step.active[0] & ~self._gone
@@ -99,6 +100,9 @@ class TeamMultiAgentEnv(MultiAgentEnv):
 
     def close(self) -> None:
         self.team.close()
+
+    def _note_roles(self, step: TeamStep) -> None:
+        self._roles = None if step.roles is None else step.roles[0].copy()
 
     def _rewards(self, rewards: np.ndarray, acted: np.ndarray) -> dict[str, float]:
         who = np.flatnonzero(acted)
@@ -135,7 +139,7 @@ def shared_policy_spec(
     """Spec of the module that all agents of a team share, for `.rl_module(rl_module_spec=...)`.
 
     env, env_config: the environment, as for `TeamMultiAgentEnv`; nothing is simulated.
-    sharing, options: sharing method and its settings (`r`, `lora_alpha`, `keyed_by` ...), as `TeamConfig.sharing`
+    sharing, options: sharing method and its settings (`r`, `lora_alpha`, `adapter_key` ...), as `TeamConfig.sharing`
         takes them; not those that say how to train.
     network, critic_input: as `TeamConfig.network` and `TeamConfig.training`.
     phase: what trains, the rest is frozen. None: backbone and adapters, "joint". With one learner a run may change it,
@@ -148,6 +152,8 @@ def shared_policy_spec(
         raise ValueError(
             f"{', '.join(ignored)}: RLlib's algorithms do not know it; choose a phase, or use MAPPOConfig."
         )
+    if callable(options.get("adapter_key")):
+        raise ValueError("adapter_key as a function needs this package's env runners; use MAPPOConfig, or 'role'.")
     config = TeamConfig().environment(env, env_config=dict(env_config or {}))
     config = config.sharing(sharing, **options).network(**(network or {})).training(critic_input=critic_input)
     policy = config.policy_config()

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-METHODS = {"ps": ("ps", "two_phase"), "lora": ("lora", "two_phase"), "lora-joint": ("lora", "joint")}
-"""Name of a method in tables and figures -> sharing method and schedule."""
+from lorasa_rllib.nn.network import PRESETS
+from lorasa_rllib.studies.suites import SUITES
+
+FEED_FORWARD = "feedforward"
+METHODS = {
+    "ps": ("ps", "two_phase", "agent"),
+    "lora": ("lora", "two_phase", "agent"),
+    "lora-joint": ("lora", "joint", "agent"),
+    "lora-role": ("lora", "two_phase", "role"),
+    "lora-role-joint": ("lora", "joint", "role"),
+}
+"""Name of a method in tables and figures -> sharing method, schedule and whose adapters."""
 
 
 @dataclass(frozen=True)
 class StudyOptions:
     """What to train, for how long, and where. See `parser` for the meaning of each option."""
 
+    suite: str
     algorithm: str
     scenarios: tuple[str, ...]
     methods: tuple[str, ...]
@@ -23,6 +35,8 @@ class StudyOptions:
     phase_switch: int | float | None
     obs: str | None
     agent_obsk: int | None
+    state: str | None
+    network: str | None
     id_features: str
     r: int
     lora_alpha: float | None
@@ -42,20 +56,31 @@ class StudyOptions:
     smoke: bool
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The command line of a study."""
+def parser(description: str, name: str = "mamujoco") -> argparse.ArgumentParser:
+    """The command line of a study on a suite."""
+    suite = SUITES[name]
+    keys = [key for key, (_, _, adapters) in METHODS.items() if suite.roles or adapters == "agent"]
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    p.add_argument("--scenario", nargs="+", default=["HalfCheetah-2x3"], help="<scenario>-<factorisation>, one or more")
+    p.add_argument(
+        f"--{suite.option}", nargs="+", default=[suite.default], dest="scenario", help=f"{suite.form}; one or more"
+    )
     p.add_argument("--algorithm", choices=["mappo", "a2po"], default="mappo", help="how policies are updated")
-    p.add_argument("--methods", nargs="+", choices=list(METHODS), help="methods to compare; overrides --sharing")
+    p.add_argument("--methods", nargs="+", choices=keys, help="methods to compare; overrides --sharing")
     p.add_argument("--sharing", choices=["ps", "lora"], default="lora", help="one sharing method")
     p.add_argument("--schedule", choices=["two_phase", "joint"], default="two_phase", help="schedule of --sharing lora")
     p.add_argument("--seeds", default="1", help="how many seeds, or a list such as 1,4,5")
     p.add_argument("--total-env-steps", type=int, default=10_000_000, help="environment steps of every trial")
     switch = "steps (12000) or share (0.3) until the adapter phase; default: the published step if possible, else 0.3"
     p.add_argument("--phase-switch", help=switch)
-    p.add_argument("--obs", choices=["local", "global"], help="what agents observe; default: the scenario's preset")
-    p.add_argument("--obsk", type=int, help="joints away that local observations reach; default: the preset")
+    if suite.roles:
+        whose = "adapters of agents or of their roles (unit types), for --sharing lora"
+        p.add_argument("--adapter-key", choices=["agent", "role"], default="agent", help=whose)
+        sees = "what the critic sees; default: the preset"
+        p.add_argument("--state", choices=["global", "agent", "pruned"], help=sees)
+    else:
+        p.add_argument("--obs", choices=["local", "global"], help="what agents observe; default: the scenario's preset")
+        p.add_argument("--obsk", type=int, help="joints away that local observations reach; default: the preset")
+    p.add_argument("--network", choices=[FEED_FORWARD, *PRESETS], help="actor and critic; default: the preset")
     p.add_argument(
         "--id-features", choices=["auto", "one_hot", "none"], default="auto", help="whether policies know ids"
     )
@@ -84,26 +109,30 @@ def parser(description: str) -> argparse.ArgumentParser:
     return p
 
 
-def read_options(arguments: Sequence[str] | None, description: str) -> StudyOptions:
+def read_options(arguments: Sequence[str] | None, description: str, suite: str = "mamujoco") -> StudyOptions:
     """Parses and checks. Raises SystemExit with one message that names the option."""
-    p = parser(description)
+    p = parser(description, suite)
     a = p.parse_args(arguments)
-    methods = tuple(a.methods or ["ps" if a.sharing == "ps" else {"two_phase": "lora"}.get(a.schedule, "lora-joint")])
+    methods = tuple(a.methods or [_method(a.sharing, a.schedule, getattr(a, "adapter_key", "agent"))])
     for name in ("total_env_steps", "r"):
         if getattr(a, name) < 1:
             p.error(f"--{name.replace('_', '-')}={getattr(a, name)} must be at least 1")
+    which = SUITES[suite]
     for scenario in a.scenario:
-        if "-" not in scenario:
-            p.error(f"--scenario={scenario} must be <scenario>-<factorisation>, for example HalfCheetah-2x3")
+        if not re.fullmatch(which.pattern, scenario):
+            p.error(f"--{which.option}={scenario} must be {which.form}, for example {which.default}")
     options = StudyOptions(
+        suite=suite,
         algorithm=a.algorithm,
         scenarios=tuple(dict.fromkeys(a.scenario)),
         methods=tuple(dict.fromkeys(methods)),
         seeds=_seeds(p, a.seeds),
         total_env_steps=a.total_env_steps,
         phase_switch=_switch(p, a.phase_switch, a.total_env_steps),
-        obs=a.obs,
-        agent_obsk=a.obsk,
+        obs=getattr(a, "obs", None),
+        agent_obsk=getattr(a, "obsk", None),
+        state=getattr(a, "state", None),
+        network=a.network,
         id_features=a.id_features,
         r=a.r,
         lora_alpha=a.lora_alpha,
@@ -117,7 +146,7 @@ def read_options(arguments: Sequence[str] | None, description: str) -> StudyOpti
         evaluation_interval=a.evaluation_interval,
         max_concurrent=a.max_concurrent,
         storage_path=a.storage_path if "://" in a.storage_path else str(Path(a.storage_path).expanduser().resolve()),
-        name=a.name or "_".join([a.algorithm, *a.scenario, *methods]).replace("|", "-"),
+        name=a.name or "_".join([suite, a.algorithm, *a.scenario, *methods]).replace("|", "-"),
         address=a.address,
         resume=a.resume,
         smoke=a.smoke,
@@ -137,6 +166,13 @@ def smoke(options: StudyOptions) -> StudyOptions:
         evaluation_interval=3,
         name=name,
     )
+
+
+def _method(sharing: str, schedule: str, adapter_key: str) -> str:
+    """The method that --sharing, --schedule and --adapter-key describe."""
+    if sharing == "ps":
+        return "ps"
+    return next(name for name, what in METHODS.items() if what == (sharing, schedule, adapter_key))
 
 
 def _seeds(p: argparse.ArgumentParser, text: str) -> tuple[int, ...]:

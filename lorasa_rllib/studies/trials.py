@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
 from lorasa_rllib.rllib.a2po import A2POConfig
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.mappo import MAPPOConfig
-from lorasa_rllib.studies.options import METHODS, StudyOptions
+from lorasa_rllib.studies.options import FEED_FORWARD, METHODS, StudyOptions
 from lorasa_rllib.studies.presets import preset_of
+from lorasa_rllib.studies.suites import SUITES
 
 EVALUATIONS = 25
 """Greedy evaluations of a run, unless the options say otherwise."""
 
-SMOKE_BATCH, SMOKE_EPISODE = 200, 40
+SMOKE_BATCH = 200
 DEFAULT_SHARE = 0.3
 """Share of the budget that the backbone trains, where no switch step is published or given."""
 
@@ -37,8 +36,8 @@ def trials(options: StudyOptions) -> dict[TrialName, TeamConfig]:
     """Validated config of every trial. Raises ValueError with what is wrong before anything starts."""
     named = {}
     for scenario in options.scenarios:
-        env_config = env_config_of(options, scenario)
-        obs = f"local k={env_config['agent_obsk']}" if env_config["obs"] == "local" else "global"
+        suite = SUITES[options.suite]
+        obs = suite.observed(suite.environment(options, scenario)[1])
         for method in options.methods:
             for seed in options.seeds:
                 config = config_of(options, scenario, method, seed)
@@ -49,8 +48,8 @@ def trials(options: StudyOptions) -> dict[TrialName, TeamConfig]:
 
 def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> TeamConfig:
     """The scenario's preset under one method."""
-    preset = preset_of(scenario)
-    sharing, schedule = METHODS[method]
+    suite, preset = SUITES[options.suite], preset_of(options.suite, scenario)
+    sharing, schedule, adapter_key = METHODS[method]
     learners, runners = max(1, options.num_learners), max(1, options.num_env_runners)
     envs = options.num_envs or max(1, preset.num_envs // runners)
     batch = SMOKE_BATCH if options.smoke else preset.train_batch_size
@@ -58,12 +57,20 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
     iterations = -(-options.total_env_steps // batch)
     config = MAPPOConfig() if options.algorithm == "mappo" else A2POConfig()
     if isinstance(config, A2POConfig):
-        config.training(off_policy_correction=preset.correction)
+        config.training(
+            off_policy_correction=preset.correction,
+            update_loop=preset.update_loop,
+            two_stage_critic=preset.two_stage,
+        )
+    env, env_config = suite.environment(options, scenario)
+    network = options.network or preset.network
+    episodes = 2 if options.smoke else suite.episodes
     return (
-        config.environment("mamujoco", env_config=env_config_of(options, scenario))
+        config.environment(env, env_config=env_config)
         .sharing(
             sharing,
             schedule=schedule,
+            adapter_key=adapter_key,
             r=options.r,
             lora_alpha=options.r if options.lora_alpha is None else options.lora_alpha,
             init_lora_weights=options.init_lora_weights,
@@ -71,7 +78,7 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
             total_env_steps=options.total_env_steps,
             phase_switch=switch_of(options, scenario),
         )
-        .network(id_features=options.id_features)
+        .network(None if network == FEED_FORWARD else network, id_features=options.id_features)
         .training(
             lr=preset.lr,
             gamma=preset.gamma,
@@ -88,31 +95,23 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
         .learners(num_learners=options.num_learners, num_gpus_per_learner=options.num_gpus_per_learner)
         .evaluation(
             evaluation_interval=options.evaluation_interval or max(1, iterations // EVALUATIONS),
-            evaluation_duration=2 if options.smoke else 10,
-            evaluation_config={"num_envs_per_env_runner": 2 if options.smoke else 10},
+            evaluation_duration=episodes,
+            evaluation_config={"num_envs_per_env_runner": evaluation_envs(options, envs, episodes)},
         )
         .debugging(seed=seed, log_level="ERROR")
     )
 
 
-def env_config_of(options: StudyOptions, scenario: str) -> dict[str, Any]:
-    """What the environment is told."""
-    preset = preset_of(scenario)
-    task, _, factorisation = scenario.partition("-")
-    env_config: dict[str, Any] = {
-        "scenario": task,
-        "agent_conf": factorisation,
-        "obs": options.obs or preset.obs,
-        "agent_obsk": preset.agent_obsk if options.agent_obsk is None else options.agent_obsk,
-    }
-    return env_config | ({"max_episode_steps": SMOKE_EPISODE} if options.smoke else {})
+def evaluation_envs(options: StudyOptions, envs: int, episodes: int) -> int:
+    """Environments of an evaluation. SMAX compiles for their number, games of StarCraft take a process each."""
+    return episodes if options.suite == "mamujoco" else min(envs, episodes) if options.suite == "smac" else envs
 
 
 def switch_of(options: StudyOptions, scenario: str) -> int | float:
     """Where the adapter phase begins: as told, else as published if that is within the budget, else a share of it."""
     if options.phase_switch is not None:
         return options.phase_switch
-    published = preset_of(scenario).switch
+    published = preset_of(options.suite, scenario).switch
     if published is not None and published < options.total_env_steps:
         return published
     return DEFAULT_SHARE

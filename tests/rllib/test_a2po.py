@@ -17,7 +17,7 @@ CASES = {
     "epoch loop": ("synthetic", None, {}, {"update_loop": "epoch", "two_stage_critic": False}),
     "pairs": ("synthetic", None, {}, {"agents_per_step": 2, "agent_order": "reverse_greedy", "others_clip": None}),
     "published": ("synthetic", None, {}, {"reference": True, "off_policy_correction": "capped_product"}),
-    "roles": ("synthetic", DISCRETE, {"keyed_by": "role"}, {}),
+    "roles": ("synthetic", DISCRETE, {"adapter_key": "role"}, {}),
     "one value for the team": ("synthetic", None, {}, {"critic_input": "state"}),
     "HalfCheetah": ("mamujoco", {"scenario": "HalfCheetah", "agent_conf": "6x1", "max_episode_steps": 11}, {}, {}),
     "leavers": ("pettingzoo", {"env": games.Leavers}, {}, {}),

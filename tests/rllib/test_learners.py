@@ -14,7 +14,7 @@ ENVIRONMENTS = {
     "continuous": ({"num_agents": 3, "unequal": True, "episode_length": 9, "termination": 0.05}, {}),
     "masks, deaths and roles": (
         {"num_agents": 3, "discrete": True, "deaths": 0.1, "num_roles": 2, "episode_length": 9, "shared_reward": False},
-        {"keyed_by": "role"},
+        {"adapter_key": "role"},
     ),
 }
 NETWORKS = {"feed-forward": {}, "published": {"preset": "published", "hidden_size": 16}}

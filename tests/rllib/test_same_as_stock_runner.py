@@ -29,7 +29,7 @@ ENVIRONMENTS = {  # (environment, its settings, settings of sharing, how its epi
     "continuous": ("synthetic", UNEQUAL, {}, {"terminated", "truncated"}),
     "discrete, deaths": ("synthetic", DISCRETE | {"deaths": 0.1}, {}, {"terminated", "truncated"}),
     "own rewards": ("synthetic", DISCRETE | {"shared_reward": False}, {}, {"terminated", "truncated"}),
-    "by role": ("synthetic", DISCRETE | {"num_roles": 2}, {"keyed_by": "role"}, {"terminated", "truncated"}),
+    "by role": ("synthetic", DISCRETE | {"num_roles": 2}, {"adapter_key": "role"}, {"terminated", "truncated"}),
     "HalfCheetah": ("mamujoco", {"agent_conf": "6x1", "max_episode_steps": 7}, {}, {"truncated"}),
     "Hopper": ("mamujoco", {"scenario": "Hopper", "agent_conf": "3x1", "max_episode_steps": 60}, {}, {"terminated"}),
     "spread": ("pettingzoo", SPREAD, {}, {"truncated"}),

@@ -50,7 +50,7 @@ def test_log_probs_and_values_on_the_learner_equal_those_of_two_runners_in_every
     small_config, env, phase, network
 ):
     name, env_config = ENVIRONMENTS[env]
-    by_role = {"keyed_by": "role"} if "num_roles" in env_config else {}
+    by_role = {"adapter_key": "role"} if "num_roles" in env_config else {}
     config = small_config(name, env_config, **by_role).network(**NETWORKS[network])
     config = config.env_runners(num_env_runners=2, num_envs_per_env_runner=3)
     config = config.training(train_batch_size_per_learner=6 * 20, chunk_length=5)

@@ -69,7 +69,7 @@ BAD_SETTINGS = {
     ),
     "batch is no whole number of steps": (lambda c: c.training(train_batch_size_per_learner=65), "65"),
     "minibatch larger than the batch": (lambda c: c.training(minibatch_size=65), "minibatch_size"),
-    "role without roles": (lambda c: c.sharing(keyed_by="role"), "roles"),
+    "role without roles": (lambda c: c.sharing(adapter_key="role"), "roles"),
     "KL loss": (lambda c: c.training(use_kl_loss=True), "use_kl_loss"),
     "other policies": (lambda c: c.multi_agent(policies={"a", "b"}), "policies"),
     "foreign module": (lambda c: c.rl_module(rl_module_spec=RLModuleSpec()), "rl_module_spec"),

@@ -25,7 +25,7 @@ TEAMS = {
     "continuous": (CONTINUOUS, {}),
     "discrete with masks and deaths": (DISCRETE, {}),
     "own rewards": (DISCRETE | {"shared_reward": False}, {}),
-    "adapters by role": (DISCRETE | {"num_roles": 2}, {"keyed_by": "role"}),
+    "adapters by role": (DISCRETE | {"num_roles": 2}, {"adapter_key": "role"}),
     "plain shared policy": (CONTINUOUS, {"sharing": "ps"}),
 }
 
@@ -127,7 +127,9 @@ ROLES = DISCRETE | {"num_roles": 2}
 
 
 @pytest.mark.parametrize("phase", ["backbone", "joint"])
-@pytest.mark.parametrize(("env_config", "options"), [(CONTINUOUS, {}), (DISCRETE, {}), (ROLES, {"keyed_by": "role"})])
+@pytest.mark.parametrize(
+    ("env_config", "options"), [(CONTINUOUS, {}), (DISCRETE, {}), (ROLES, {"adapter_key": "role"})]
+)
 def test_shuffled_rows_give_shuffled_outputs(env_config, options, phase):
     module = shared_policy_spec("synthetic", env_config, r=2, phase=phase, **options).build()
     randomise(module.policy)

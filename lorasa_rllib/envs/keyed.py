@@ -1,0 +1,64 @@
+"""Roles from a function: an environment whose agents' roles follow from what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
+from lorasa_rllib.spec import TeamSpec
+
+RoleKey = Callable[[TeamStep], Any]
+"""From what E environments show (`obs` [E, N, o], `roles`, `active`, ...) to whole numbers [E, N]: everyone's role."""
+
+
+class KeyedTeam(VectorTeamEnv):
+    """`env` with the roles that `key` gives its agents, at every reset and step; -1 stands for none.
+
+    Raises TeamEnvError for answers of another shape, or that are not whole numbers below num_roles.
+    """
+
+    def __init__(self, env: VectorTeamEnv, key: RoleKey, num_roles: int):
+        self.env, self._key = env, key
+        self.spec, self.num_envs = with_roles(env.spec, num_roles), env.num_envs
+
+    @classmethod
+    def team_spec(cls, *args: Any, **env_config: Any) -> TeamSpec:
+        raise NotImplementedError("the team of a keyed environment is that of the environment inside, see with_roles.")
+
+    def reset(self, seed: int | None = None) -> TeamStep:
+        return self._with_roles(self.env.reset(seed))
+
+    def step(self, actions: np.ndarray) -> TeamStep:
+        return self._with_roles(self.env.step(actions))
+
+    def get_state(self) -> Mapping[str, Any] | None:
+        return self.env.get_state()
+
+    def render(self) -> np.ndarray:
+        return self.env.render()
+
+    def close(self) -> None:
+        self.env.close()
+
+    def _with_roles(self, step: TeamStep) -> TeamStep:
+        roles, shape = np.asarray(self._key(step)), step.active.shape
+        if roles.shape != shape or roles.dtype.kind not in "biu":
+            raise TeamEnvError(
+                f"the function given as adapter_key answered {roles.dtype} {list(roles.shape)}; it must give a whole "
+                f"number for each of {shape[1]} agents in {shape[0]} environments, {list(shape)}."
+            )
+        if roles.max() >= self.spec.num_roles:
+            raise TeamEnvError(
+                f"the function given as adapter_key answered {roles.max()}, but num_adapters={self.spec.num_roles}; "
+                "raise num_adapters, or answer -1 for agents without an adapter."
+            )
+        return replace(step, roles=roles.astype(np.int64))
+
+
+def with_roles(spec: TeamSpec, num_roles: int) -> TeamSpec:
+    """The same team, its agents with one of `num_roles` roles."""
+    return replace(spec, num_roles=num_roles)

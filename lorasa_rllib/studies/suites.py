@@ -1,0 +1,85 @@
+"""Suites: families of tasks, one Tune script each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lorasa_rllib.studies.presets import preset_of
+
+if TYPE_CHECKING:
+    from lorasa_rllib.studies.options import StudyOptions
+
+SMOKE_EPISODE = 40
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What differs between the scripts.
+
+    option:      name of the option that chooses scenarios; form: what its values look like; default: the first choice.
+    environment: (options, scenario) -> registered name and `env_config`.
+    observed:    (env_config) -> what agents observe, for tables.
+    episodes:    of each greedy evaluation.
+    title:       of figures: the package that the environments come from.
+    roles:       whether adapters may be keyed by role.
+    """
+
+    option: str
+    form: str
+    default: str
+    environment: Callable[[StudyOptions, str], tuple[str, dict[str, Any]]]
+    observed: Callable[[dict[str, Any]], str]
+    episodes: int
+    title: str
+    roles: bool = False
+    pattern: str = ".+"
+
+
+def _mamujoco(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
+    preset = preset_of("mamujoco", scenario)
+    task, _, factorisation = scenario.partition("-")
+    env_config: dict[str, Any] = {
+        "scenario": task,
+        "agent_conf": factorisation,
+        "obs": options.obs or preset.obs,
+        "agent_obsk": preset.agent_obsk if options.agent_obsk is None else options.agent_obsk,
+    }
+    return "mamujoco", env_config | ({"max_episode_steps": SMOKE_EPISODE} if options.smoke else {})
+
+
+def _joints(env_config: dict[str, Any]) -> str:
+    return f"local k={env_config['agent_obsk']}" if env_config["obs"] == "local" else "global"
+
+
+def _battle(suite: str) -> Callable[[StudyOptions, str], tuple[str, dict[str, Any]]]:
+    def environment(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
+        env_config: dict[str, Any] = {
+            "map_name": scenario,
+            "state": options.state or preset_of(suite, scenario).state,
+        }
+        if options.smoke:
+            env_config["max_episode_steps"] = SMOKE_EPISODE
+        second = suite == "smac" and re.fullmatch(r"(terran|protoss|zerg)_\d+_vs_\d+", scenario)
+        return ("smacv2" if second else suite), env_config
+
+    return environment
+
+
+def _units(env_config: dict[str, Any]) -> str:
+    return "local"
+
+
+SUITES = {
+    "mamujoco": Suite(
+        "scenario", "<scenario>-<factorisation>", "HalfCheetah-2x3", _mamujoco, _joints, 10,
+        "gymnasium-robotics mamujoco_v1", pattern=".+-.+",
+    ),
+    "smax": Suite("map", "a map of SMAX", "3s5z", _battle("smax"), _units, 32, "SMAX (jaxmarl)", roles=True),
+    "smac": Suite(
+        "map", "a map of SMAC, or <race>_<n>_vs_<m> of SMACv2", "3s5z", _battle("smac"), _units, 32,
+        "SMAC (StarCraft II)", roles=True,
+    ),
+}  # fmt: skip
