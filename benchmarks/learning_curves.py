@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("curves", type=Path, nargs="+", help="curves.csv of the study, or of its parts")
     parser.add_argument("--without-ids", type=Path, help="curves.csv of the study with --id-features none")
     parser.add_argument("--scenario", default="HalfCheetah-2x3")
+    parser.add_argument("--title", default="gymnasium-robotics mamujoco_v1", help="of the figure: the environments")
     parser.add_argument("--folder", type=Path, default=Path("results/learning"), help="for figure, table and curves")
     options = parser.parse_args()
     ours = pd.concat([pd.read_csv(path) for path in options.curves])
@@ -59,7 +60,7 @@ def main() -> None:
     curves = pd.concat(studies, ignore_index=True)
     write_csv(curves, options.folder / "curves.csv")
     write_csv(summary(curves), options.folder / "table.csv")
-    draw_curves(curves, options.folder / "learning_curves.png")
+    draw_curves(curves, options.folder / "learning_curves.png", options.title)
     Console(width=150).print(rich_table(summary(curves)))
 
 

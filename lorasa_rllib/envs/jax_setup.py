@@ -7,6 +7,7 @@ import io
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,13 @@ def import_jax() -> Any:
 
             if ours:
                 jax.config.update("jax_cpu_enable_async_dispatch", False)
-                if jax.config.jax_compilation_cache_dir is None:
+                if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
                     jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
                     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
                 jax.devices()
             import jaxmarl.environments.smax  # noqa: F401
+        # Whoever starts a program forks for a moment; only a child that went on in Python could be harmed.
+        warnings.filterwarnings("ignore", "os.fork\\(\\) was called", RuntimeWarning)
     except ModuleNotFoundError as error:
         raise ImportError(
             f'environment "smax" needs the package {error.name}, which is not installed. '
@@ -64,9 +67,10 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """jaxmarl prints when it is loaded, and one of its modules sets `sys.stdout` and `sys.stderr` to the originals."""
-    original, sys.__stdout__ = sys.__stdout__, io.StringIO()  # type: ignore[misc]
+    nowhere: Any = io.StringIO()
+    original, sys.__stdout__ = sys.__stdout__, nowhere  # type: ignore[misc]
     try:
-        with contextlib.redirect_stdout(sys.__stdout__), contextlib.redirect_stderr(sys.stderr):  # type: ignore[type-var]
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(sys.stderr):
             yield
     finally:
         sys.__stdout__ = original  # type: ignore[misc]

@@ -19,6 +19,8 @@ COLUMNS = [
     "env_steps",
     "episode_return",
     "evaluation_return",
+    "win_rate",
+    "evaluation_win_rate",
     "phase",
     "episodes",
     "seconds",
@@ -26,8 +28,8 @@ COLUMNS = [
 
 
 def row_of(run: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    """One iteration's result as a row of `COLUMNS`; `run` gives the first five. evaluation_return is None in iterations
-    without evaluation."""
+    """One iteration's result as a row of `COLUMNS`; `run` gives the first five. Evaluations are None in iterations
+    without one, win rates where episodes cannot be won."""
     evaluation = result.get("evaluation", {}).get("env_runners", {})
     runners = result["env_runners"]
     return {
@@ -35,6 +37,8 @@ def row_of(run: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
         "env_steps": int(result["num_env_steps_sampled_lifetime"]),
         "episode_return": runners["episode_return_mean"],
         "evaluation_return": evaluation.get("episode_return_mean"),
+        "win_rate": runners.get("win_rate"),
+        "evaluation_win_rate": evaluation.get("win_rate"),
         "phase": result["phase"],
         "episodes": int(runners["num_episodes_lifetime"]),
         "seconds": result["time_total_s"],
@@ -53,8 +57,13 @@ def read_trial(results: Iterable[str], run: Mapping[str, Any]) -> pd.DataFrame:
     frame = pd.DataFrame([rows[iteration] for iteration in sorted(rows)], columns=COLUMNS)
     # RLlib repeats the last evaluation in iterations without one.
     repeated = frame["evaluation_return"].eq(frame["evaluation_return"].shift())
-    frame.loc[repeated, "evaluation_return"] = None
+    frame.loc[repeated, ["evaluation_return", "evaluation_win_rate"]] = None
     return frame[frame["episodes"] > 0].reset_index(drop=True)
+
+
+def has_wins(curves: pd.DataFrame) -> bool:
+    """Whether the study is one of battles: its measure is the rate of those won."""
+    return "evaluation_win_rate" in curves and bool(curves["evaluation_win_rate"].notna().any())
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:

@@ -9,29 +9,41 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lorasa_rllib.studies.curves import has_wins
+
 LABELS = {
     "ps": "PS (one shared policy)",
     "lora": "LoRASA, two phases",
     "lora-joint": "LoRASA, joint",
+    "lora-role": "LoRASA by role, two phases",
+    "lora-role-joint": "LoRASA by role, joint",
     "stock": "RLlib stock PPO",
 }
 ALGORITHMS = {"mappo": ("MAPPO", "-"), "a2po": ("A2PO", "--"), "ppo": ("", "-")}
 """Name and line style of each."""
 
-COLOURS = {"ps": "#4477aa", "lora": "#ee6677", "lora-joint": "#228833", "stock": "#888888"}
-EPISODES = "gymnasium-robotics mamujoco_v1"
+COLOURS = {
+    "ps": "#4477aa",
+    "lora": "#ee6677",
+    "lora-joint": "#228833",
+    "lora-role": "#aa3377",
+    "lora-role-joint": "#ccbb44",
+    "stock": "#888888",
+}
 
 
-def draw_curves(curves: pd.DataFrame, path: Path, title: str = EPISODES) -> None:
+def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
     """One panel per scenario: mean over seeds as a line, lowest to highest seed as a band, phase switch dotted.
 
-    Colours tell methods, line styles algorithms.
+    Colours tell methods, line styles algorithms. Battles: the win rate of greedy evaluations, else the return while
+    training.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    wins = has_wins(curves)
     scenarios = list(dict.fromkeys(curves["scenario"]))
     figure, panels = pyplot.subplots(
         1, len(scenarios), figsize=(1.5 + 5.5 * len(scenarios), 4.2), squeeze=False, layout="constrained"
@@ -43,12 +55,17 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str = EPISODES) -> None
             name, style = ALGORITHMS.get(algorithm, (algorithm, "-"))
             label = LABELS.get(method, method)
             label = f"{name}, {label}" if len(algorithms) > 1 and name else label
-            _draw_method(panel, runs, label, COLOURS.get(method), style)
+            _draw_method(
+                panel, runs, "evaluation_win_rate" if wins else "episode_return", label, COLOURS.get(method), style
+            )
         panel.set_title(scenario)
         panel.set_xlabel("environment steps (millions)")
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0][0].set_ylabel("team return of an episode")
+        if wins:
+            panel.set_ylim(-0.02, 1.02)
+            panel.yaxis.set_major_formatter("{x:.0%}")
+    panels[0][0].set_ylabel("greedy battles won" if wins else "team return of an episode")
     panels[0][0].legend(frameon=False, loc="upper left")
     seeds = curves.groupby(["scenario", "algorithm", "method"])["seed"].nunique()
     many = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
@@ -61,10 +78,13 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str = EPISODES) -> None
     pyplot.close(figure)
 
 
-def _draw_method(panel: Any, runs: pd.DataFrame, label: str, colour: str | None, style: str) -> None:
-    by_seed = [run.sort_values("env_steps") for _, run in runs.groupby("seed")]
+def _draw_method(panel: Any, runs: pd.DataFrame, measure: str, label: str, colour: str | None, style: str) -> None:
+    by_seed = [run.dropna(subset=measure).sort_values("env_steps") for _, run in runs.groupby("seed")]
+    by_seed = [run for run in by_seed if len(run)]
+    if not by_seed:
+        return
     grid = np.linspace(max(r["env_steps"].min() for r in by_seed), min(r["env_steps"].max() for r in by_seed), 200)
-    values = np.stack([np.interp(grid, r["env_steps"], r["episode_return"]) for r in by_seed])
+    values = np.stack([np.interp(grid, r["env_steps"], r[measure]) for r in by_seed])
     (line,) = panel.plot(grid / 1e6, values.mean(0), style, label=label, color=colour, linewidth=1.8)
     if len(by_seed) > 1:
         panel.fill_between(grid / 1e6, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)

@@ -60,7 +60,8 @@ class Progress(Callback):
         steps, runners = int(result["num_env_steps_sampled_lifetime"]), result["env_runners"]
         speed = result["env_runners"].get("num_env_steps_sampled", 0) / max(result["time_this_iter_s"], 1e-9)
         left = max(0, self._total - steps) / max(speed, 1e-9)
-        value = f"return {runners['episode_return_mean']:8,.1f}"
+        won = runners.get("win_rate")
+        value = f"return {runners['episode_return_mean']:8,.1f}" if won is None else f"won {won:.0%} of battles"
         if not runners["num_episodes_lifetime"]:
             value = "no episode has ended yet"
         return (

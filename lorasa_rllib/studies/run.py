@@ -20,6 +20,7 @@ from lorasa_rllib.studies.curves import read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.options import StudyOptions
 from lorasa_rllib.studies.progress import Progress
+from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import rich_table, summary
 from lorasa_rllib.studies.termination import SaveOnTermination, exit_status
 from lorasa_rllib.studies.trials import trials
@@ -55,7 +56,7 @@ def run(options: StudyOptions) -> pd.DataFrame:
         [read_trial(_lines_of(named[str(name)]), asdict(name)) for name in configs if str(name) in named],
         ignore_index=True,
     )
-    report(console, curves, folder, {name: r.checkpoint for name, r in named.items()}, options.algorithm)
+    report(console, curves, folder, {name: r.checkpoint for name, r in named.items()}, options)
     return curves
 
 
@@ -65,7 +66,7 @@ def _lines_of(result: Any) -> list[str]:
 
 
 def report(
-    console: Console, curves: pd.DataFrame, folder: str, checkpoints: dict[str, Any], algorithm: str = "mappo"
+    console: Console, curves: pd.DataFrame, folder: str, checkpoints: dict[str, Any], options: StudyOptions
 ) -> None:
     """Writes curves.csv, table.csv and learning_curves.png into `folder`, a path or URI, and prints what a reader wants
     to know."""
@@ -74,7 +75,7 @@ def report(
         here = Path(temporary if "://" in folder else folder)
         write_csv(curves, here / "curves.csv")
         write_csv(rows, here / "table.csv")
-        draw_curves(curves, here / "learning_curves.png")
+        draw_curves(curves, here / "learning_curves.png", SUITES[options.suite].title)
         if "://" in folder:
             filesystem, path = FileSystem.from_uri(folder)
             copy_files(temporary, path, destination_filesystem=filesystem)
@@ -84,7 +85,7 @@ def report(
     for name, checkpoint in checkpoints.items():
         if checkpoint is not None:
             console.print(f"checkpoint  {name}: {checkpoint.path}", soft_wrap=True)
-    console.print(f"act or go on with a checkpoint:  lorasa_rllib.{algorithm.upper()}.from_checkpoint(path)")
+    console.print(f"act or go on with a checkpoint:  lorasa_rllib.{options.algorithm.upper()}.from_checkpoint(path)")
     console.print(f"all numbers:  tensorboard --logdir {folder}", soft_wrap=True)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from lorasa_rllib.studies.curves import has_wins
+
 LAST_SHARE = 0.1
 """A seed's final return is the mean over this last share of its steps."""
 
@@ -19,37 +21,52 @@ _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def final_returns(curves: pd.DataFrame) -> pd.DataFrame:
-    """One row per task (scenario and observations), algorithm, method and seed: what it reached, steps and minutes."""
-    rows = []
+    """One row per task (scenario and observations), algorithm, method and seed: what it reached, steps and minutes.
+
+    final: mean over the last tenth of the steps while training, greedy: the last evaluation; win rates of battles are
+    means over that last tenth both.
+    """
+    rows, wins = [], has_wins(curves)
     for (*which, seed), run in curves.groupby([*COMPARED, "seed"], sort=False):
         last = run[run["env_steps"] > (1 - LAST_SHARE) * run["env_steps"].max()]
-        evaluated = run["evaluation_return"].dropna()
-        rows.append(
-            {
-                **dict(zip(COMPARED, which, strict=True)),
-                "seed": seed,
-                "final_return": last["episode_return"].mean(),
-                "greedy_return": evaluated.iloc[-1] if len(evaluated) else math.nan,
-                "env_steps": int(run["env_steps"].max()),
-                "minutes": run["seconds"].max() / 60,
-            }
-        )
+        row = {
+            **dict(zip(COMPARED, which, strict=True)),
+            "seed": seed,
+            "final_return": last["episode_return"].mean(),
+            "greedy_return": _latest(run["evaluation_return"]),
+        }
+        if wins:
+            greedy = last["evaluation_win_rate"].mean()
+            row["final_win_rate"] = last["win_rate"].mean()
+            row["greedy_win_rate"] = _latest(run["evaluation_win_rate"]) if math.isnan(greedy) else greedy
+        rows.append(row | {"env_steps": int(run["env_steps"].max()), "minutes": run["seconds"].max() / 60})
     return pd.DataFrame(rows)
 
 
+def _latest(evaluations: pd.Series) -> float:
+    known = evaluations.dropna()
+    return known.iloc[-1] if len(known) else math.nan
+
+
 def summary(curves: pd.DataFrame) -> pd.DataFrame:
-    """One row per task, algorithm and method: mean over seeds, half width of its 95 % t-interval (one seed: NaN)."""
+    """One row per task, algorithm and method: mean over seeds, half width of its 95 % t-interval (one seed: NaN).
+
+    Interval, lowest and highest are those of the measure: the greedy win rate of battles, else the final return.
+    """
     if curves.empty:
         raise ValueError("no episode ended in this study; raise --total-env-steps beyond the length of an episode.")
-    rows = []
+    rows, wins = [], has_wins(curves)
+    measure = "greedy_win_rate" if wins else "final_return"
     for which, seeds in final_returns(curves).groupby(COMPARED, sort=False):
+        rates = {name: seeds[name].mean() for name in ("greedy_win_rate", "final_win_rate") if wins}
         rows.append(
             {
                 **dict(zip(COMPARED, which, strict=True)),
+                **rates,
                 "final_return": seeds["final_return"].mean(),
-                "interval": half_width(seeds["final_return"].to_numpy()),
-                "lowest": seeds["final_return"].min(),
-                "highest": seeds["final_return"].max(),
+                "interval": half_width(seeds[measure].to_numpy()),
+                "lowest": seeds[measure].min(),
+                "highest": seeds[measure].max(),
                 "greedy_return": seeds["greedy_return"].mean(),
                 "seeds": len(seeds),
                 "env_steps": int(seeds["env_steps"].min()),
@@ -71,18 +88,30 @@ def rich_table(rows: pd.DataFrame) -> Table:
     """The summary for a terminal."""
     few = rows["seeds"].min() < 3
     caution = "With fewer than 3 seeds, such differences may be chance: --seeds 5 tells more." if few else None
-    table = Table(title="Team return, mean over seeds (last tenth of the steps)", caption=caution)
+    wins = "greedy_win_rate" in rows
+    title = "Win rate of greedy battles" if wins else "Team return"
+    number = "{:.0%}" if wins else "{:,.0f}"
+    table = Table(title=f"{title}, mean over seeds (last tenth of the steps)", caption=caution)
     for column in COMPARED:
         table.add_column(column)
-    for column in ("final return", "95 % interval", "lowest to highest", "greedy", "seeds", "env steps", "minutes"):
+    first = ("win rate", "95 % interval", "lowest to highest", "while training", "return")
+    for column in first if wins else ("final return", "95 % interval", "lowest to highest", "greedy"):
         table.add_column(column, justify="right")
+    for column in ("seeds", "env steps", "minutes"):
+        table.add_column(column, justify="right")
+
+    def shown(value: float, form: str = number) -> str:
+        return "" if math.isnan(value) else form.format(value)
+
     for row in rows.itertuples():
+        half, some = shown(row.interval), row.seeds > 1
+        greedy = [f"{row.final_win_rate:.0%}", f"{row.final_return:.2f}"] if wins else [shown(row.greedy_return)]
         table.add_row(
             *(getattr(row, column) for column in COMPARED),
-            f"{row.final_return:,.0f}",
-            "" if math.isnan(row.interval) else f"± {row.interval:,.0f}",
-            f"{row.lowest:,.0f} to {row.highest:,.0f}" if row.seeds > 1 else "",
-            "" if math.isnan(row.greedy_return) else f"{row.greedy_return:,.0f}",
+            shown(row.greedy_win_rate if wins else row.final_return),
+            half and f"± {half}",
+            f"{shown(row.lowest)} to {shown(row.highest)}" if some else "",
+            *greedy,
             str(row.seeds),
             f"{row.env_steps:,}",
             f"{row.minutes:.1f}",

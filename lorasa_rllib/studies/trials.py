@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 from lorasa_rllib.rllib.a2po import A2POConfig
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.mappo import MAPPOConfig

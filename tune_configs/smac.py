@@ -1,0 +1,44 @@
+"""Trains teams on SMAC and SMACv2 (StarCraft II) with MAPPO or A2PO: a trial per map, method and seed.
+
+    python tune_configs/smac.py --map 3s5z --smoke
+    python tune_configs/smac.py --map terran_5_vs_5 --methods ps lora-role --seeds 3
+    python tune_configs/smac.py --map MMM2 --algorithm a2po
+    ray submit cluster/aws.yaml tune_configs/smac.py -- --map 3s5z --num-env-runners 8
+
+Needs the game and its Python packages: bash cluster/install_starcraft.sh. Ends with a table of win rates, a figure of
+the learning curves and a checkpoint per trial; --resume continues an interrupted run. Hyper-parameters:
+lorasa_rllib/studies/presets.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# One thread per process: trials, env runners and learners run side by side and would compete for the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A line per trial (lorasa_rllib.studies.progress) instead of Tune's own tables and hints.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+
+def main() -> int:
+    """Exit status: 0 done, 1 a trial failed, 2 bad options, 130 interrupted."""
+    from lorasa_rllib.studies.options import read_options
+    from lorasa_rllib.studies.run import run
+
+    options = read_options(None, (__doc__ or "").splitlines()[0], "smac")
+    try:
+        run(options)
+    except ValueError as error:
+        print(f"smac.py: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"smac.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
