@@ -146,11 +146,11 @@ def random_obs(spec: TeamSpec, *lead: int, seed: int = 0) -> Tensor:
 
 
 def random_roles(owners: Owners, *lead: int, seed: int = 0) -> Tensor | None:
-    """[*lead, N] where routing is by role."""
+    """[*lead, N] where routing is by role; -1 and the first number beyond the bank (no adapter) among them."""
     if owners.routed_by == "agent":
         return None
     shape = (*lead, len(owners.backbone_of))
-    return torch.randint(owners.num_adapters, shape, generator=seeded(seed))
+    return torch.randint(-1, owners.num_adapters + 1, shape, generator=seeded(seed))
 
 
 def random_masks(spec: TeamSpec, *lead: int, seed: int = 0) -> Tensor | None:
@@ -186,6 +186,7 @@ def row_by_row(
         k = None
         if config.owners.num_adapters:
             k = config.owners.adapter_of[agent] if roles is None else int(roles[r])
+            k = k if 0 <= k < config.owners.num_adapters else None
         rows.append(_one_row(config, actor, obs[r], agent, g, k, None if masks is None else masks[r]))
     return torch.stack(rows)
 

@@ -67,6 +67,7 @@ class VectorTeamEnv(ABC):
 
     spec: TeamSpec
     num_envs: int
+    restarts: int = 0  # simulators that failed and were started again
 
     @classmethod
     @abstractmethod

@@ -11,6 +11,8 @@ from lorasa_rllib.envs.base import VectorTeamEnv
 ENVIRONMENTS = {
     "mamujoco": "lorasa_rllib.envs.mamujoco:MAMuJoCo",
     "pettingzoo": "lorasa_rllib.envs.pettingzoo:PettingZooTeam",
+    "smac": "lorasa_rllib.envs.smac:SMACTeam",
+    "smacv2": "lorasa_rllib.envs.smacv2:SMACv2Team",
     "smax": "lorasa_rllib.envs.smax:SMAXTeam",
     "synthetic": "lorasa_rllib.envs.synthetic:SyntheticTeam",
 }

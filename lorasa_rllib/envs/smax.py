@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
+from lorasa_rllib.envs.agent_states import StateKind, check_state_kind
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.jax_setup import import_jax
 from lorasa_rllib.spec import TeamSpec
 
 logger = logging.getLogger(__name__)
 
-StateKind = Literal["global", "agent", "pruned"]
 NOT_OPTIONS = {
     "scenario": "use map_name",
     "max_steps": "use max_episode_steps",
@@ -89,8 +89,7 @@ class SMAXTeam(VectorTeamEnv):
         id_capacity: int = 0,
         **options: Any,
     ) -> TeamSpec:
-        if state not in get_args(StateKind):
-            raise ValueError(f"state={state!r} must be one of {list(get_args(StateKind))}.")
+        check_state_kind(state)
         if isinstance(max_episode_steps, bool) or not isinstance(max_episode_steps, int) or max_episode_steps < 1:
             raise ValueError(f"max_episode_steps={max_episode_steps!r} must be a number of steps of at least 1.")
         for name in sorted(set(options) & set(NOT_OPTIONS)):

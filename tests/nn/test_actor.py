@@ -12,11 +12,13 @@ from lorasa_rllib.nn import bank
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.merged import MergedActor
 from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS
 from lorasa_rllib.spec import Owners
 from tests.helpers import (
     ADAPTED,
     BY_AGENT,
     METHODS,
+    ROLES,
     gradients,
     make_policy,
     outputs,
@@ -114,14 +116,18 @@ def test_one_agent_at_a_time_equals_the_team_forward(method, path, data):
     assert_equal_values_and_gradients(policy, torch.stack(one_by_one, 2), whole)
 
 
-@pytest.mark.parametrize("method", BY_AGENT)
+@pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=8)
 @given(data=st.data())
 def test_the_merged_actor_answers_like_the_actor(method, data):
     policy = data.draw(policies(method))
-    obs, _, masks = team_inputs(policy, 3)
-    merged, expected = MergedActor(policy.actor), outputs(policy.distribution(obs, masks=masks))
-    torch.testing.assert_close(outputs(merged(obs, masks=masks)), expected, **EXACT)
+    obs, roles, masks = team_inputs(policy, 3)
+    expected = outputs(policy.distribution(obs, roles=roles, masks=masks))
+    if policy.actor.router.by_role and policy.actor.obs_mask is not None:
+        assert policy.acting() is policy.actor  # what is padded differs from row to row
+    else:
+        merged = MergedActor(policy.actor)
+        torch.testing.assert_close(outputs(merged(obs, roles=roles, masks=masks)), expected, **EXACT)
     shared, expected = MergedActor(policy.actor, adapters=False), policy.actor(obs, masks=masks, adapters=False)
     torch.testing.assert_close(outputs(shared(obs, masks=masks)), outputs(expected), **EXACT)
 
@@ -135,9 +141,52 @@ def test_a_merged_actor_does_not_follow_later_changes():
     torch.testing.assert_close(outputs(merged(obs)), before, rtol=0, atol=0)
 
 
-def test_adapters_keyed_by_role_cannot_be_merged_and_need_a_roles_column():
+@pytest.mark.parametrize("path", PATHS)
+def test_rows_without_a_role_meet_the_plain_backbone(path):
+    policy = make_policy(team((3,) * 4, (2,) * 4), owner_tables(4)["role"])
+    obs = random_obs(policy.config.spec, 5)
+    expected = outputs(policy.actor(obs, adapters=False))
+    for nobody in (-1, ROLES, 10**6):
+        roles = torch.full(obs.shape[:-1], nobody)
+        with patch.object(bank, "MERGE_FROM_ROWS", PATHS[path]):
+            actual = outputs(policy.distribution(obs, roles=roles))
+        torch.testing.assert_close(actual, expected, rtol=1e-14, atol=1e-15)
+        torch.testing.assert_close(outputs(policy.acting()(obs, roles=roles)), expected, rtol=1e-12, atol=1e-13)
+    loss = outputs(policy.distribution(obs, roles=torch.full(obs.shape[:-1], -1))).sum()
+    grads = gradients(loss, policy.actor)
+    assert not any(grad.any() for name, grad in grads.items() if name.endswith(ADAPTER_PARAMETERS))
+
+
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
+def test_roles_permuted_together_with_the_adapters_change_nothing(recurrent):
+    spec, owners = team((3,) * 4, (3,) * 4, False), owner_tables(4)["role"]
+    policy = make_policy(spec, owners, network=NetworkConfig(hidden_size=5, recurrent=recurrent))
+    obs, roles, masks = team_inputs(policy, 6, 2)
+    place = torch.tensor([2, 0, 1])  # role k becomes place[k]
+    moved = make_policy(spec, owners, network=policy.config.network)
+    moved.load_state_dict(policy.state_dict())
+    with torch.no_grad():
+        for name, bank_of in moved.parameters_of("adapters").items():
+            bank_of[place] = dict(policy.parameters_of("adapters"))[name]
+    known = (roles >= 0) & (roles < ROLES)
+    renamed = torch.where(known, place[roles.clamp(0, ROLES - 1)], roles)
+    first, second = (
+        policy.distribution(obs, roles=roles, masks=masks),
+        moved.distribution(obs, roles=renamed, masks=masks),
+    )
+    torch.testing.assert_close(outputs(second), outputs(first), **EXACT)
+    torch.testing.assert_close(second.sample(seeded(1)), first.sample(seeded(1)), rtol=0, atol=0)
+    weights = torch.rand(obs.shape[:-1], generator=seeded(2), dtype=obs.dtype)
+    losses = [(weights * d.log_prob(first.mode())[..., 0]).sum() for d in (first, second)]
+    ours, theirs = gradients(losses[0], policy.actor), gradients(losses[1], moved.actor)
+    for name, grad in ours.items():
+        other = theirs[name][place] if name.endswith(ADAPTER_PARAMETERS) else theirs[name]
+        torch.testing.assert_close(other, grad, rtol=1e-7, atol=1e-9)
+
+
+def test_adapters_keyed_by_role_need_a_roles_column():
     policy = make_policy(UNEQUAL, owner_tables(3)["role"])
-    with pytest.raises(ValueError, match="keyed by role"):
+    with pytest.raises(ValueError, match="cannot be merged where agents' observations differ"):
         MergedActor(policy.actor)
     with pytest.raises(ValueError, match="no roles column"):
         policy.distribution(random_obs(UNEQUAL, 2))

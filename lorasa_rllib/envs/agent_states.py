@@ -1,0 +1,33 @@
+"""What a critic sees from the place of each agent, as arrays."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+
+StateKind = Literal["global", "agent", "pruned"]
+"""The global state once; for each agent with its own observation; for each agent as it lies around it."""
+
+
+def check_state_kind(state: str) -> None:
+    if state not in get_args(StateKind):
+        raise ValueError(f"state={state!r} must be one of {list(get_args(StateKind))}.")
+
+
+def masked_with_id(features: np.ndarray, active: np.ndarray, death_mask: bool) -> np.ndarray:
+    """features [E, N, F], active bool [E, N] -> [E, N, F + N]: with the one-hot id of each agent.
+
+    death_mask: the dead have zeros and their id (Yu et al. 2022, MAPPO, "death masking").
+    """
+    if death_mask:
+        features = np.where(active[..., None], features, 0.0)
+    agents = features.shape[1]
+    ids = np.broadcast_to(np.eye(agents, dtype=np.float32), (*features.shape[:2], agents))
+    return np.concatenate([features, ids], axis=-1, dtype=np.float32)
+
+
+def with_own_view(state: np.ndarray, obs: np.ndarray, active: np.ndarray, death_mask: bool) -> np.ndarray:
+    """state [E, S], obs [E, N, o] -> [E, N, S + o + N]: agent-specific global state of MAPPO."""
+    everywhere = np.broadcast_to(state[:, None], (*obs.shape[:2], state.shape[-1]))
+    return masked_with_id(np.concatenate([everywhere, obs], axis=-1), active, death_mask)

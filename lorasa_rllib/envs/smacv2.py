@@ -1,0 +1,77 @@
+"""SMACv2 (Ellis et al. 2023), package `smacv2`: unit types and places are drawn anew for every battle."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from lorasa_rllib.envs.starcraft import StarCraftTeam
+from lorasa_rllib.envs.starcraft_game import SeededDistribution
+from lorasa_rllib.envs.starcraft_package import check_options, import_package
+
+TEAMS: dict[str, dict[str, Any]] = {
+    "terran": {
+        "unit_types": ["marine", "marauder", "medivac"],
+        "weights": [0.45, 0.45, 0.1],
+        "exception_unit_types": ["medivac"],
+    },
+    "protoss": {"unit_types": ["stalker", "zealot", "colossus"], "weights": [0.45, 0.45, 0.1]},
+    "zerg": {
+        "unit_types": ["zergling", "baneling", "hydralisk"],
+        "weights": [0.45, 0.1, 0.45],
+        "exception_unit_types": ["baneling"],
+    },
+}
+"""Published team distributions; `exception_unit_types` cannot make up a whole team."""
+
+SIZES = ((5, 5), (10, 10), (10, 11), (20, 20), (20, 23))
+MAPS = [f"{race}_{units}_vs_{enemies}" for race in TEAMS for units, enemies in SIZES]
+"""The published maps; other numbers of units work as well."""
+
+DEFAULTS = {"conic_fov": False, "obs_own_pos": True, "use_unit_ranges": True, "min_attack_range": 2}
+
+
+class SMACv2Team(StarCraftTeam):
+    """Battles of SMACv2: `map_name` <race>_<units>_vs_<enemies>; the rest as `StarCraftTeam`.
+
+    capability_config: replaces entries of the published one ("team_gen", "start_positions"), or adds some.
+    With a seed, battles are drawn alike in every run.
+    """
+
+    @classmethod
+    def make_game(
+        cls,
+        seed: int | None,
+        map_name: str = "terran_5_vs_5",
+        capability_config: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        named = re.fullmatch(r"(terran|protoss|zerg)_([1-9]\d*)_vs_([1-9]\d*)", map_name)
+        if named is None:
+            raise ValueError(
+                f"map_name={map_name!r} is no map of SMACv2; use <race>_<units>_vs_<enemies>, such as {MAPS[0]!r}. For "
+                "maps of the first SMAC, which SMACv2 lists but cannot play, use environment 'smac'."
+            )
+        package = import_package("smacv2", "smacv2.env.starcraft2.wrapper")
+        check_options(package.StarCraft2Env, options, ours=("map_name", "seed", "capability_config"))
+        race, units, enemies = named[1], int(named[2]), int(named[3])
+        capabilities = {
+            "n_units": units,
+            "n_enemies": enemies,
+            "team_gen": {"dist_type": "weighted_teams", "observe": True, **TEAMS[race]},
+            "start_positions": {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32},
+            **(capability_config or {}),
+        }
+        game = package.StarCraftCapabilityEnvWrapper(
+            capability_config=copy.deepcopy(capabilities),  # the package writes into it
+            map_name=f"10gen_{race}",
+            seed=seed,
+            **{**DEFAULTS, **options},
+        )
+        if seed is not None:
+            drawn = game.env_key_to_distribution_map
+            for k, key in enumerate(sorted(drawn)):
+                drawn[key] = SeededDistribution(drawn[key], seed * 101 + k)
+        return game

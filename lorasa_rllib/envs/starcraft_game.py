@@ -1,0 +1,164 @@
+"""One game of SMAC or SMACv2, with what the packages do in special moments made regular."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lorasa_rllib.envs.base import TeamEnvError
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""Times that a game is started until it counts as broken."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """obs [N, o], state [S], masks bool [N, actions], roles int [N]."""
+
+    obs: np.ndarray
+    state: np.ndarray
+    masks: np.ndarray
+    roles: np.ndarray
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step led to. A game that failed is truncated, with what it showed last."""
+
+    shown: Shown
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+    won: bool = False
+
+
+class Game:
+    """A game of StarCraft behind a package's environment, made by `make(seed)` and again if it fails.
+
+    limit: steps of an episode, None: the map's. restarts: how often it was started again after a failure.
+    """
+
+    def __init__(self, make: Callable[[int | None], Any], seed: int | None, limit: int | None = None):
+        self._make, self._seed, self._limit = make, seed, limit
+        self._package: Any = None
+        self._last: Shown | None = None
+        self._fresh: Shown | None = None  # the same, if no step was taken yet
+        self.restarts = 0
+
+    @property
+    def rows_of_state(self) -> tuple[int, int, int]:
+        """Features of an ally, enemies, features of an enemy in the package's state."""
+        package = self._package
+        return package.get_ally_num_attributes(), package.n_enemies, package.get_enemy_num_attributes()
+
+    def reset(self) -> Shown:
+        """Begins an episode; without effect before its first step: the packages do not stand two resets in a row."""
+        if self._fresh is not None:
+            return self._fresh
+        error: Exception | None = None
+        for _ in range(ATTEMPTS):
+            try:
+                self._last = self._fresh = self._begin()
+                return self._fresh
+            except (TeamEnvError, ValueError):
+                raise
+            except Exception as problem:  # the package lets through whatever its sockets and the game raise
+                error = problem
+                self._drop(problem)
+        raise TeamEnvError(f"StarCraft II did not start in {ATTEMPTS} attempts: {error}") from error
+
+    def _begin(self) -> Shown:
+        if self._package is None:
+            self._package = self._make(self._seed)
+            if self._limit is not None:
+                getattr(self._package, "env", self._package).episode_limit = self._limit
+        failed = self._package.force_restarts
+        self._package.reset()  # what it returns may be None: SMACv2 loses it when it has to try again
+        if self._package.force_restarts > failed:  # the game failed in between, and no units are there
+            raise ConnectionError("StarCraft II failed while an episode began")
+        return self._look()
+
+    def step(self, actions: list[int]) -> Outcome:
+        """actions [N]. The next `reset` begins a new episode if this one has ended."""
+        assert self._last is not None, "reset comes first"
+        last, self._fresh = self._last, None
+        package = self._package
+        cut = package.timeouts
+        try:
+            reward, over, info = package.step(actions)
+            if "battle_won" not in info:  # the package has started the failed game again, and says nothing
+                self.restarts += 1
+                logger.warning("StarCraft II failed and was started again; the episode counts as cut off.")
+                return Outcome(last, truncated=True)
+            self._last = shown = self._look()
+        except Exception as problem:
+            self._drop(problem)
+            return Outcome(last, truncated=True)
+        timeout = package.timeouts > cut  # told as a termination
+        return Outcome(shown, float(reward), over and not timeout, over and timeout, bool(info["battle_won"]))
+
+    def _look(self) -> Shown:
+        package = self._package
+        units = [package.agents[n] for n in range(package.n_agents)]
+        typed = package.unit_type_bits > 0
+        return Shown(
+            np.array(package.get_obs(), np.float32),
+            np.array(package.get_state(), np.float32),
+            np.array(package.get_avail_actions(), bool),
+            np.array([package.get_unit_type_id(unit, True) if typed else 0 for unit in units]),
+        )
+
+    def _drop(self, problem: Exception) -> None:
+        """Gives up a failed game; the next `reset` starts another, in another random stream."""
+        logger.warning("StarCraft II failed and is started again: %s: %s", type(problem).__name__, problem)
+        self.close()
+        self.restarts += 1
+        self._seed = None if self._seed is None else self._seed + 1_000_003
+
+    def close(self) -> None:
+        package, self._package, self._fresh = self._package, None, None
+        if package is not None:
+            with contextlib.suppress(Exception):  # it is gone either way
+                package.close()
+
+
+_PYTHON_RANDOM = threading.Lock()
+
+
+class SeededDistribution:
+    """A distribution of SMACv2 with random streams of its own: the package draws from unseeded ones."""
+
+    def __init__(self, distribution: Any, seed: int):
+        self._distribution = distribution
+        self._state = random.Random(seed).getstate()
+        for k, part in enumerate(_parts(distribution)):
+            part.rng = np.random.default_rng([seed, k])
+
+    def generate(self) -> dict[str, Any]:
+        with _PYTHON_RANDOM:  # some of the package's draws come from Python's shared stream
+            shared = random.getstate()
+            random.setstate(self._state)
+            try:
+                return self._distribution.generate()
+            finally:
+                self._state = random.getstate()
+                random.setstate(shared)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._distribution, name)
+
+
+def _parts(distribution: Any) -> list[Any]:
+    """A distribution and those inside it that draw random numbers, in a fixed order."""
+    inner = [value for value in vars(distribution).values() if hasattr(value, "generate")]
+    found = [part for value in inner for part in _parts(value)]
+    return [distribution, *found] if hasattr(distribution, "rng") else found

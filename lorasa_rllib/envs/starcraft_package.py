@@ -1,0 +1,39 @@
+"""Imports one of the two packages, with clear errors: neither is on PyPI, and a process can hold only one."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Collection
+from typing import Any
+
+from lorasa_rllib.envs.starcraft import INSTALL
+
+
+def import_package(name: str, module: str) -> Any:
+    """The module of a package ("smac" or "smacv2"). Raises ImportError with a remedy, ValueError if both would load."""
+    other = {"smac": "smacv2", "smacv2": "smac"}[name]
+    if f"{other}.env" in sys.modules:
+        raise ValueError(
+            f"environment {name!r} cannot be used in a process that holds {other!r}: both register the same maps. Run "
+            "them in separate programs."
+        )
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if name == "smac" and error.name == "smac.env":
+            raise ImportError(
+                "the installed package 'smac' is SMAC3, a tool for hyper-parameters, not the StarCraft Multi-Agent "
+                f"Challenge, which is not on PyPI. Run: pip uninstall smac; {INSTALL}"
+            ) from error
+        raise ImportError(
+            f"environment {name!r} needs the package {error.name!r}, which is not installed. Run: {INSTALL}"
+        ) from error
+
+
+def check_options(package_class: Any, options: Collection[str], ours: Collection[str]) -> None:
+    """Raises ValueError for options that the package does not know, or that are set elsewhere."""
+    known = set(inspect.signature(package_class.__init__).parameters) - {"self", "kwargs", *ours}
+    if unknown := sorted(set(options) - known):
+        raise ValueError(f"env_config has unknown options {unknown}; the package knows {sorted(known)}.")

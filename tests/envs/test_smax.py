@@ -1,0 +1,195 @@
+"""SMAX: our compiled steps are the package's own, and every map keeps the interface's promises."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lorasa_rllib.envs.smax import SMAXTeam
+
+pytest.importorskip("jaxmarl", reason="needs the extra [smax]")
+
+
+def drawn(step, rng: np.random.Generator) -> np.ndarray:
+    """Random available actions [E, N]."""
+    return np.where(step.masks, rng.random(step.masks.shape), -1.0).argmax(-1)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return SMAXTeam(3, map_name="smacv2_5_units", max_episode_steps=30)
+
+
+def test_a_step_is_the_packages_own_number_for_number():
+    import jax
+    from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
+
+    env, rng = SMAXTeam(1, map_name="3s5z", max_episode_steps=12), np.random.default_rng(0)
+    library = HeuristicEnemySMAX(scenario=map_name_to_scenario("3s5z"), max_steps=12)
+    step = env.reset(4)
+    key, now = jax.random.split(jax.random.PRNGKey(4))
+    obs, battle = library.reset(now)
+    ends = 0
+    for _ in range(30):
+        np.testing.assert_allclose(step.obs[0], np.stack([obs[agent] for agent in library.agents]), atol=1e-6)
+        masks = library.get_avail_actions(battle)
+        np.testing.assert_array_equal(step.masks[0], np.stack([masks[agent] for agent in library.agents]))
+        np.testing.assert_array_equal(step.roles[0], np.asarray(battle.state.unit_types[:8]))
+        np.testing.assert_array_equal(step.active[0], np.asarray(battle.state.unit_alive[:8]))
+        actions = drawn(step, rng)
+        key, now = jax.random.split(key)
+        named = {agent: actions[0, n] for n, agent in enumerate(library.agents)}
+        obs, battle, rewards, dones, _ = library.step_env(now, battle, named)
+        step = env.step(actions)
+        assert step.rewards[0, 0] == pytest.approx(float(rewards["ally_0"]), abs=1e-6)
+        assert len(step.ended) == bool(dones["__all__"])
+        if len(step.ended):
+            ends += 1
+            last = np.stack([obs[agent] for agent in library.agents])
+            np.testing.assert_allclose(step.final_obs[0], last, atol=1e-6)
+            key, now = jax.random.split(key)
+            obs, battle = library.reset(now)
+    assert ends >= 2
+
+
+def test_copies_are_what_single_environments_with_consecutive_seeds_are(pair):
+    singles = [SMAXTeam(1, map_name="smacv2_5_units", max_episode_steps=30) for _ in range(3)]
+    step, others = pair.reset(7), [env.reset(7 + e) for e, env in enumerate(singles)]
+    rng, ended = np.random.default_rng(1), 0
+    for _ in range(60):
+        for e, other in enumerate(others):
+            for column in ("obs", "state", "rewards", "terminated", "truncated", "active", "masks", "roles"):
+                np.testing.assert_allclose(
+                    getattr(step, column)[e], getattr(other, column)[0], atol=1e-5, err_msg=column
+                )
+        actions = drawn(step, rng)
+        step = pair.step(actions)
+        others = [env.step(actions[e : e + 1]) for e, env in enumerate(singles)]
+        for i, e in enumerate(step.ended):
+            ended += 1
+            assert others[e].ended.tolist() == [0] and others[e].won[0] == step.won[i]
+            np.testing.assert_allclose(others[e].final_obs[0], step.final_obs[i], atol=1e-5)
+            np.testing.assert_allclose(others[e].final_state[0], step.final_state[i], atol=1e-5)
+    assert ended >= 6
+
+
+def test_a_seed_fixes_everything_that_follows(pair):
+    def play(seed):
+        rng, step = np.random.default_rng(2), pair.reset(seed)
+        return [(step := pair.step(drawn(step, rng))).obs.copy() for _ in range(30)]
+
+    first, again, other = play(3), play(3), play(4)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[-1], other[-1])
+
+
+def test_ends_are_told_apart(pair):
+    """A battle that runs out of time is cut off; one that is over is not, and won only if somebody is left."""
+    rng, step = np.random.default_rng(3), pair.reset(0)
+    cut = over = 0
+    for _ in range(150):
+        before = step.active.copy()
+        step = pair.step(drawn(step, rng))
+        assert not (step.terminated & step.truncated).any()
+        assert np.array_equal(np.flatnonzero(step.terminated | step.truncated), step.ended)
+        assert step.masks.any(-1).all() and np.isfinite(step.obs).all()
+        going = np.setdiff1d(np.arange(3), step.ended)
+        assert (step.active[going] <= before[going]).all()  # the dead stay dead
+        assert step.active[step.ended].all()  # a new battle: everybody is there
+        dead = ~step.active
+        assert not step.masks[dead][:, 5:].any() and not step.obs[dead].any()  # no targets, nothing seen
+        cut, over = cut + step.truncated.sum(), over + step.terminated.sum()
+    assert cut and over
+
+
+@pytest.mark.parametrize("kind", ["agent", "pruned"])
+def test_a_dead_agent_shows_the_critic_its_id_only(kind):
+    env, rng = SMAXTeam(2, map_name="3m", state=kind, max_episode_steps=40), np.random.default_rng(0)
+    seen, deaths = env.reset(1), 0
+    for _ in range(80):
+        assert seen.state.shape == (2, *env.spec.state_shape)
+        np.testing.assert_array_equal(seen.state[..., -3:], np.broadcast_to(np.eye(3), (2, 3, 3)))
+        dead = ~seen.active
+        deaths += dead.sum()
+        assert not seen.state[dead][:, :-3].any() and seen.state[~dead][:, :-3].any(-1).all()
+        if kind == "agent":  # global state, own observation, id
+            np.testing.assert_allclose(seen.state[~dead][:, -3 - env.spec.obs_size : -3], seen.obs[~dead], atol=1e-6)
+        seen = env.step(drawn(seen, rng))
+    assert deaths
+
+
+MAPS = (
+    "3m", "8m", "25m", "2s3z", "3s5z", "5m_vs_6m", "10m_vs_11m", "27m_vs_30m", "3s5z_vs_3s6z", "3s_vs_5z", "6h_vs_8z",
+    "smacv2_5_units", "smacv2_10_units", "smacv2_20_units",
+)  # fmt: skip
+
+
+def test_every_map_has_a_team():
+    from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
+
+    assert set(MAP_NAME_TO_SCENARIO) == set(MAPS)
+    for name in MAPS:
+        scenario, spec = MAP_NAME_TO_SCENARIO[name], SMAXTeam.team_spec(name)
+        assert (spec.num_agents, spec.action_size) == (scenario.num_allies, 5 + scenario.num_enemies)
+        assert spec.num_roles == 6 and spec.has_masks and spec.shared_reward
+
+
+def test_teams_of_smacv2_change_with_every_battle():
+    env, rng = SMAXTeam(4, map_name="smacv2_5_units", max_episode_steps=5), np.random.default_rng(0)
+    step, teams = env.reset(0), set()
+    for _ in range(40):
+        teams |= {tuple(roles) for roles in step.roles.tolist()}
+        step = env.step(drawn(step, rng))
+    assert len(teams) > 10 and set(np.unique(list(teams))) == set(range(6))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"map_name": "MMM2"}, "no map of SMAX"),
+        ({"state": "all"}, "state='all' must be one of"),
+        ({"max_episode_steps": 0}, "max_episode_steps=0"),
+        ({"action_type": "continuous"}, "actions are discrete"),
+        ({"wals_cause_death": False}, "wals_cause_death"),
+    ],
+)
+def test_bad_settings_are_named(config, message):
+    with pytest.raises(ValueError, match=message):
+        SMAXTeam.team_spec(**config)
+
+
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_jax_is_a_guest_one_thread_no_gpu_and_a_cache(tmp_path):
+    code = f"""
+import os, sys
+os.environ["XDG_CACHE_HOME"] = {str(tmp_path)!r}
+from lorasa_rllib.envs.jax_setup import import_jax
+out, err = sys.stdout, sys.stderr
+jax = import_jax()
+assert (sys.stdout, sys.stderr) == (out, err)
+assert "NPROC" not in os.environ and "JAX_PLATFORMS" not in os.environ
+print([d.platform for d in jax.devices()], jax.config.jax_compilation_cache_dir)
+"""
+    assert run(code).split() == ["['cpu']", str(tmp_path / "lorasa_rllib" / "jax" / platform.node())]
+
+
+def test_without_the_package_the_extra_is_named():
+    code = """
+import sys
+sys.modules["jaxmarl"] = None
+from lorasa_rllib.envs.registry import environment_class
+try:
+    environment_class("smax").team_spec()
+except ImportError as error:
+    print(error)
+"""
+    assert 'pip install "lorasa-rllib[smax]"' in run(code)
