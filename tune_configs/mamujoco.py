@@ -23,14 +23,14 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
 
 def main() -> int:
-    """Exit status: 0 done, 1 a trial failed, 2 bad options, 130 interrupted."""
+    """Exit status: 0 done, 1 a trial failed, 2 bad options or something not installed, 130 interrupted."""
     from lorasa_rllib.studies.options import read_options
     from lorasa_rllib.studies.run import run
 
     options = read_options(None, (__doc__ or "").splitlines()[0])
     try:
         run(options)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         print(f"mamujoco.py: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:

@@ -74,6 +74,10 @@ class VectorTeamEnv(ABC):
     def team_spec(cls, *args: Any, **env_config: Any) -> TeamSpec:
         """The spec of this environment under `env_config`. Starts no simulation. Raises ValueError for bad settings."""
 
+    @classmethod  # noqa: B027 - optional
+    def check_machine(cls) -> None:
+        """Raises ValueError if something beyond Python packages is missing on this machine, with what to install."""
+
     @abstractmethod
     def reset(self, seed: int | None = None) -> TeamStep:
         """Starts a new episode in every copy. `rewards` are zero and nothing has ended."""

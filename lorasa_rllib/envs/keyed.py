@@ -35,6 +35,10 @@ class KeyedTeam(VectorTeamEnv):
     def step(self, actions: np.ndarray) -> TeamStep:
         return self._with_roles(self.env.step(actions))
 
+    @property
+    def restarts(self) -> int:  # type: ignore[override]
+        return self.env.restarts
+
     def get_state(self) -> Mapping[str, Any] | None:
         return self.env.get_state()
 

@@ -32,8 +32,14 @@ from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, EpisodeSummary, Sam
 from lorasa_rllib.spec import TeamSpec
 
 WIN_RATE = "win_rate"
+NUM_RESTARTS = "num_simulator_restarts_lifetime"
 SPLIT = "split"
 """Where the seconds of an iteration went: "sample", "transfer" (rollouts to learners), "learn", "sync" (weights)."""
+
+
+def log_restarts(metrics: Any, restarts: int) -> None:
+    """Simulators (games of StarCraft, say) of one runner that failed and were started again since the last round."""
+    metrics.log_value(NUM_RESTARTS, restarts, reduce="lifetime_sum")
 
 
 def log_sampling(metrics: Any, sampled: Sampled, spec: TeamSpec, weights_seq_no: int) -> None:

@@ -25,7 +25,7 @@ from lorasa_rllib.rllib.callbacks import RunnerCallbacks
 from lorasa_rllib.rllib.collector import Acting, Collector, Round
 from lorasa_rllib.rllib.memory import Memory
 from lorasa_rllib.rllib.module import MODULE_ID
-from lorasa_rllib.rllib.results import log_evaluation, log_sampling
+from lorasa_rllib.rllib.results import log_evaluation, log_restarts, log_sampling
 from lorasa_rllib.rllib.sampled import Sampled
 
 REMADE = 1_000_003
@@ -47,7 +47,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.spaces = kwargs.get("spaces") or {}
         self.spec = self.config.team_spec()
         self._weights_seq_no = 0
-        self._remade = 0
+        self._remade = self._restarts = 0
         self._actor: Actor | MergedActor | None = None
         self._critic: MergedCritic | None = None
         self.collector: Collector | None = None
@@ -70,6 +70,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         memory = Memory(self.config.policy_config(), self.num_envs, self.config.chunk_length)
         # Environments made anew go on with another stream: the same one could fail in the same step.
         seed = None if self._seed is None else self._seed + REMADE * self._remade
+        self._restarts = 0
         self.collector = Collector(self.env, memory, seed, self._callbacks.episode_end())
         self._callbacks.environment_created()
 
@@ -149,6 +150,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         )
         self.num_env_steps_sampled_lifetime += taken.env_steps
         log_sampling(self.metrics, sampled, self.spec, self._weights_seq_no)
+        restarts, self._restarts = self._restarts, 0 if self.env is None else self.env.restarts
+        log_restarts(self.metrics, max(0, self._restarts - restarts))
         if evaluates:
             log_evaluation(self.metrics, sampled)
         samples = [sampled]

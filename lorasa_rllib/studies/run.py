@@ -16,6 +16,7 @@ from ray import tune
 from rich.console import Console
 
 import lorasa_rllib.rllib  # noqa: F401 - registers the algorithms
+from lorasa_rllib.envs.registry import environment_class
 from lorasa_rllib.studies.curves import read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.options import StudyOptions
@@ -150,7 +151,8 @@ def _trial_name(trial: Any) -> str:
 def _start_ray(options: StudyOptions, config: Any) -> None:
     """Joins the cluster this script was submitted to, or one that runs on this machine, or starts a local instance.
 
-    Raises ValueError if a trial never fits into a local instance: Tune would wait for ever, without a word.
+    Raises ValueError if a trial never fits into a local instance: Tune would wait for ever, without a word. And if its
+    environments cannot be built on this machine.
     """
     if ray.is_initialized():
         return
@@ -158,6 +160,7 @@ def _start_ray(options: StudyOptions, config: Any) -> None:
     context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     if not context.address_info["session_dir"].endswith(f"_{os.getpid()}"):
         return  # started by somebody else: it may grow
+    environment_class(config.env).check_machine()
     needed = config.algo_class.default_resource_request(config).required_resources
     present = ray.cluster_resources()
     for resource, amount in needed.items():

@@ -54,9 +54,13 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
     learners, runners = max(1, options.num_learners), max(1, options.num_env_runners)
     envs = options.num_envs or max(1, preset.num_envs // runners)
     batch = SMOKE_BATCH if options.smoke else preset.train_batch_size
-    batch = -(-batch // (runners * envs)) * runners * envs  # whole steps of all environments
-    iterations = -(-options.total_env_steps // batch)
+    network = options.network or preset.network
     config = MAPPOConfig() if options.algorithm == "mappo" else A2POConfig()
+    config.network(None if network == FEED_FORWARD else network, id_features=options.id_features)
+    recurrent = config.network_settings.get("recurrent", False)
+    whole = runners * envs * (config.chunk_length if recurrent else 1)  # whole steps, or chunks, of all environments
+    batch = -(-batch // whole) * whole
+    iterations = -(-options.total_env_steps // batch)
     if isinstance(config, A2POConfig):
         config.training(
             off_policy_correction=preset.correction,
@@ -64,7 +68,6 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
             two_stage_critic=preset.two_stage,
         )
     env, env_config = suite.environment(options, scenario)
-    network = options.network or preset.network
     episodes = 2 if options.smoke else suite.episodes
     return (
         config.environment(env, env_config=env_config)
@@ -79,7 +82,6 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
             total_env_steps=options.total_env_steps,
             phase_switch=switch_of(options, scenario),
         )
-        .network(None if network == FEED_FORWARD else network, id_features=options.id_features)
         .training(
             lr=preset.lr,
             gamma=preset.gamma,

@@ -19,6 +19,10 @@ ENVIRONMENTS = {
         "synthetic",
         {"num_agents": 3, "discrete": True, "deaths": 0.05, "num_roles": 2, "episode_length": 9, "termination": 0.05},
     ),
+    "roles that change in an episode": (
+        "synthetic",
+        {"num_agents": 4, "num_roles": 3, "role_changes": 0.3, "episode_length": 9, "termination": 0.05},
+    ),
     "HalfCheetah 6x1": ("mamujoco", {"scenario": "HalfCheetah", "agent_conf": "6x1", "max_episode_steps": 11}),
 }
 

@@ -18,9 +18,9 @@ FOLDERS = tempfile.TemporaryDirectory(prefix="lorasa", ignore_cleanup_errors=Tru
 ROOT = Path(__file__).parents[2]
 
 
-def start(*arguments) -> subprocess.Popen:
+def start(*arguments, script="mamujoco") -> subprocess.Popen:
     """Starts the script with a Ray of its own: by default it would join any that runs on this machine."""
-    command = [sys.executable, str(ROOT / "tune_configs" / "mamujoco.py"), *map(str, arguments)]
+    command = [sys.executable, str(ROOT / "tune_configs" / f"{script}.py"), *map(str, arguments)]
     environment = {**os.environ, "RAY_TMPDIR": tempfile.mkdtemp(prefix="r", dir=FOLDERS.name)}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd="/",

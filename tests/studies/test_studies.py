@@ -15,19 +15,26 @@ from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.options import METHODS, read_options
 from lorasa_rllib.studies.presets import PRESETS, preset_of
 from lorasa_rllib.studies.run import OfTrial, _space
+from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import final_returns, half_width, rich_table, summary
 from lorasa_rllib.studies.trials import TrialName, switch_of, trials
 
 
-def options(*arguments):
-    return read_options(list(arguments), "a study")
+def options(*arguments, suite="mamujoco"):
+    return read_options(list(arguments), "a study", suite)
+
+
+BY_AGENT = [name for name, (_, _, key) in METHODS.items() if key == "agent"]
 
 
 def test_one_method_or_several_can_be_named():
     assert options().methods == ("lora",)
     assert options("--sharing", "ps").methods == ("ps",)
     assert options("--schedule", "joint").methods == ("lora-joint",)
-    assert options("--methods", *METHODS).methods == tuple(METHODS)
+    assert options("--methods", *BY_AGENT).methods == tuple(BY_AGENT)
+    assert options("--methods", *METHODS, suite="smax").methods == tuple(METHODS)
+    assert options("--adapter-key", "role", suite="smac").methods == ("lora-role",)
+    assert options("--adapter-key", "role", "--schedule", "joint", suite="smax").methods == ("lora-role-joint",)
     assert options("--seeds", "3").seeds == (1, 2, 3)
     assert options("--seeds", "4,7").seeds == (4, 7)
 
@@ -59,10 +66,11 @@ def test_the_switch_is_the_given_one_else_the_published_one_else_a_share():
 
 
 def test_every_preset_gives_a_valid_trial_of_4000_steps_an_iteration():
-    configs = trials(options("--scenario", *PRESETS, "Hopper-3x1", "--seeds", "2"))
-    assert len(configs) == 2 * (len(PRESETS) + 1)
+    published = [scenario for scenario in PRESETS["mamujoco"] if scenario != "*"]
+    configs = trials(options("--scenario", *published, "Hopper-3x1", "--seeds", "2"))
+    assert len(configs) == 2 * (len(published) + 1)
     for name, config in configs.items():
-        assert config.total_train_batch_size == 4000 == preset_of(name.scenario).train_batch_size
+        assert config.total_train_batch_size == 4000 == preset_of("mamujoco", name.scenario).train_batch_size
         assert name.obs == ("global" if name.scenario == "Humanoid-9|8" else "local k=1")
 
 
@@ -72,7 +80,7 @@ def test_an_unknown_scenario_fails_before_anything_starts():
 
 
 def test_every_trial_of_a_search_space_gets_its_own_settings():
-    configs = {str(name): config for name, config in trials(options("--methods", *METHODS, "--seeds", "2")).items()}
+    configs = {str(name): config for name, config in trials(options("--methods", *BY_AGENT, "--seeds", "2")).items()}
     space = _space(configs)
     for name, config in configs.items():
         wanted = config.to_dict()
@@ -127,6 +135,8 @@ def curves():
             steps,
             base + seed + (algorithm == "a2po"),
             base,
+            None,
+            None,
             "adapters" if method == "lora" and steps > 40 else "backbone",
             3,
             60,
@@ -158,6 +168,64 @@ def test_the_figure_is_drawn_and_marks_the_switch(curves, tmp_path, monkeypatch)
 
     marked = []
     monkeypatch.setattr(Axes, "axvline", lambda panel, x, **kw: marked.append(x))
-    draw_curves(curves, tmp_path / "figure.png")
+    draw_curves(curves, tmp_path / "figure.png", "a study")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
     assert marked == [pytest.approx(50 / 1e6)] * 2
+
+
+@pytest.fixture
+def battles(curves):
+    """Battles: won ones while training, and every third row a greedy evaluation that wins twice as many."""
+    won = curves["env_steps"] / 250 + (curves["method"] == "lora") * 0.05 + curves["seed"] / 100
+    greedy = (2 * won).where(curves["env_steps"] % 30 == 10)
+    return curves.assign(win_rate=won, evaluation_win_rate=greedy)
+
+
+def test_battles_are_measured_by_greedy_win_rates(battles):
+    rows = summary(battles[battles["algorithm"] == "mappo"]).set_index("method")
+    assert rows.loc["ps", "greedy_win_rate"] == pytest.approx(2 * (0.4 + 0.02))
+    assert rows.loc["lora", "final_win_rate"] == pytest.approx(0.4 + 0.05 + 0.02)
+    assert rows.loc["ps", ["lowest", "highest"]].tolist() == pytest.approx([0.82, 0.86])
+    table = rich_table(rows.reset_index())
+    assert table.title.startswith("Win rate") and list(table.columns[4].cells) == ["84%", "94%"]
+
+
+def test_the_figure_of_battles_shows_win_rates_at_evaluations(battles, tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda panel, x, y, *a, **kw: drawn.append(y) or plot(panel, x, y, *a, **kw))
+    draw_curves(battles, tmp_path / "figure.png", "battles")
+    assert len(drawn) == 4 and all(y.min() >= 0 and y.max() <= 1 for y in drawn)
+    assert drawn[0][-1] == pytest.approx(0.84)
+
+
+def test_wins_travel_from_results_to_curves():
+    line = result(2, 200, 1.0, evaluation=7.0)
+    line["env_runners"]["win_rate"] = 0.25
+    line["evaluation"]["env_runners"]["win_rate"] = 0.5
+    again = {**line, "training_iteration": 3, "num_env_steps_sampled_lifetime": 300}
+    curve = read_trial(map(json.dumps, [line, again]), asdict(TrialName("3m", "local", "mappo", "ps", 1)))
+    assert curve["win_rate"].tolist() == [0.25, 0.25]
+    assert curve["evaluation_win_rate"].dropna().tolist() == [0.5]  # one evaluation, repeated by RLlib
+
+
+def test_every_suite_makes_valid_trials_of_its_presets():
+    configs = trials(options("--map", "3s5z", "2s3z", "--methods", *METHODS, suite="smax"))
+    assert len(configs) == 2 * len(METHODS)
+    for name, config in configs.items():
+        assert config.env == "smax" and config.env_config["map_name"] == name.scenario
+        assert config.sharing_adapter_key == METHODS[name.method][2]
+        assert config.evaluation_duration == 32
+    pruned = trials(options("--map", "3s5z", "--state", "pruned", "--network", "published", suite="smax"))
+    (config,) = pruned.values()
+    assert config.env_config["state"] == "pruned" and config.policy_config().network.recurrent
+    assert config.policy_config().critic_input == "agent_state"
+
+
+def test_smac_chooses_the_package_by_the_name_of_the_map():
+    suite, given = SUITES["smac"], options(suite="smac")
+    assert suite.environment(given, "3s5z") == ("smac", {"map_name": "3s5z", "state": "pruned"})
+    assert suite.environment(given, "zerg_10_vs_11")[0] == "smacv2"
+    assert preset_of("smac", "3s5z_vs_3s6z").lambda_ == 0.90 and preset_of("smac", "MMM2").lambda_ == 0.95
+    assert preset_of("smac", "MMM2").train_batch_size == 3200
