@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("ray", "torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics")
+PACKAGES = ("ray", "torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics", "jax", "jaxmarl")
 
 
 def alternate(workloads: dict[str, Callable[[], Any]], repeats: int, warmups: int = 1) -> dict[str, list[float]]:

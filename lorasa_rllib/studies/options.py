@@ -90,7 +90,7 @@ def parser(description: str, name: str = "mamujoco") -> argparse.ArgumentParser:
     p.add_argument(
         "--adapter-lr-scale",
         type=float,
-        help="learning rate of adapters as a multiple of the preset's; default: 3 in two phases, 1 in joint",
+        help="learning rate of adapters as a multiple of the preset's; default: the preset's, else 3, in joint 1",
     )
     p.add_argument(
         "--num-env-runners", type=int, default=0, help="remote env runners; 0 samples in the trial's process"

@@ -78,7 +78,9 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
             r=options.r,
             lora_alpha=options.r if options.lora_alpha is None else options.lora_alpha,
             init_lora_weights=options.init_lora_weights,
-            adapter_lr_scale=options.adapter_lr_scale,
+            adapter_lr_scale=(
+                preset.adapter_lr_scale if options.adapter_lr_scale is None else options.adapter_lr_scale
+            ),
             total_env_steps=options.total_env_steps,
             phase_switch=switch_of(options, scenario),
         )
