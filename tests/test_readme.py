@@ -48,7 +48,9 @@ def test_files_that_are_named_exist():
 
 
 def test_options_in_commands_exist():
-    known = {option for action in parser("")._actions for option in action.option_strings}
     commands = [line for block in blocks("bash") for line in block.splitlines() if "tune_configs" in line]
-    used = {option for line in commands for option in re.findall(r"--[a-z-]+", line)}
-    assert used and used <= known
+    assert commands
+    for command in commands:
+        (suite,) = re.findall(r"tune_configs/(\w+)\.py", command)
+        known = {option for action in parser("", suite)._actions for option in action.option_strings}
+        assert set(re.findall(r"--[a-z-]+", command.partition(".py")[2])) <= known, command
