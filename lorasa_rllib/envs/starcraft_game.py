@@ -50,6 +50,7 @@ class Game:
     def __init__(self, make: Callable[[int | None], Any], seed: int | None, limit: int | None = None):
         self._make, self._seed, self._limit = make, seed, limit
         self._package: Any = None
+        self._any_over = False
         self._last: Shown | None = None
         self._fresh: Shown | None = None  # the same, if no step was taken yet
         self.restarts = 0
@@ -64,6 +65,8 @@ class Game:
         """Begins an episode; without effect before its first step: the packages do not stand two resets in a row."""
         if self._fresh is not None:
             return self._fresh
+        if self._package is not None and not self._any_over:
+            self.close()  # until an episode has ended, the packages launch another game at every reset
         error: Exception | None = None
         for _ in range(ATTEMPTS):
             try:
@@ -78,7 +81,7 @@ class Game:
 
     def _begin(self) -> Shown:
         if self._package is None:
-            self._package = self._make(self._seed)
+            self._package, self._any_over = self._make(self._seed), False
             if self._limit is not None:
                 getattr(self._package, "env", self._package).episode_limit = self._limit
         failed = self._package.force_restarts
@@ -96,13 +99,12 @@ class Game:
         try:
             reward, over, info = package.step(actions)
             if "battle_won" not in info:  # the package has started the failed game again, and says nothing
-                self.restarts += 1
-                logger.warning("StarCraft II failed and was started again; the episode counts as cut off.")
-                return Outcome(last, truncated=True)
+                raise ConnectionError("the game was lost")
             self._last = shown = self._look()
         except Exception as problem:
             self._drop(problem)
             return Outcome(last, truncated=True)
+        self._any_over |= over
         timeout = package.timeouts > cut  # told as a termination
         return Outcome(shown, float(reward), over and not timeout, over and timeout, bool(info["battle_won"]))
 

@@ -31,7 +31,7 @@ class Package:
         self.seed, self.kills, self.episode_limit = seed, kills, limit
         self.faults = faults if faults is not None else {}  # how many steps ago: shared by all that are made
         self.force_restarts = self.timeouts = self.episodes = self.total_steps = 0
-        self.stepped, self.running, self.closed = True, False, False
+        self.stepped, self.running, self.closed, self.over_once = True, False, False, False
         Package.made.append(self)
 
     def get_env_info(self) -> dict[str, int]:
@@ -48,6 +48,7 @@ class Package:
 
     def reset(self) -> None:
         assert self.stepped, "two resets in a row corrupt the package"
+        assert not self.episodes or self.over_once, "another game would be launched, and this one left alone"
         self._fault("reset")
         self.stepped, self.running, self.time = False, True, 0
         random = np.random.default_rng([self.seed or 0, self.episodes])
@@ -83,6 +84,7 @@ class Package:
         if not over and self.time >= self.episode_limit:
             over, self.timeouts = True, self.timeouts + 1
         self.running = not over
+        self.over_once |= over
         return reward + 10 * won, over, {"battle_won": won}
 
     def get_obs(self) -> list[np.ndarray]:

@@ -67,8 +67,18 @@ def test_a_second_reset_in_a_row_does_not_reach_the_game():
     env = StandIn(2)
     first = env.reset(0).obs.copy()
     np.testing.assert_array_equal(env.reset().obs, first)
+    for _ in range(6):
+        env.step(wait(2))
     env.step(wait(2))
-    assert (env.reset().obs[..., 2] == 2).all()  # the second episode
+    assert (env.reset().obs[..., 2] == 3).all()  # the second episode was given up
+
+
+def test_a_reset_within_the_first_episode_starts_the_game_anew():
+    env = StandIn(1)
+    env.reset(0)
+    env.step(wait(1))
+    assert env.reset().obs[0, 0].tolist() == [1, 0, 1]  # the packages would launch a second game beside it
+    assert env.restarts == 0 and [p.closed for p in Package.made if p.episodes] == [True, False]
 
 
 @pytest.mark.parametrize("fault", ["step", "silent restart"])

@@ -1,4 +1,4 @@
-"""The real packages, where they are installed: every map constructs and has the sizes that were published.
+"""The real packages, where they are installed: sizes of every map, seeded draws, battles on a scripted game.
 
 Each in a process of its own: both packages do not fit into one.
 """
@@ -9,6 +9,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +61,12 @@ def run(code: str, *arguments: str) -> str:
     return done.stdout
 
 
+def play(env: str, map_name: str) -> dict:
+    """150 steps of two battles on a scripted game, see `scripted_game`; one game fails on the way."""
+    script = Path(__file__).with_name("scripted_game.py")
+    return json.loads(run(script.read_text(), env, map_name).splitlines()[-1])
+
+
 def needs(*packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None or importlib.util.find_spec("pysc2") is None:
@@ -88,3 +95,20 @@ def test_a_seed_fixes_the_battles_that_smacv2_draws():
 def test_both_packages_in_one_process_are_refused():
     needs("smac", "smacv2")
     assert "cannot be used in a process that holds 'smac'" in run(TOGETHER)
+
+
+def test_battles_of_smac_on_a_scripted_game():
+    needs("smac")
+    told = play("smac", "3m")
+    assert told["won"] > 10 and told["lost"] > 5 and told["dead_seen"] > 0
+    assert told["restarts"] == told["cut"] == 1  # the game that failed; no battle reaches the limit
+    assert told["first_roles"] == [[0, 0, 0], [0, 0, 0]]
+    assert told["rewards"] > 20 * told["won"]  # scaled to 20 for a perfect battle; lost ones earn some, too
+
+
+@pytest.mark.parametrize("map_name", ["terran_5_vs_5", "protoss_10_vs_11", "zerg_5_vs_5"])
+def test_battles_of_smacv2_on_a_scripted_game(map_name):
+    needs("smacv2")
+    told = play("smacv2", map_name)
+    assert told["restarts"] == 1 and told["cut"] >= 1 and told["lost"] + told["cut"] > 5 and told["dead_seen"] > 0
+    assert play("smacv2", map_name) == told  # teams, places and all that follows, under the same seed
