@@ -3,8 +3,8 @@
     python tests/envs/scripted_game.py smac 3m
     python tests/envs/scripted_game.py smacv2 terran_5_vs_5
 
-plays battles through the adapter and prints what happened as JSON. Units live where the package puts them; an attack takes
-20 health; the first enemy kills the first ally alive every third step; a game fails when it is told to.
+plays battles through the adapter and prints what happened as JSON. Units stay where the package puts them; an attack
+takes 20 health; every third step the first ally left dies; a game fails when it is told to.
 """
 
 from __future__ import annotations
