@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from lorasa_rllib.nn.network import PRESETS
+from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.suites import SUITES
 
 FEED_FORWARD = "feedforward"
@@ -20,40 +21,6 @@ METHODS = {
     "lora-role-joint": ("lora", "joint", "role"),
 }
 """Name of a method in tables and figures -> sharing method, schedule and whose adapters."""
-
-
-@dataclass(frozen=True)
-class StudyOptions:
-    """What to train, for how long, and where. See `parser` for the meaning of each option."""
-
-    suite: str
-    algorithm: str
-    scenarios: tuple[str, ...]
-    methods: tuple[str, ...]
-    seeds: tuple[int, ...]
-    total_env_steps: int
-    phase_switch: int | float | None
-    obs: str | None
-    agent_obsk: int | None
-    state: str | None
-    network: str | None
-    id_features: str
-    r: int
-    lora_alpha: float | None
-    init_lora_weights: str
-    adapter_lr_scale: float | None
-    num_env_runners: int
-    num_envs: int | None
-    sample_ahead: bool
-    num_learners: int
-    num_gpus_per_learner: float
-    evaluation_interval: int | None
-    max_concurrent: int | None
-    storage_path: str
-    name: str
-    address: str | None
-    resume: bool
-    smoke: bool
 
 
 def parser(description: str, name: str = "mamujoco") -> argparse.ArgumentParser:

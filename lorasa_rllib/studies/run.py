@@ -17,9 +17,9 @@ from rich.console import Console
 
 import lorasa_rllib.rllib  # noqa: F401 - registers the algorithms
 from lorasa_rllib.envs.registry import environment_class
+from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.curves import read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves
-from lorasa_rllib.studies.options import StudyOptions
 from lorasa_rllib.studies.progress import Progress
 from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import rich_table, summary

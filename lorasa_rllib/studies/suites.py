@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.presets import preset_of
-
-if TYPE_CHECKING:
-    from lorasa_rllib.studies.options import StudyOptions
 
 SMOKE_EPISODE = 40
 

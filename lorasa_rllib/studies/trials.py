@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from lorasa_rllib.rllib.a2po import A2POConfig
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.mappo import MAPPOConfig
-from lorasa_rllib.studies.options import FEED_FORWARD, METHODS, StudyOptions
+from lorasa_rllib.studies.choices import StudyOptions
+from lorasa_rllib.studies.options import FEED_FORWARD, METHODS
 from lorasa_rllib.studies.presets import preset_of
 from lorasa_rllib.studies.suites import SUITES
 

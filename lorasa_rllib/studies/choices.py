@@ -1,0 +1,39 @@
+"""What a study was asked to do, as a record that everything after the command line reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What to train, for how long, and where. See `options.parser` for the meaning of each option."""
+
+    suite: str
+    algorithm: str
+    scenarios: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    total_env_steps: int
+    phase_switch: int | float | None
+    obs: str | None
+    agent_obsk: int | None
+    state: str | None
+    network: str | None
+    id_features: str
+    r: int
+    lora_alpha: float | None
+    init_lora_weights: str
+    adapter_lr_scale: float | None
+    num_env_runners: int
+    num_envs: int | None
+    sample_ahead: bool
+    num_learners: int
+    num_gpus_per_learner: float
+    evaluation_interval: int | None
+    max_concurrent: int | None
+    storage_path: str
+    name: str
+    address: str | None
+    resume: bool
+    smoke: bool
