@@ -34,6 +34,7 @@ lint: $(INSTALLED) ## check style, formatting and types
 
 bench: $(INSTALLED) ## measure sampling and the learning step
 	.venv/bin/python benchmarks/sampling.py
+	.venv/bin/python benchmarks/sampling_smax.py
 	.venv/bin/python benchmarks/learning_step.py
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import botocore.session
@@ -278,3 +280,9 @@ def test_options_that_the_guide_explains_exist():
     known = {option for action in parser("")._actions for option in action.option_strings}
     rows = re.findall(r"^\| `(--[^`]+)` \|", (CLUSTER / "README.md").read_text(), re.M)
     assert len(rows) > 4 and {word for row in rows for word in row.split() if word.startswith("--")} <= known
+
+
+def test_the_recipe_for_starcraft_is_a_valid_script_that_stops_at_the_first_error():
+    script = CLUSTER / "install_starcraft.sh"
+    assert subprocess.run(["bash", "-n", script], timeout=10).returncode == 0
+    assert "set -euo pipefail" in script.read_text() and os.access(script, os.X_OK)
