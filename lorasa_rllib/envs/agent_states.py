@@ -15,10 +15,20 @@ def check_state_kind(state: str) -> None:
         raise ValueError(f"state={state!r} must be one of {list(get_args(StateKind))}.")
 
 
+def is_death_masked(state: str, death_mask: bool | None) -> bool:
+    """Whether the dead are masked; by default (None) wherever every agent has a state of its own."""
+    if state == "global" and death_mask is not None:
+        raise ValueError(
+            f'death_mask={death_mask} would be ignored with state="global", which all agents share; leave it out, or '
+            'use state="agent" or "pruned".'
+        )
+    return state != "global" and death_mask is not False
+
+
 def masked_with_id(features: np.ndarray, active: np.ndarray, death_mask: bool) -> np.ndarray:
     """features [E, N, F], active bool [E, N] -> [E, N, F + N]: with the one-hot id of each agent.
 
-    death_mask: the dead have zeros and their id (Yu et al. 2022, MAPPO, "death masking").
+    death_mask: the dead have zeros and keep their id (Yu et al. 2022, MAPPO, "death masking").
     """
     if death_mask:
         features = np.where(active[..., None], features, 0.0)

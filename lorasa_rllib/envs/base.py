@@ -89,6 +89,11 @@ class VectorTeamEnv(ABC):
     def get_state(self) -> Mapping[str, Any] | None:  # noqa: B027 - optional
         """Nothing by default: episodes in progress are not part of a checkpoint."""
 
+    @classmethod
+    def to_be_rendered(cls, env_config: Mapping[str, Any]) -> dict[str, Any]:
+        """`env_config` with what `render` needs."""
+        return dict(env_config)
+
     def render(self) -> np.ndarray:
         """RGB picture uint8 [height, width, 3] of the first copy."""
         raise NotImplementedError(f"{type(self).__name__} cannot be rendered.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -121,6 +122,10 @@ class MAMuJoCo(VectorTeamEnv):
             self._begin(e, self._tasks[e], None)
         self._observe(over)
         return self._answer(ended, final_obs, final_state)
+
+    @classmethod
+    def to_be_rendered(cls, env_config: Mapping[str, Any]) -> dict[str, Any]:
+        return {**env_config, "render_mode": "rgb_array"}
 
     def render(self) -> np.ndarray:
         return self._tasks[0].render()

@@ -103,6 +103,10 @@ class PettingZooTeam(VectorTeamEnv):
                 self._observe(e, game.agents, obs, infos)
         return self._answer(rewards, terminated, truncated, left, final)
 
+    @classmethod
+    def to_be_rendered(cls, env_config: Mapping[str, Any]) -> dict[str, Any]:
+        return {**env_config, "render_mode": "rgb_array"}
+
     def render(self) -> np.ndarray:
         picture = self._games[0].render()
         if picture is None:

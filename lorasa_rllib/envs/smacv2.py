@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from lorasa_rllib.envs.smacv2_draws import draw_under_seed
 from lorasa_rllib.envs.starcraft import StarCraftTeam
-from lorasa_rllib.envs.starcraft_game import SeededDistribution
 from lorasa_rllib.envs.starcraft_package import check_options, import_package
 
 TEAMS: dict[str, dict[str, Any]] = {
@@ -30,14 +30,18 @@ SIZES = ((5, 5), (10, 10), (10, 11), (20, 20), (20, 23))
 MAPS = [f"{race}_{units}_vs_{enemies}" for race in TEAMS for units, enemies in SIZES]
 """The published maps; other numbers of units work as well."""
 
+START_POSITIONS = {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32}
 DEFAULTS = {"conic_fov": False, "obs_own_pos": True, "use_unit_ranges": True, "min_attack_range": 2}
+"""Published options that differ from the package's own defaults (conic_fov stands for itself)."""
 
 
 class SMACv2Team(StarCraftTeam):
     """Battles of SMACv2: `map_name` <race>_<units>_vs_<enemies>; the rest as `StarCraftTeam`.
 
-    capability_config: replaces entries of the published one ("team_gen", "start_positions"), or adds some.
-    With a seed, battles are drawn alike in every run.
+    capability_config: changes the published draws, such as {"team_gen": {"weights": [0.4, 0.4, 0.2]}}: an entry with a
+                "dist_type" replaces the published one, any other is laid over it; further entries are added.
+    With a seed, battles are drawn alike in every run. What the package draws while a battle goes on cannot be seeded:
+    `prob_obs_enemy` below 1 and the capability "attack".
     """
 
     @classmethod
@@ -57,21 +61,29 @@ class SMACv2Team(StarCraftTeam):
         package = import_package("smacv2", "smacv2.env.starcraft2.wrapper")
         check_options(package.StarCraft2Env, options, ours=("map_name", "seed", "capability_config"))
         race, units, enemies = named[1], int(named[2]), int(named[3])
-        capabilities = {
-            "n_units": units,
-            "n_enemies": enemies,
-            "team_gen": {"dist_type": "weighted_teams", "observe": True, **TEAMS[race]},
-            "start_positions": {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32},
-            **(capability_config or {}),
-        }
         game = package.StarCraftCapabilityEnvWrapper(
-            capability_config=copy.deepcopy(capabilities),  # the package writes into it
+            capability_config=capabilities(race, units, enemies, capability_config or {}),
             map_name=f"10gen_{race}",
             seed=seed,
             **{**DEFAULTS, **options},
         )
         if seed is not None:
-            drawn = game.env_key_to_distribution_map
-            for k, key in enumerate(sorted(drawn)):
-                drawn[key] = SeededDistribution(drawn[key], seed * 101 + k)
+            draw_under_seed(game, seed)
         return game
+
+
+def capabilities(race: str, units: int, enemies: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The published `capability_config` with `changes`, all of it fresh: the package writes into what it is given."""
+    if sizes := sorted({"n_units", "n_enemies"} & set(changes)):
+        raise ValueError(f"capability_config must not set {sizes}: map_name says how many, such as {race}_8_vs_9.")
+    config: dict[str, Any] = {
+        "n_units": units,
+        "n_enemies": enemies,
+        "team_gen": {"dist_type": "weighted_teams", "observe": True, **TEAMS[race]},
+        "start_positions": START_POSITIONS,
+    }
+    for key, change in changes.items():
+        config[key] = {**({} if "dist_type" in change else config.get(key, {})), **change}
+        if "dist_type" not in config[key]:
+            raise ValueError(f"capability_config[{key!r}] needs a 'dist_type', such as 'per_agent_uniform'.")
+    return copy.deepcopy(config)

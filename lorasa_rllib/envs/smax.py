@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lorasa_rllib.envs.agent_states import StateKind, check_state_kind
+from lorasa_rllib.envs.agent_states import StateKind, check_state_kind, is_death_masked
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.jax_setup import import_jax
 from lorasa_rllib.spec import TeamSpec
@@ -44,7 +44,7 @@ class SMAXTeam(VectorTeamEnv):
                 "pruned": for every agent the units as they lie around it, their last actions, whether it sees them, its
                           own place and its id: the same without what observation and state both hold ("feature-pruned"
                           of MAPPO, Yu et al. 2022), [E, N, S].
-    death_mask: with a state for every agent, the dead have zeros and their id (MAPPO's death masking).
+    death_mask: with a state for every agent, the dead have zeros and their id (MAPPO's death masking): the default.
     max_episode_steps: time limit of a battle, 100 by default.
     id_capacity: see `TeamSpec`.
     options:    of the package's `HeuristicEnemySMAX`, such as `attack_mode`, `see_enemy_actions`,
@@ -61,14 +61,14 @@ class SMAXTeam(VectorTeamEnv):
         *,
         map_name: str = "3s5z",
         state: StateKind = "global",
-        death_mask: bool = True,
+        death_mask: bool | None = None,
         max_episode_steps: int = 100,
         id_capacity: int = 0,
         **options: Any,
     ):
         self.spec = self.team_spec(map_name, state, death_mask, max_episode_steps, id_capacity, **options)
         self.num_envs = num_envs
-        self._battles = _battles(map_name, max_episode_steps, state, death_mask, options)
+        self._battles = _battles(map_name, max_episode_steps, state, is_death_masked(state, death_mask), options)
         self._carry: Any = None
         self._called = map_name, num_envs
         self._at_once = max(1, num_envs // RENEWED)
@@ -84,7 +84,7 @@ class SMAXTeam(VectorTeamEnv):
         cls,
         map_name: str = "3s5z",
         state: StateKind = "global",
-        death_mask: bool = True,
+        death_mask: bool | None = None,
         max_episode_steps: int = 100,
         id_capacity: int = 0,
         **options: Any,
@@ -94,7 +94,7 @@ class SMAXTeam(VectorTeamEnv):
             raise ValueError(f"max_episode_steps={max_episode_steps!r} must be a number of steps of at least 1.")
         for name in sorted(set(options) & set(NOT_OPTIONS)):
             raise ValueError(f"{name}={options[name]!r} is not supported: {NOT_OPTIONS[name]}.")
-        battles = _battles(map_name, max_episode_steps, state, death_mask, options)
+        battles = _battles(map_name, max_episode_steps, state, is_death_masked(state, death_mask), options)
         library = battles.library
         agents = tuple(library.agents)
         return TeamSpec(
@@ -137,6 +137,26 @@ class SMAXTeam(VectorTeamEnv):
             self._renew(np.flatnonzero(ended))
         return self._answer(rewards[:, None], ended, cut, won, final_obs, final_state)
 
+    def render(self) -> np.ndarray:
+        """The first battle as the package draws it: allies blue, enemies green, lighter where they are shot at."""
+        import jax
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        if self._carry is None:
+            raise ValueError("there is no battle yet: call reset() first.")
+        game = self._battles.library._env
+        units = jax.device_get(jax.tree.map(lambda x: x[0], self._carry[1]))
+        figure = Figure(figsize=(4.8, 4.8), layout="constrained")
+        canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+        shots = dict(zip(game.agents, units.prev_attack_actions.tolist(), strict=True))
+        with jax.disable_jit():  # it would compile its conditions anew for every picture
+            picture = game.init_render(axes, (None, units, shots), 0, int(units.step))
+        picture.remove()  # a copy of all that it lays on top
+        axes.set(xlim=(0, game.map_width), ylim=(0, game.map_height), aspect="equal")
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
     def _renew(self, which: np.ndarray) -> None:
         """New battles, a fixed number in each call: other numbers would have to be compiled on their own."""
         for start in range(0, len(which), self._at_once):
@@ -148,7 +168,8 @@ class SMAXTeam(VectorTeamEnv):
 
     def _look(self, which: Any, seen: Any) -> None:
         """Copies what battles show into this environment's own arrays: JAX's are read-only."""
-        for own, shown in zip((self._obs, self._state, self._active, self._masks, self._roles), seen, strict=True):
+        mine: list[np.ndarray] = [self._obs, self._state, self._active, self._masks, self._roles]
+        for own, shown in zip(mine, seen, strict=True):
             own[which] = shown
 
     def _answer(

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from lorasa_rllib.envs.agent_states import check_state_kind, masked_with_id, with_own_view
+from lorasa_rllib.envs.agent_states import StateKind, check_state_kind, is_death_masked, masked_with_id, with_own_view
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
-from lorasa_rllib.envs.starcraft_game import Game, Shown
+from lorasa_rllib.envs.starcraft_game import SEEDS, Game, Shown
 from lorasa_rllib.spec import TeamSpec
 
 INSTALL = "bash cluster/install_starcraft.sh"
@@ -27,7 +27,7 @@ class StarCraftTeam(VectorTeamEnv):
     state:      what the critic sees. "global": the package's state [E, S]. "agent": for every agent that, its own
                 observation and its one-hot id, [E, N, S]. "pruned": for every agent the package's state with all units
                 as they lie around it, and its id, [E, N, S].
-    death_mask: with a state for every agent, the dead have zeros and their id.
+    death_mask: with a state for every agent, the dead have zeros and their id (MAPPO's death masking): the default.
     max_episode_steps: time limit; None: the map's.
     id_capacity: see `TeamSpec`.
     options:    of the package's environment (difficulty, step_mul, reward_scale_rate, ...).
@@ -41,8 +41,8 @@ class StarCraftTeam(VectorTeamEnv):
         num_envs: int = 1,
         *,
         map_name: str | None = None,
-        state: str = "agent",
-        death_mask: bool = True,
+        state: StateKind = "agent",
+        death_mask: bool | None = None,
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
         **options: Any,
@@ -55,7 +55,7 @@ class StarCraftTeam(VectorTeamEnv):
         self.check_machine()
         self.num_envs = num_envs
         self._settings = {**named, **options}
-        self._kind, self._death_mask, self._limit = state, death_mask, max_episode_steps
+        self._kind, self._death_mask, self._limit = state, is_death_masked(state, death_mask), max_episode_steps
         self._games: list[Game] = []
         self._threads = ThreadPoolExecutor(num_envs, thread_name_prefix="starcraft")
         spec, shape = self.spec, (num_envs, self.spec.num_agents)
@@ -78,13 +78,16 @@ class StarCraftTeam(VectorTeamEnv):
     def team_spec(  # type: ignore[override]
         cls,
         *,
-        state: str = "agent",
-        death_mask: bool = True,
+        state: StateKind = "agent",
+        death_mask: bool | None = None,
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
         **settings: Any,
     ) -> TeamSpec:
         check_state_kind(state)
+        is_death_masked(state, death_mask)
+        if state == "pruned" and settings.get("obs_instead_of_state"):
+            raise ValueError('obs_instead_of_state=True leaves nothing to prune; use state="agent" or "global".')
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1.")
         package = cls.make_game(None, **settings)
@@ -111,7 +114,7 @@ class StarCraftTeam(VectorTeamEnv):
     @classmethod
     def check_machine(cls) -> None:
         """Raises ValueError if StarCraft II or SMAC's maps are not on this machine."""
-        path = Path(os.environ.get("SC2PATH") or Path.home() / "StarCraftII")
+        path = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()  # where pysc2 looks
         if not (path / "Versions").is_dir():
             raise ValueError(
                 f"StarCraft II is not installed at {path} (SC2PATH, or ~/StarCraftII). Run: {INSTALL}   or set SC2PATH "
@@ -123,7 +126,7 @@ class StarCraftTeam(VectorTeamEnv):
     def reset(self, seed: int | None = None) -> TeamStep:
         if not self._games or seed is not None:
             self._close_games()
-            seeds = [None if seed is None else seed + e for e in range(self.num_envs)]
+            seeds = [None if seed is None else (seed + e) % SEEDS for e in range(self.num_envs)]
             self._games = [Game(lambda s: self.make_game(s, **self._settings), s, self._limit) for s in seeds]
         for e, shown in enumerate(self._threads.map(Game.reset, self._games)):
             self._take(e, shown)
@@ -212,7 +215,7 @@ def centred(states: np.ndarray, agents: int, ally_features: int, enemies: int, e
     others = views[..., split : split + enemies * enemy_features].reshape(envs, agents, enemies, enemy_features)
     here = states[:, :split].reshape(envs, agents, 1, ally_features)[..., 2:4]
     for rows, place in ((allies, slice(2, 4)), (others, slice(1, 3))):
-        rows[..., place] -= np.where(rows[..., :1] > 0, here, 0.0)  # column 0: health
+        rows[..., place] -= np.where(rows.any(-1, keepdims=True), here, 0.0)
     views[..., :split] = allies.reshape(envs, agents, -1)
     views[..., split : split + enemies * enemy_features] = others.reshape(envs, agents, -1)
     return views

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """Times that a game is started until it counts as broken."""
+
+SEEDS = 2**32
+"""StarCraft II takes seeds below this."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +70,19 @@ class Game:
             self.close()  # until an episode has ended, the packages launch another game at every reset
         error: Exception | None = None
         for _ in range(ATTEMPTS):
+            if self._package is None:
+                self._package, self._any_over = self._make(self._seed), False
+                if self._limit is not None:
+                    getattr(self._package, "env", self._package).episode_limit = self._limit
             try:
                 self._last = self._fresh = self._begin()
                 return self._fresh
-            except (TeamEnvError, ValueError):
-                raise
             except Exception as problem:  # the package lets through whatever its sockets and the game raise
                 error = problem
                 self._drop(problem)
         raise TeamEnvError(f"StarCraft II did not start in {ATTEMPTS} attempts: {error}") from error
 
     def _begin(self) -> Shown:
-        if self._package is None:
-            self._package, self._any_over = self._make(self._seed), False
-            if self._limit is not None:
-                getattr(self._package, "env", self._package).episode_limit = self._limit
         failed = self._package.force_restarts
         self._package.reset()  # what it returns may be None: SMACv2 loses it when it has to try again
         if self._package.force_restarts > failed:  # the game failed in between, and no units are there
@@ -124,43 +123,10 @@ class Game:
         logger.warning("StarCraft II failed and is started again: %s: %s", type(problem).__name__, problem)
         self.close()
         self.restarts += 1
-        self._seed = None if self._seed is None else self._seed + 1_000_003
+        self._seed = None if self._seed is None else (self._seed + 1_000_003) % SEEDS
 
     def close(self) -> None:
         package, self._package, self._fresh = self._package, None, None
         if package is not None:
             with contextlib.suppress(Exception):  # it is gone either way
                 package.close()
-
-
-_PYTHON_RANDOM = threading.Lock()
-
-
-class SeededDistribution:
-    """A distribution of SMACv2 with random streams of its own: the package draws from unseeded ones."""
-
-    def __init__(self, distribution: Any, seed: int):
-        self._distribution = distribution
-        self._state = random.Random(seed).getstate()
-        for k, part in enumerate(_parts(distribution)):
-            part.rng = np.random.default_rng([seed, k])
-
-    def generate(self) -> dict[str, Any]:
-        with _PYTHON_RANDOM:  # some of the package's draws come from Python's shared stream
-            shared = random.getstate()
-            random.setstate(self._state)
-            try:
-                return self._distribution.generate()
-            finally:
-                self._state = random.getstate()
-                random.setstate(shared)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._distribution, name)
-
-
-def _parts(distribution: Any) -> list[Any]:
-    """A distribution and those inside it that draw random numbers, in a fixed order."""
-    inner = [value for value in vars(distribution).values() if hasattr(value, "generate")]
-    found = [part for value in inner for part in _parts(value)]
-    return [distribution, *found] if hasattr(distribution, "rng") else found

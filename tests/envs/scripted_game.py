@@ -22,14 +22,11 @@ from lorasa_rllib.envs.registry import environment_class
 class Controller:
     """The part of pysc2's controller that the packages use."""
 
-    made: list = []  # noqa: RUF012
-
     def __init__(self, allies: list[int], enemies: list[int]):
         self.teams = {1: allies, 2: enemies}  # unit types that the map's trigger creates
         self.units: list[raw_pb2.Unit] = []
         self.targets: list[int] = []
         self.steps, self.tag, self.fails = 0, 0, False
-        Controller.made.append(self)
 
     def create_game(self, request) -> None:
         self._spawn()
@@ -125,7 +122,8 @@ def main(env_name: str, map_name: str) -> None:
         choices = np.where(step.masks, rng.random(step.masks.shape), -1.0)
         choices[..., 6:] += np.where(step.masks[..., 6:], 1.0 if attack else -0.9, 0.0)
         if t == 75:
-            Controller.made[-1].fails = True
+            package = env._games[0]._package
+            getattr(package, "env", package)._controller.fails = True
         step = env.step(choices.argmax(-1))
         told["rewards"] += float(step.rewards.sum())
         told["won"] += int(step.won.sum())

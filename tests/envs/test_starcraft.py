@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import random
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from lorasa_rllib.envs.base import TeamEnvError
 from lorasa_rllib.envs.smac import SMACTeam
+from lorasa_rllib.envs.smacv2 import capabilities
+from lorasa_rllib.envs.smacv2_draws import draw_under_seed
 from lorasa_rllib.envs.starcraft import centred
-from lorasa_rllib.envs.starcraft_game import SeededDistribution
 from tests.envs.starcraft_standin import ATTACK, NOOP, STOP, Package, StandIn
 
 
@@ -158,26 +162,71 @@ def test_a_missing_game_says_what_to_install(monkeypatch, tmp_path):
     SMACTeam.check_machine()
 
 
-class Draws:
-    """Like a distribution of SMACv2: numpy's generator and Python's shared one, both unseeded; another inside."""
+PACKAGE = """
+from random import choice, shuffle
+from numpy.random import default_rng
 
-    def __init__(self, inner=None):
-        self.rng, self.inner = np.random.default_rng(), inner
-
+class Teams:
+    def __init__(self, config):
+        self.rng, self.names = default_rng(), config["names"]
     def generate(self):
-        mine = [int(self.rng.integers(1000)), random.randrange(1000)]
-        return {"team": mine + (self.inner.generate()["team"] if self.inner else [])}
+        names = self.names * 3
+        shuffle(names)
+        return [choice(self.names), *names, int(self.rng.integers(1000))]
+
+DISTRIBUTION_MAP = {"teams": Teams}
+"""
 
 
-def test_a_seeded_distribution_draws_alike_and_leaves_pythons_own_stream_alone():
+def test_draws_under_a_seed_are_alike_and_leave_the_package_and_pythons_own_stream_alone(tmp_path, monkeypatch):
+    folder = tmp_path / "smacv2" / "env" / "starcraft2"
+    folder.mkdir(parents=True)
+    (folder / "distributions.py").write_text(PACKAGE)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "smacv2"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = importlib.import_module("smacv2.env.starcraft2.distributions")
+    config = {"one": {"dist_type": "teams", "names": list("abc")}, "own": {"dist_type": "a user's"}}
+
     def draw(seed):
-        distribution = SeededDistribution(Draws(Draws()), seed)
-        return [distribution.generate() for _ in range(5)]
+        own = object()
+        drawn = {"one": package.Teams(config["one"]), "own": own}
+        game = SimpleNamespace(distribution_config=config, env_key_to_distribution_map=drawn)
+        draw_under_seed(game, seed)
+        assert drawn["own"] is own  # what a program has registered itself
+        return [drawn["one"].generate() for _ in range(5)]
 
     random.seed(1)
     expected = random.random()
     random.seed(1)
     first = draw(3)
-    assert random.random() == expected
+    assert random.random() == expected and package.shuffle == random.shuffle
     assert first == draw(3) != draw(4)
     assert len({str(team) for team in first}) == 5
+    (folder / "distributions.py").write_text(PACKAGE.replace("choice, shuffle", "sample"))  # another version
+    importlib.invalidate_caches()
+    with pytest.raises(ValueError, match="cannot be seeded"):
+        draw(3)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "smacv2"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_options_that_would_be_ignored_are_refused():
+    with pytest.raises(ValueError, match="death_mask"):
+        StandIn.team_spec(state="global", death_mask=True)
+    with pytest.raises(ValueError, match="nothing to prune"):
+        StandIn.team_spec(state="pruned", obs_instead_of_state=True)
+    for changes, message in (({"n_units": 3}, "map_name says"), ({"team_gen": {}, "x": {}}, "needs a 'dist_type'")):
+        with pytest.raises(ValueError, match=message):
+            capabilities("terran", 5, 5, changes)
+
+
+def test_changes_of_the_published_draws_are_laid_over_them():
+    weights = [0.4, 0.4, 0.2]
+    changed = capabilities("zerg", 5, 6, {"team_gen": {"weights": weights}, "start_positions": {"dist_type": "mine"}})
+    published = capabilities("zerg", 5, 6, {})
+    assert changed == {
+        **published, "team_gen": {**published["team_gen"], "weights": weights}, "start_positions": {"dist_type": "mine"}
+    }  # fmt: skip
+    changed["team_gen"]["unit_types"].clear()  # as the package may
+    assert capabilities("zerg", 5, 6, {}) == published
