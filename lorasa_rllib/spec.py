@@ -178,7 +178,7 @@ class Owners:
             object.__setattr__(self, "num_adapters", max(self.adapter_of) + 1)
         for name in ("backbone_of", "critic_of"):
             owners = getattr(self, name)
-            if len(owners) != n or sorted(set(owners)) != list(range(max(owners) + 1)):
+            if len(owners) != n or sorted(set(owners)) != list(range(len(set(owners)))):
                 raise ValueError(f"{name}={owners} must give each of the {n} agents an owner from 0 without gaps.")
         if self.adapter_of and (
             len(self.adapter_of) != n or min(self.adapter_of) < 0 or max(self.adapter_of) >= self.num_adapters

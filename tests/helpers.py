@@ -92,6 +92,8 @@ def policies(draw: Any, method: str, spec: st.SearchStrategy[TeamSpec] | None = 
         use_rslora=draw(st.booleans()),
         target_modules=draw(st.sampled_from([("*",), ("mlp.*", "log_std"), ("head",)])),
         rank_pattern=draw(st.sampled_from([{}, {"mlp.1": 2}, {"head": 1, "mlp.*": 3}])),
+        adapt_bias=draw(st.booleans()),
+        adapt_norm=draw(st.booleans()),
     )
     by_agent = owners.routed_by == "agent"
     recurrent = config.pop("recurrent", False)
@@ -200,12 +202,17 @@ def _one_row(
         return bank[g] if len(bank) > 1 else bank[0]
 
     def norm(layer: Any, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape, backbone(layer.weight)[: len(x)], backbone(layer.bias)[: len(x)])
+        gain, offset = backbone(layer.weight), backbone(layer.bias)
+        if k is not None and hasattr(layer, "weight_delta"):
+            gain, offset = gain + layer.weight_delta[k], offset + layer.bias_delta[k]
+        return F.layer_norm(x, x.shape, gain[: len(x)], offset[: len(x)])
 
     def linear(layer: Any, x: Tensor) -> Tensor:
         y = backbone(layer.weight) @ x + backbone(layer.bias)
         if k is None or not layer.rank:
             return y
+        if hasattr(layer, "bias_delta"):
+            y = y + layer.bias_delta[k]
         seen = x  # an adapter has one id column, which is always on
         if layer.id_capacity:
             seen = torch.cat([x[: layer.in_size], x.new_ones(1)])

@@ -9,7 +9,7 @@ import pytest
 import lorasa_rllib
 
 PACKAGE = Path(lorasa_rllib.__file__).parent
-WITHOUT_RAY = ("nn", "sharing", "learning", "envs", "analysis")
+WITHOUT_RAY = ("nn", "sharing", "policies", "learning", "envs", "analysis")
 OPTIONAL = ("mujoco", "gymnasium", "gymnasium_robotics", "pettingzoo", "smac", "smacv2", "jax", "jaxmarl")
 
 BLOCK = """
@@ -71,10 +71,11 @@ def test_the_spec_loads_neither_ray_nor_torch():
     [
         ("nn", ("spec", "nn")),
         ("sharing", ("spec", "nn", "sharing")),
+        ("policies", ("spec", "nn", "sharing", "policies")),
         ("learning", ("spec", "nn", "sharing", "learning")),
         ("envs", ("spec", "envs")),
         ("analysis", ("spec", "nn", "sharing", "analysis")),
-        ("rllib", ("spec", "nn", "sharing", "learning", "envs", "rllib")),
+        ("rllib", ("spec", "nn", "sharing", "policies", "learning", "envs", "rllib")),
     ],
 )
 def test_dependencies_point_one_way(folder, allowed):

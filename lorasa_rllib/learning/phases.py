@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lorasa_rllib.learning.auto_switch import AutoSwitch
 from lorasa_rllib.nn.policy import PHASES, Phase
 
 Schedule = Literal["two_phase", "joint"]
@@ -16,13 +17,14 @@ class PhaseSchedule:
 
     schedule:        "two_phase": backbone first, then adapters; "joint": both from the start.
     total_env_steps: budget of the run, summed over all environments; needed if `phase_switch` is a fraction.
-    phase_switch:    steps (int) or fraction of the budget (float in [0, 1)) after which the adapter phase begins.
+    phase_switch:    steps (int) or fraction of the budget (float in [0, 1)) after which the adapter phase begins, or
+                     "auto": see `learning.auto_switch`.
     has_adapters:    whether the sharing method has adapters; without them the backbone trains throughout.
     """
 
     schedule: Schedule
     total_env_steps: int | None
-    phase_switch: int | float | None
+    phase_switch: int | float | Literal["auto"] | None
     has_adapters: bool = True
 
     def __post_init__(self) -> None:
@@ -39,14 +41,19 @@ class PhaseSchedule:
 
     @property
     def switch_step(self) -> int | None:
-        """Environment steps after which the adapter phase begins; None if there is no switch."""
+        """Environment steps after which the adapter phase begins; None if there is no switch, or it is automatic."""
         if not self.has_adapters or self.schedule == "joint":
             return None
         switch = self.phase_switch
+        if switch == "auto":
+            if self.total_env_steps is None:
+                raise ValueError("phase_switch='auto' needs the budget: set .sharing(total_env_steps=...).")
+            return None
         if isinstance(switch, bool) or not isinstance(switch, int | float) or not switch >= 0:
             raise ValueError(
                 f"phase_switch={switch!r} must be a number of environment steps (int) or a fraction of "
-                "total_env_steps (float in [0, 1)). Set .sharing(phase_switch=...), or schedule='joint' for no switch."
+                "total_env_steps (float in [0, 1)), or 'auto'. Set .sharing(phase_switch=...), or schedule='joint' for "
+                "no switch."
             )
         if isinstance(switch, int):
             return switch
@@ -62,10 +69,16 @@ class PhaseSchedule:
             )
         return round(switch * self.total_env_steps)
 
-    def phase_at(self, env_steps: int, current: Phase = "backbone") -> Phase:
+    def watcher(self) -> AutoSwitch | None:
+        """What an automatic switch goes by: whoever trains tells it every return. None if the switch is no such one."""
+        automatic = self.has_adapters and self.schedule == "two_phase" and self.phase_switch == "auto"
+        return AutoSwitch(self.total_env_steps or 1) if automatic else None
+
+    def phase_at(self, env_steps: int, current: Phase = "backbone", watcher: AutoSwitch | None = None) -> Phase:
         """Phase of an update on a rollout that began after `env_steps`; a run never returns to an earlier phase."""
         if self.has_adapters and self.schedule == "joint":
             return "joint"
         switch = self.switch_step
-        due: Phase = "adapters" if switch is not None and env_steps >= switch else "backbone"
+        now = watcher.due(env_steps) if watcher is not None else switch is not None and env_steps >= switch
+        due: Phase = "adapters" if now else "backbone"
         return max(due, current, key=PHASES.index)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorasa_rllib.nn.bank import BankLinear, BankVector, LoRAConfig
+from lorasa_rllib.nn.bank import BankLinear, Banks, BankVector, LoRAConfig
 from lorasa_rllib.nn.distributions import CONTINUOUS, ActionDistribution, Categorical
-from lorasa_rllib.nn.network import Banks, NetworkConfig, Trunk
+from lorasa_rllib.nn.network import NetworkConfig, Trunk
 from lorasa_rllib.nn.rows import Agent, Router
 from lorasa_rllib.spec import Owners, TeamSpec
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorasa_rllib.nn.rows import Slots
+from lorasa_rllib.spec import Owners
 
 MERGE_FROM_ROWS = 60
 """Rows per slot from which forming dense weights once per forward is cheaper than two skinny products per row
@@ -29,6 +30,9 @@ class LoRAConfig:
                        1/sqrt(in)), B = 0). Both start at zero effect; "peft" moves outputs less per step.
     target_modules:    patterns (fnmatch) of the adapted layers: mlp.0 .., head, log_std.
     rank_pattern:      rank of the layers that match a pattern, first match wins.
+    adapt_bias:        adapted layers also get a bias for each adapter (the paper's have none).
+    adapt_norm:        LayerNorms of adapted layers, and feature_norm if it is targeted, get a gain and an offset for
+                       each adapter (the paper's have none).
     """
 
     r: int = 8
@@ -37,6 +41,8 @@ class LoRAConfig:
     init_lora_weights: Literal["lorasa", "peft"] = "lorasa"
     target_modules: tuple[str, ...] = ("*",)
     rank_pattern: dict[str, int] = field(default_factory=dict)
+    adapt_bias: bool = False
+    adapt_norm: bool = False
 
     def __post_init__(self) -> None:
         for name, rank in {"r": self.r, **self.rank_pattern}.items():
@@ -61,14 +67,26 @@ class BankSize:
     lora: LoRAConfig = field(default_factory=LoRAConfig)
 
 
+@dataclass(frozen=True)
+class Banks:
+    """Which layer gets how many backbones and adapters: the owner table and LoRA settings, asked by layer name."""
+
+    owners: Owners
+    lora: LoRAConfig
+
+    def of(self, layer: str) -> BankSize:
+        banked = any(fnmatch(layer, pattern) for pattern in self.owners.banked)
+        return BankSize(self.owners.num_backbones if banked else 1, self.owners.num_adapters, self.lora)
+
+
 class BankLinear(nn.Module):
     """G linear layers and K low-rank adapters.
 
         y_s = W_g x_s + b_g + scaling * B_k A_k x_s          g, k: backbone and adapter of slot s
 
     Parameters: weight [G, out, in], bias [G, out], lora_A [K, r, in], lora_B [K, out, r]; or delta [K, out, in] when
-    r >= min(in, out). A new adapter has B A = 0 and changes nothing. Hu et al. 2021, eq. 3; one adapter per agent:
-    LoRASA, arXiv 2502.05573.
+    r >= min(in, out); with `adapt_bias` also bias_delta [K, out], added to the bias. A new adapter has B A = 0 and
+    changes nothing. Hu et al. 2021, eq. 3; one adapter per agent: LoRASA, arXiv 2502.05573.
 
     The last `id_capacity` columns of the weight belong to a one-hot agent id that is never built: an agent's column is
     looked up and added like a bias. An adapter has a single such column: its own agent is the only one it meets, and
@@ -94,6 +112,9 @@ class BankLinear(nn.Module):
             factor = b if published else a  # Kaiming-uniform with a = sqrt(5): U(-1/sqrt(fan_in), 1/sqrt(fan_in))
             factor.uniform_(-1 / math.sqrt(factor.shape[-1]), 1 / math.sqrt(factor.shape[-1]))
             self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
+        self.adapts_bias = bool(self.rank and bank.lora.adapt_bias)
+        if self.adapts_bias:
+            self.bias_delta = nn.Parameter(torch.zeros(bank.adapters, out_size))
 
     def forward(self, x: Tensor, slots: Slots, adapters: bool = True) -> Tensor:
         """x [S, B, in] -> [S, B, out]. `adapters=False` leaves the low-rank updates out."""
@@ -104,14 +125,16 @@ class BankLinear(nn.Module):
         if not adapters or not self.rank or self.dense or rows >= MERGE_FROM_ROWS:
             return self.merged(slots, adapters)
         features, own = self._columns(slots.pick(self.lora_A, slots.adapter))
-        return Factored(self._backbone(slots), Affine(features, own), slots.pick_adapter(self.lora_B), self.scaling)
+        backbone = self._backbone(slots)
+        backbone = Affine(backbone.weight, self._with_delta(backbone.bias, slots))
+        return Factored(backbone, Affine(features, own), slots.pick_adapter(self.lora_B), self.scaling)
 
     def merged(self, slots: Slots, adapters: bool = True) -> Affine:
         """Dense weights [S, out, in] ([1, out, in] if all slots share them) with adapters and id columns folded in."""
         backbone = self._backbone(slots)
         if not (adapters and self.rank):
             return backbone
-        weight, bias = backbone.weight, backbone.bias
+        weight, bias = backbone.weight, self._with_delta(backbone.bias, slots)
         if self.dense:
             features, own = self._columns(slots.pick_adapter(self.delta))
             return Affine(weight + features, bias if own is None else bias + own)
@@ -125,13 +148,17 @@ class BankLinear(nn.Module):
 
     @torch.no_grad()
     def adapter_square_norms(self) -> Tensor:
-        """[K]: |scaling B_k A_k|^2, Frobenius, without forming the product."""
+        """[K]: |scaling B_k A_k|^2, Frobenius, without forming the product; and that of the bias, where adapted."""
         if not self.rank:
             return self.weight.new_zeros(1)
+        of_bias = self.bias_delta.square().sum(1) if self.adapts_bias else 0.0
         if self.dense:
-            return self.delta.square().sum((1, 2))
+            return self.delta.square().sum((1, 2)) + of_bias
         a, b = self.lora_A, self.lora_B
-        return self.scaling**2 * ((b.mT @ b) * (a @ a.mT)).sum((1, 2))
+        return self.scaling**2 * ((b.mT @ b) * (a @ a.mT)).sum((1, 2)) + of_bias
+
+    def _with_delta(self, bias: Tensor, slots: Slots) -> Tensor:
+        return bias + slots.pick_adapter(self.bias_delta) if self.adapts_bias else bias
 
     def _backbone(self, slots: Slots) -> Affine:
         weight, bias = slots.pick(self.weight, slots.backbone), slots.pick(self.bias, slots.backbone)
@@ -195,24 +222,43 @@ class Factored:
 class BankLayerNorm(nn.Module):
     """Layer normalisation (Ba et al. 2016; biased variance, eps 1e-5) with one affine map per backbone.
 
-    Parameters: weight [G, d], bias [G, d]. Padded features (`present` 0, and 0 in x) are left out of mean and variance
-    and stay 0.
+    Parameters: weight [G, d], bias [G, d]; with `adapt_norm` also weight_delta [K, d] and bias_delta [K, d], added to
+    them. Padded features (`present` 0, and 0 in x) are left out of mean and variance and stay 0.
+    name: the layer whose patterns decide whether it is adapted.
     """
 
-    def __init__(self, size: int, bank: BankSize):
+    def __init__(self, name: str, size: int, bank: BankSize):
         super().__init__()
         self.size = size
         self.weight = nn.Parameter(torch.ones(bank.backbones, size))
         self.bias = nn.Parameter(torch.zeros(bank.backbones, size))
+        self.adapted = bool(bank.adapters and bank.lora.adapt_norm and bank.lora.rank_of(name))
+        if self.adapted:
+            self.weight_delta = nn.Parameter(torch.zeros(bank.adapters, size))
+            self.bias_delta = nn.Parameter(torch.zeros(bank.adapters, size))
 
-    def forward(self, x: Tensor, slots: Slots, present: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, slots: Slots, present: Tensor | None = None, adapters: bool = True) -> Tensor:
         """x [S, B, d], present [S, 1 or B, d] (1 where a feature is real) -> [S, B, d]."""
-        if present is None and self.weight.shape[0] == 1:
+        if present is None and self.weight.shape[0] == 1 and not (adapters and self.adapted):
             return F.layer_norm(x, (self.size,), self.weight[0], self.bias[0])
         normal = F.layer_norm(x, (self.size,)) if present is None else _masked_standard(x, present)
-        weight, bias = slots.pick(self.weight, slots.backbone), slots.pick(self.bias, slots.backbone)
-        y = torch.addcmul(bias[:, None], normal, weight[:, None])
+        gain, offset = self.affine(slots, adapters)
+        y = torch.addcmul(offset[:, None], normal, gain[:, None])
         return y if present is None else y * present
+
+    def affine(self, slots: Slots, adapters: bool = True) -> tuple[Tensor, Tensor]:
+        """Gain and offset, [S or 1, d] each."""
+        gain, offset = slots.pick(self.weight, slots.backbone), slots.pick(self.bias, slots.backbone)
+        if adapters and self.adapted:
+            gain, offset = gain + slots.pick_adapter(self.weight_delta), offset + slots.pick_adapter(self.bias_delta)
+        return gain, offset
+
+    @torch.no_grad()
+    def adapter_square_norms(self) -> Tensor:
+        """[K]: |weight_delta_k|^2 + |bias_delta_k|^2."""
+        if not self.adapted:
+            return self.weight.new_zeros(1)
+        return self.weight_delta.square().sum(1) + self.bias_delta.square().sum(1)
 
 
 class BankVector(nn.Module):

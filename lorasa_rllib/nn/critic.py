@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lorasa_rllib.nn.bank import BankLinear, LoRAConfig
-from lorasa_rllib.nn.network import Banks, NetworkConfig, Trunk
+from lorasa_rllib.nn.bank import BankLinear, Banks, LoRAConfig
+from lorasa_rllib.nn.network import NetworkConfig, Trunk
 from lorasa_rllib.nn.rows import Router, TeamRows
 from lorasa_rllib.spec import Owners, TeamSpec
 

@@ -42,10 +42,10 @@ class SquashedGaussian:
     initial_log_std = 1.0
 
     def __init__(self, mean: Tensor, log_std: Tensor, real: Tensor | None = None):
-        self.mean, self.std, self.real = mean, self.bounded_std(log_std), real
+        self.mean, self.std, self.real = mean, self.std_of(log_std), real
 
     @staticmethod
-    def bounded_std(log_std: Tensor) -> Tensor:
+    def std_of(log_std: Tensor) -> Tensor:
         return 0.5 * torch.sigmoid(log_std)
 
     @classmethod
@@ -80,7 +80,11 @@ class Gaussian:
     initial_log_std = -0.5
 
     def __init__(self, mean: Tensor, log_std: Tensor, real: Tensor | None = None):
-        self.mean, self.std, self.real = mean, log_std.exp(), real
+        self.mean, self.std, self.real = mean, self.std_of(log_std), real
+
+    @staticmethod
+    def std_of(log_std: Tensor) -> Tensor:
+        return log_std.exp()
 
     @classmethod
     def from_std(cls, mean: Tensor, std: Tensor, real: Tensor | None = None) -> Gaussian:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear
+from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, Banks
 from lorasa_rllib.nn.rows import Rows
-
-if TYPE_CHECKING:
-    from lorasa_rllib.nn.network import Banks
 
 
 class BankGRU(nn.Module):
@@ -28,7 +25,7 @@ class BankGRU(nn.Module):
         self.size = size
         self.input = BankLinear("gru.input", size, 3 * size, banks.of("gru.input"), gain=1.0)
         self.hidden = BankLinear("gru.hidden", size, 3 * size, banks.of("gru.hidden"), gain=1.0)
-        self.norm = BankLayerNorm(size, banks.of("gru.norm")) if layer_norm else None
+        self.norm = BankLayerNorm("gru.norm", size, banks.of("gru.norm")) if layer_norm else None
 
     def forward(
         self, x: Tensor, rows: Rows, state: Tensor | None, keep: Tensor | None, adapters: bool = True
@@ -55,7 +52,7 @@ class BankGRU(nn.Module):
             states.append(state)
         after = torch.stack(states)
         y = rows.arrange(after)
-        return (y if self.norm is None else self.norm(y, rows.slots)), after
+        return (y if self.norm is None else self.norm(y, rows.slots, adapters=adapters)), after
 
 
 def gru_cell(of_input: Tensor, of_hidden: Tensor, h: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from lorasa_rllib.nn.critic import Critic
 from lorasa_rllib.nn.distributions import ActionDistribution
 from lorasa_rllib.nn.gru import gru_cell
 from lorasa_rllib.nn.network import ACTIVATION, Trunk
-from lorasa_rllib.nn.rows import Slots, SortedRows
+from lorasa_rllib.nn.rows import Slots, TeamRows, known_roles
 
 
 class MergedActor:
@@ -23,7 +23,8 @@ class MergedActor:
     Adapters, id columns and the affine maps of LayerNorms are folded into one dense weight and bias for each owner (an
     agent, or a role) and layer, one for all if they share it, so that acting costs one batched product per layer. It
     shares no memory with the actor and follows none of its later changes. Recurrent actors act one step at a time:
-    `obs [1, E, N, obs_size]`. Adapters keyed by role need agents with equal observations.
+    `obs [1, E, N, obs_size]`. Adapters keyed by role need agents with equal observations. `agent` is a tuple of agents
+    or None, the team.
     """
 
     @torch.no_grad()
@@ -34,8 +35,10 @@ class MergedActor:
         self._router = actor.router
         slots = actor.router.slots_of_all() if adapters else actor.router.slots_of_agents(slice(None))
         self._network = _MergedNetwork(actor, actor.head, slots, actor.obs_mask, adapters)
-        self._head_type, self._real = actor.head_type, actor.real_entries
-        self._log_std = None if actor.head_type is None else actor.log_std(slots, adapters).clone()
+        self._head: Any = actor.head_type
+        self._real = actor.real_entries
+        self._std = None if self._head is None else self._head.std_of(actor.log_std(slots, adapters)).clone()
+        self._team = None if self._by_role else slots
 
     def __call__(self, obs: Tensor, **rows: Any) -> ActionDistribution:
         """Distribution of every row's action; arguments as `unroll`."""
@@ -48,17 +51,48 @@ class MergedActor:
         roles: Tensor | None = None,
         masks: Tensor | None = None,
         state: Tensor | None = None,
+        agent: tuple[int, ...] | None = None,
         **_: Any,
     ) -> tuple[ActionDistribution, Tensor | None]:
         """As `Actor.unroll`; `adapters` is settled already."""
-        rows = self._router.layout(obs, roles=roles, adapters=self._by_role)
-        owner = rows.owner_of_slot if isinstance(rows, SortedRows) else None
+        some = None if agent is None else torch.tensor(agent, device=obs.device)
+        rows, owner = self._layout(obs, agent, some, roles)
         y, h = self._network(rows.arrange(obs), None if state is None else rows.arrange(state), owner)
-        log_std = self._log_std
-        if log_std is not None and owner is not None:
-            log_std = rows.restore_vector(_of(log_std, owner))
-        after = None if h is None else rows.restore(h)
-        return action_distribution(self._head_type, rows.restore(y), log_std, self._real, masks), after
+        output, after = rows.restore(y), None if h is None else rows.restore(h)
+        real = self._real if self._real is None or some is None else self._real[some]
+        if self._std is None:
+            return action_distribution(None, output, None, real, masks), after
+        std = self._std if owner is None else rows.restore_vector(_of(self._std, owner))
+        return self._head.from_std(output if real is None else output * real, std, real), after
+
+    def _layout(
+        self, obs: Tensor, agent: tuple[int, ...] | None, some: Tensor | None, roles: Tensor | None
+    ) -> tuple[Any, Tensor | None]:
+        """How rows are laid out, and whose weights each slot meets (None: slot s those of owner s)."""
+        lead = obs.shape[:-1]
+        if self._by_role and roles is not None and roles.numel() <= ALONE_UP_TO:
+            plain = self._router.owners.num_adapters
+            return RowsAlone(lead), known_roles(roles, plain, otherwise=plain).reshape(-1)
+        if self._team is not None:  # the usual case, without a detour over index maps
+            return TeamRows(self._team if some is None else Slots(len(some)), lead[:-1]), some
+        rows: Any = self._router.layout(obs, agent, roles)
+        return rows, rows.owner_of_slot
+
+
+class RowsAlone:
+    """A slot for every row: what few rows with owners of their own are cheapest in. As `nn.rows.Rows`."""
+
+    def __init__(self, lead: torch.Size):
+        self._lead = lead
+
+    def arrange(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, 1, x.shape[-1])
+
+    def restore(self, y: Tensor) -> Tensor:
+        return y.reshape(*self._lead, y.shape[-1])
+
+    def restore_vector(self, v: Tensor) -> Tensor:
+        return v[0] if len(v) == 1 else self.restore(v)
 
 
 class MergedCritic:
@@ -82,7 +116,8 @@ class _MergedNetwork:
 
     def __init__(self, trunk: Trunk, head: BankLinear, slots: Slots, present: Tensor | None, adapters: bool):
         self._present = None if present is None else present[:, None]  # [N, 1, features]
-        self._count = 1 if present is None else present.sum(-1)[:, None, None].to(head.weight.dtype)
+        real_features = torch.ones(1) if present is None else present.sum(-1)
+        self._count = real_features[:, None, None].to(head.weight.dtype)
         self._standardises = trunk.feature_norm is not None
         self._normalises = trunk.config.layer_norm
         self._activation = ACTIVATION[trunk.config.activation]
@@ -90,7 +125,7 @@ class _MergedNetwork:
 
         def fold(layer: BankLinear, its_norm: BankLayerNorm | None) -> Affine:
             nonlocal norm, real
-            affine = _fold(norm, real, layer.merged(slots, adapters), slots)
+            affine = _fold(norm, real, layer.merged(slots, adapters), slots, adapters)
             norm, real = its_norm, None
             return affine
 
@@ -98,7 +133,7 @@ class _MergedNetwork:
         self._hidden: Affine | None = None
         if trunk.gru is not None:
             self._input = fold(trunk.gru.input, trunk.gru.norm)
-            self._hidden = _fold(None, None, trunk.gru.hidden.merged(slots, adapters), slots)
+            self._hidden = _fold(None, None, trunk.gru.hidden.merged(slots, adapters), slots, adapters)
         self._post = [fold(layer, layer.norm) for layer in trunk.post]  # type: ignore[arg-type]
         self._head = fold(head, None)
 
@@ -107,7 +142,7 @@ class _MergedNetwork:
 
         owner int64 [S]: whose weights each slot meets; None: slot s those of owner s.
         """
-        x = self._standardised(x)
+        x = self._standardised(x, owner)
         for layer in self._mlp:
             x = self._normalised(self._activation(layer.of(owner)(x)))
         if self._hidden is None:
@@ -123,15 +158,18 @@ class _MergedNetwork:
     def _normalised(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:]) if self._normalises else x
 
-    def _standardised(self, x: Tensor) -> Tensor:
+    def _standardised(self, x: Tensor, owner: Tensor | None) -> Tensor:
         """Features with zero mean and unit variance over the real ones of every row."""
         if self._present is None:
             return F.layer_norm(x, x.shape[-1:]) if self._standardises else x
-        x = torch.where(self._present, x, 0.0)
+        present, count = self._present, self._count
+        if owner is not None:
+            present, count = present[owner], count[owner]
+        x = torch.where(present, x, 0.0)
         if not self._standardises:
             return x
-        centred = (x - x.sum(-1, keepdim=True) / self._count) * self._present
-        variance = centred.square().sum(-1, keepdim=True) / self._count
+        centred = (x - x.sum(-1, keepdim=True) / count) * present
+        variance = centred.square().sum(-1, keepdim=True) / count
         return centred * torch.rsqrt(variance + 1e-5)
 
 
@@ -140,11 +178,31 @@ def _of(bank: Tensor, owner: Tensor) -> Tensor:
     return bank if len(bank) == 1 else bank.index_select(0, owner)
 
 
-def _fold(norm: BankLayerNorm | None, present: Tensor | None, layer: Affine, slots: Slots) -> Affine:
+def _fold(norm: BankLayerNorm | None, present: Tensor | None, layer: Affine, slots: Slots, adapters: bool) -> Affine:
     """W (g x + c) + b as (W g) x + (W c + b): the affine map of a LayerNorm becomes part of the layer after it."""
     weight, bias = layer.weight, layer.bias
     if norm is not None:
-        gain, offset = slots.pick(norm.weight, slots.backbone), slots.pick(norm.bias, slots.backbone)
+        gain, offset = norm.affine(slots, adapters)
         offset = offset if present is None else offset * present
         weight, bias = weight * gain[:, None], bias + (weight @ offset[..., None]).squeeze(-1)
     return Affine(weight.clone(), bias.clone())
+
+
+ALONE_UP_TO = 64
+"""Up to so many rows it is cheaper to fetch every row's dense weights than to sort rows by role."""
+
+MERGE_UP_TO = 128
+"""Up to so many agents (or roles) act with merged weights (`benchmarks/many_agents.py` measures both)."""
+
+
+def acting_form(actor: Actor, adapters: bool) -> Actor | MergedActor:
+    """What to act with until the weights change: everything folded into dense weights of each adapter's owner.
+
+    Very many owners act through the factored path instead: their dense weights would no longer fit the processor's
+    caches.
+    """
+    owners, by_role = actor.router.owners, actor.router.by_role
+    many = adapters and (owners.num_adapters if by_role else len(owners.backbone_of)) > MERGE_UP_TO
+    if many or (by_role and adapters and actor.obs_mask is not None):
+        return actor
+    return MergedActor(actor, adapters)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, BankSize, LoRAConfig
+from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, Banks, BankSize
 from lorasa_rllib.nn.distributions import CONTINUOUS
 from lorasa_rllib.nn.gru import BankGRU
 from lorasa_rllib.nn.rows import Rows
@@ -17,6 +16,7 @@ from lorasa_rllib.spec import Owners
 
 GAIN = {"relu": 2**0.5, "tanh": 5 / 3}
 ACTIVATION = {"relu": torch.relu, "tanh": torch.tanh}
+LAYERS_AT_MOST = 1000
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class NetworkConfig:
     head_gain: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("hidden_size", "num_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.post_layers < 0:
-            raise ValueError(f"post_layers={self.post_layers} must not be negative.")
+        if self.hidden_size < 1:
+            raise ValueError(f"hidden_size={self.hidden_size} must be at least 1.")
+        for name, least in (("num_layers", 1), ("post_layers", 0)):
+            if not least <= getattr(self, name) <= LAYERS_AT_MOST:
+                raise ValueError(f"{name}={getattr(self, name)} must be between {least} and {LAYERS_AT_MOST}.")
         for name, known in (
             ("activation", ACTIVATION),
             ("distribution", CONTINUOUS),
@@ -62,6 +62,13 @@ class NetworkConfig:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {sorted(known)}.")
+
+    def layers(self) -> list[str]:
+        """Names of the actor's layers that adapters can go to, in order."""
+        hidden = [f"mlp.{k}" for k in range(self.num_layers)]
+        memory = ["gru.input", "gru.hidden", "gru.norm", *(f"post.{k}" for k in range(self.post_layers))]
+        first = ["feature_norm"] if self.feature_norm else []
+        return [*first, *hidden, *(memory if self.recurrent else []), "head", "log_std"]
 
     def uses_ids(self, owners: Owners) -> bool:
         if self.id_features == "one_hot" and owners.routed_by == "role":
@@ -78,29 +85,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 """Networks by name. "published": that of LoRASA, A2PO and MAPPO's authors, actor and critic alike."""
 
 
-@dataclass(frozen=True)
-class Banks:
-    """Which layer gets how many backbones and adapters: the owner table and LoRA settings, asked by layer name."""
-
-    owners: Owners
-    lora: LoRAConfig
-
-    def of(self, layer: str) -> BankSize:
-        banked = any(fnmatch(layer, pattern) for pattern in self.owners.banked)
-        return BankSize(self.owners.num_backbones if banked else 1, self.owners.num_adapters, self.lora)
-
-
 class BankBlock(BankLinear):
     """A hidden layer: bank linear, activation and (optionally) LayerNorm, here `norm`."""
 
     def __init__(self, name: str, in_size: int, bank: BankSize, config: NetworkConfig, id_capacity: int = 0):
         super().__init__(name, in_size, config.hidden_size, bank, GAIN[config.activation], id_capacity)
         self._activation = ACTIVATION[config.activation]
-        self.norm = BankLayerNorm(config.hidden_size, bank) if config.layer_norm else None
+        self.norm = BankLayerNorm(name, config.hidden_size, bank) if config.layer_norm else None
 
     def forward(self, x: Tensor, slots: Any, adapters: bool = True) -> Tensor:
         y = self._activation(super().forward(x, slots, adapters))
-        return y if self.norm is None else self.norm(y, slots)
+        return y if self.norm is None else self.norm(y, slots, adapters=adapters)
 
 
 class Trunk(nn.Module):
@@ -112,7 +107,8 @@ class Trunk(nn.Module):
     def __init__(self, features: int, banks: Banks, config: NetworkConfig, id_capacity: int, recurrent: bool = False):
         super().__init__()
         self.config = config
-        self.feature_norm = BankLayerNorm(features, banks.of("feature_norm")) if config.feature_norm else None
+        name = "feature_norm"
+        self.feature_norm = BankLayerNorm(name, features, banks.of(name)) if config.feature_norm else None
         self.mlp = nn.ModuleList()
         for k in range(config.num_layers):
             first = k == 0
@@ -144,7 +140,7 @@ class Trunk(nn.Module):
         if present is not None:
             x = torch.where(present, x, 0.0)  # selected, not multiplied: padding may hold anything
         if self.feature_norm is not None:
-            x = self.feature_norm(x, rows.slots, present)
+            x = self.feature_norm(x, rows.slots, present, adapters)
         for layer in self.mlp:
             x = layer(x, rows.slots, adapters)
         states = None

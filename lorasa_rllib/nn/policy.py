@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lorasa_rllib.nn.actor import Actor
-from lorasa_rllib.nn.bank import BankLinear, BankVector, LoRAConfig
+from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, BankVector, LoRAConfig
 from lorasa_rllib.nn.critic import Critic, CriticInput
-from lorasa_rllib.nn.merged import MergedActor, MergedCritic
+from lorasa_rllib.nn.merged import MergedActor, MergedCritic, acting_form
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.value_norm import ValueNorm
 from lorasa_rllib.spec import Owners, TeamSpec
 
 Phase = Literal["backbone", "adapters", "joint"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
-ADAPTER_PARAMETERS = ("lora_A", "lora_B", "delta")
+ADAPTER_PARAMETERS = ("lora_A", "lora_B", "delta", "bias_delta", "weight_delta")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class PolicyConfig:
                 "critic_input='state' needs one state per environment, but every agent of this team has its own. "
                 "Set critic_input='agent_state'."
             )
+
+        layers = self.network.layers()
+        for pattern in self.lora.target_modules if self.owners.num_adapters else ():
+            if not any(fnmatch(layer, pattern) for layer in layers):
+                raise ValueError(f"target_modules: {pattern!r} matches no layer of this network; it has {layers}.")
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -125,20 +131,13 @@ class TeamPolicy(nn.Module):
 
     def adapter_norms(self) -> Tensor:
         """[K]: Frobenius norm of what each adapter adds to the weights of all layers."""
-        layers = [layer for layer in self.actor.modules() if isinstance(layer, BankLinear | BankVector)]
+        kinds = BankLinear | BankVector | BankLayerNorm
+        layers = [layer for layer in self.actor.modules() if isinstance(layer, kinds)]
         return torch.stack(torch.broadcast_tensors(*(layer.adapter_square_norms() for layer in layers))).sum(0).sqrt()
 
     def acting(self) -> Actor | MergedActor:
-        """What to act with until the weights change: everything folded into dense weights of each adapter's owner.
-
-        Very many owners act through the factored path instead: their dense weights would no longer fit the processor's
-        caches.
-        """
-        owners, by_role = self.config.owners, self.actor.router.by_role
-        many = self._adapters and (owners.num_adapters if by_role else len(owners.backbone_of)) > MERGE_UP_TO
-        if many or (by_role and self.actor.obs_mask is not None):
-            return self.actor
-        return MergedActor(self.actor, self._adapters)
+        """What to act with until the weights change, see `nn.merged.acting_form`."""
+        return acting_form(self.actor, self._adapters)
 
     def acting_critic(self) -> MergedCritic | None:
         """The recurrent critic to step beside the actor until the weights change; None if critics are feed-forward."""
@@ -151,7 +150,3 @@ class TeamPolicy(nn.Module):
         for group, train in trained.items():
             for parameter in self.parameters_of(group).values():  # type: ignore[arg-type]
                 parameter.requires_grad_(train)
-
-
-MERGE_UP_TO = 128
-"""Up to so many agents (or roles) act with merged weights (`benchmarks/many_agents.py` measures both)."""

@@ -101,7 +101,7 @@ def test_an_id_needs_slots_of_one_agent_each():
 )
 def test_masked_layer_norm_equals_layer_norm_of_the_real_features_alone(sizes, backbones, rows):
     width = max(sizes)
-    norm = randomise(BankLayerNorm(width, BankSize(backbones)).double())
+    norm = randomise(BankLayerNorm("mlp.0", width, BankSize(backbones)).double())
     owners = [n % backbones for n in range(len(sizes))]
     present = torch.arange(width) < torch.tensor(sizes)[:, None]
     x = torch.randn(len(sizes), rows, width, generator=seeded(1), dtype=torch.double) * present[:, None]

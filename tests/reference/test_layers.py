@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from lorasa_rllib.nn import bank
-from lorasa_rllib.nn.bank import BankLinear, BankSize, LoRAConfig
+from lorasa_rllib.nn.bank import BankLinear, Banks, BankSize, LoRAConfig
 from lorasa_rllib.nn.gru import BankGRU
-from lorasa_rllib.nn.network import Banks
 from lorasa_rllib.nn.rows import Router, Slots
 from lorasa_rllib.spec import Owners
 from tests.reference.vectors import close, state_of

@@ -1,0 +1,122 @@
+"""SePS: which agents should share an actor, found from a short random rollout (Christianos et al. 2021, 2102.07475).
+
+An encoder gives every agent an embedding from which a decoder, with observation and action, foretells the next
+observation. Agents whose observations follow alike get alike embeddings; k-means makes groups of these.
+
+Ours, where the published code differs: features are standardised one by one (there by one smallest and largest value
+of all), next observations at the end of an episode are left out (there those of the next episode), and agents that
+cannot be told apart form one group, which also answers for teams of two, where no silhouette exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EMBEDDING, HIDDEN = 10, 64
+KL_WEIGHT, LEARNING_RATE, BATCH, EPOCHS = 1e-4, 3e-4, 128, 10
+"""As published."""
+
+TOLD_APART = 2.0
+"""Agents differ if the means of their embeddings lie more than this many standard deviations apart (ours)."""
+
+SEED = 42
+
+
+@dataclass(frozen=True)
+class Transitions:
+    """What agents met: agent int64 [R], obs [R, o], actions [R, a] (choices one-hot), next_obs [R, o]."""
+
+    agent: Tensor
+    obs: Tensor
+    actions: Tensor
+    next_obs: Tensor
+
+
+def transitions(
+    obs: np.ndarray, actions: np.ndarray, active: np.ndarray, ended: np.ndarray, choices: int = 0
+) -> Transitions:
+    """All steps of live agents with the observation that followed.
+
+    obs [T, E, N, o], actions [T, E, N, d], active bool [T, E, N], ended bool [T, E]: what follows is another episode's.
+    choices: number of discrete choices, 0 for continuous actions.
+    """
+    row = active[:-1] & active[1:] & ~ended[:-1, :, None]  # [T - 1, E, N]
+    taken = torch.as_tensor(actions[:-1][row])
+    agents = np.broadcast_to(np.arange(obs.shape[2]), row.shape)[row]
+    return Transitions(
+        torch.as_tensor(agents),
+        torch.as_tensor(obs[:-1][row]).float(),
+        F.one_hot(taken.squeeze(-1).long(), choices).float() if choices else taken.float(),
+        torch.as_tensor(obs[1:][row]).float(),
+    )
+
+
+def find_groups(data: Transitions, num_agents: int, seed: int = SEED) -> tuple[int, ...]:
+    """[N] the group of every agent, numbered from 0 in the order of their first agents."""
+    mean, std = embed(data, num_agents, seed)
+    return cluster(mean, std)
+
+
+def embed(data: Transitions, num_agents: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of every agent's embedding, [N, 10] each."""
+    missing = sorted(set(range(num_agents)) - set(data.agent.tolist()))
+    if missing:
+        raise ValueError(
+            f"the random rollout of SePS holds no whole step of agents {missing}; give .sharing(groups=...) instead."
+        )
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        encoder = nn.Sequential(nn.Linear(num_agents, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * EMBEDDING))
+        width = EMBEDDING + data.obs.shape[1] + data.actions.shape[1]
+        decoder = nn.Sequential(
+            nn.Linear(width, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
+            nn.Linear(HIDDEN, data.next_obs.shape[1]),
+        )  # fmt: skip
+        optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=LEARNING_RATE)
+        obs, following = _standardised(data.obs), _standardised(data.next_obs)
+        one_hot = torch.eye(num_agents)
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(len(data.agent)).split(BATCH):
+                mean, log_var = encoder(one_hot).chunk(2, -1)  # [N, 10]
+                agent = data.agent[rows]
+                noise = torch.randn(len(rows), EMBEDDING) * (0.5 * log_var[agent]).exp()
+                foretold = decoder(torch.cat([mean[agent] + noise, obs[rows], data.actions[rows]], -1))
+                divergence = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(-1)[agent].sum()
+                loss = (foretold - following[rows]).square().sum() + KL_WEIGHT * divergence
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+        with torch.no_grad():
+            mean, log_var = encoder(one_hot).chunk(2, -1)
+    return mean.numpy(), (0.5 * log_var).exp().numpy()
+
+
+def cluster(mean: np.ndarray, std: np.ndarray) -> tuple[int, ...]:
+    """[N] groups from embeddings [N, d]: k-means, k = 2 .. N - 1 with the best silhouette.
+
+    One group if no two agents can be told apart; otherwise a team of two has two groups.
+    """
+    agents = len(mean)
+    gaps = np.abs(mean[:, None] - mean) / np.sqrt((std[:, None] ** 2 + std**2) / 2)  # [N, N, d]
+    if gaps.max() < TOLD_APART:
+        return (0,) * agents
+    if agents == 2:
+        return (0, 1)
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import silhouette_score
+
+    found = {k: KMeans(k, n_init=10, random_state=SEED).fit_predict(mean) for k in range(2, agents)}
+    scores = {k: silhouette_score(mean, labels) for k, labels in found.items() if len(set(labels)) == k}
+    labels = found[max(scores, key=scores.__getitem__)].tolist()
+    first = list(dict.fromkeys(labels))
+    return tuple(first.index(label) for label in labels)
+
+
+def _standardised(x: Tensor) -> Tensor:
+    std, mean = torch.std_mean(x, 0, correction=0)
+    return (x - mean) / torch.where(std > 1e-6, std, 1.0)
