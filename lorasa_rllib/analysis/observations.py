@@ -1,0 +1,133 @@
+"""A common bank of observations, and how every agent's policy is shown the whole of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorasa_rllib.nn.policy import TeamPolicy
+
+
+@dataclass(frozen=True)
+class ObservationBank:
+    """Trajectories of all agents, pooled: B columns of T steps, whoever of the team went through them.
+
+    obs:    [T, B, o] observations, padded to the widest agent.
+    keep:   bool [T, B], False where an episode begins (recurrent policies forget there); None: nowhere.
+    masks:  bool [T, B, choices], choices that were available (discrete teams); None: all.
+    active: bool [T, B], True where the agent was alive; None: everywhere. Policies are unrolled through all rows, but
+            only active ones count.
+    agents: int64 [B], whose trajectory each column is; None: unknown. With it, padding may hold anything; without it,
+            it must be 0, and teams of unequal agents cannot be routed by role.
+    """
+
+    obs: np.ndarray
+    keep: np.ndarray | None = None
+    masks: np.ndarray | None = None
+    active: np.ndarray | None = None
+    agents: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.obs.ndim != 3:
+            raise ValueError(f"obs {self.obs.shape} must be [T, B, o]; `bank_of` pools rollouts [T, E, N, o].")
+        steps = self.obs.shape[:2]
+        for name, column, shape in (
+            ("keep", self.keep, steps),
+            ("masks", None if self.masks is None else self.masks[..., 0], steps),
+            ("active", self.active, steps),
+            ("agents", self.agents, steps[1:]),
+        ):
+            if column is not None and column.shape != shape:
+                raise ValueError(f"{name} of a bank with obs {self.obs.shape} must have leading axes {shape}.")
+        if not (self.obs.size if self.active is None else self.active.any()):
+            raise ValueError("the bank has no active row: nothing can be compared. Collect more steps.")
+
+    def active_rows(self, limit: int | None = None) -> np.ndarray:
+        """int64 [R]: positions of active rows in [T * B], at most `limit` of them, evenly spread."""
+        rows = np.arange(self.obs.shape[0] * self.obs.shape[1])
+        rows = rows if self.active is None else rows[self.active.reshape(-1)]
+        return rows if limit is None else rows[_evenly(len(rows), limit)]
+
+
+def bank_of(
+    obs: np.ndarray,
+    keep: np.ndarray | None = None,
+    masks: np.ndarray | None = None,
+    active: np.ndarray | None = None,
+    limit: int = 64,
+) -> ObservationBank:
+    """Pools the trajectories of all agents into at most `limit` columns, as many of each agent as of any other.
+
+    obs [T, E, N, o]; keep bool [T, E] (None: one episode all through); masks bool [T, E, N, choices];
+    active bool [T, E, N]. The columns of one agent are spread over the environments, those of different agents start
+    at different environments.
+    """
+    if obs.ndim != 4:
+        raise ValueError(f"obs {obs.shape} must be [T, E, N, o]: steps, environments, agents, features.")
+    envs, agents = obs.shape[1:3]
+    columns = _evenly(envs * agents, limit)
+    agent = columns // envs
+    env = (columns + agent) % envs  # else a limit of N columns would show one environment only
+    return ObservationBank(
+        obs=obs[:, env, agent],
+        keep=None if keep is None else keep[:, env],
+        masks=None if masks is None else masks[:, env, agent],
+        active=None if active is None else active[:, env, agent],
+        agents=agent,
+    )
+
+
+def names_of(policy: TeamPolicy) -> list[str]:
+    """Who is compared: the agents, or where adapters are keyed by role, the roles."""
+    owners = policy.config.owners
+    if policy.actor.router.by_role:
+        return [f"role {k}" for k in range(owners.num_adapters)]
+    return list(policy.config.spec.agents)
+
+
+def inputs_of(policy: TeamPolicy, bank: ObservationBank) -> Iterator[dict[str, Any]]:
+    """Arguments of `Actor.unroll` that show the whole bank to one agent's policy after the other (or one role's).
+
+    Agent i's policy sees every observation as if it were its own: with its own id features, weights and adapter, and of
+    a team with unequal observations, as many entries as it has (those that the observing agent lacks are 0). Recurrent
+    policies start from zero states and forget where the bank's episodes begin. Role k's policy sees every row with role
+    k, and otherwise as the agent that the row is from. Adapters count in the phases that compute them.
+    """
+    spec, router = policy.config.spec, policy.actor.router
+    if bank.obs.shape[-1] != spec.obs_size:
+        raise ValueError(f"observations of width {bank.obs.shape[-1]} are not of this team: it has {spec.obs_size}.")
+    weight = policy.actor.head.weight
+    seen = bank.obs if bank.agents is None else np.where(spec.obs_mask()[bank.agents], bank.obs, 0.0)
+    obs = torch.as_tensor(seen, dtype=weight.dtype, device=weight.device)
+    shared = {
+        "obs": obs,
+        "masks": _on(weight, bank.masks),
+        "keep": _on(weight, bank.keep),
+        "adapters": policy.adapters_on,
+    }
+    lead = obs.shape[:-1]
+    if not router.by_role:
+        for agent in range(spec.num_agents):
+            yield shared | {"agent": agent, "roles": None}
+        return
+    if bank.agents is None and len({*zip(spec.obs_sizes, spec.action_sizes, strict=True)}) > 1:
+        raise ValueError("agents of this team differ in size: a bank for roles must say whose columns it holds.")
+    holders = np.zeros(lead[1], np.int64) if bank.agents is None else bank.agents
+    agents = torch.as_tensor(holders, device=weight.device).expand(lead)
+    for role in range(policy.config.owners.num_adapters):
+        yield shared | {"agent": agents, "roles": torch.full(lead, role, device=weight.device)}
+
+
+def _on(weight: Tensor, column: np.ndarray | None) -> Tensor | None:
+    return None if column is None else torch.as_tensor(column, device=weight.device)
+
+
+def _evenly(count: int, limit: int) -> np.ndarray:
+    """int64 [min(count, limit)]: numbers below `count`, ascending and evenly spread."""
+    few = min(count, limit)
+    return np.arange(few) * count // max(few, 1)

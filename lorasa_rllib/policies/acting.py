@@ -1,0 +1,221 @@
+"""Acting with a trained policy where there is no Ray, no environment and no cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lorasa_rllib.nn.merged import acting_form
+from lorasa_rllib.policies.folder import read_policy
+from lorasa_rllib.policies.saved import Origin, SavedPolicy
+from lorasa_rllib.spec import TeamSpec
+
+
+def load_policy(path: str | Path, device: str = "cpu", seed: int | None = None) -> LoadedPolicy:
+    """A policy from its folder (safetensors and JSON, no pickle), ready to act.
+
+    device: "cpu", "cuda", "cuda:1" ... seed: of sampled actions. Raises PolicyFileError, a ValueError, for files that
+    are missing or damaged. RLlib checkpoints are made into such folders by `lorasa adapters export`.
+    """
+    return LoadedPolicy(read_policy(path), device, seed)
+
+
+class LoadedPolicy:
+    """A team's policy that acts, one step at a time, for one environment or many. The weights are merged once.
+
+        policy = load_policy("policy")
+        actions, _ = policy.act({"left": obs_of_left, "right": obs_of_right})      # by name: {"left": ..., ...}
+        actions, _ = policy.act(obs)                                               # [N, obs_size] or [E, N, obs_size]
+
+    Recurrent policies: hand the returned state into the next call, and None where an episode begins.
+    """
+
+    def __init__(self, saved: SavedPolicy, device: str = "cpu", seed: int | None = None):
+        self.saved = saved
+        self._device = torch.device(device)
+        self._actor = acting_form(saved.actor().to(self._device), saved.adapters_on)
+        self._extra = {"adapters": saved.adapters_on}
+        self._generator = torch.Generator(self._device)
+        self.seed(seed)
+        spec = self.spec
+        self._index = {name: n for n, name in enumerate(spec.agents)}
+        self._by_role = saved.config.owners.routed_by == "role" and saved.adapters_on
+        self._bounds = spec.action_bounds() if spec.continuous else None  # [N, action_size] each
+        self._plain = self._bounds is not None and all(
+            np.all(b == at) for b, at in zip(self._bounds, (-1, 1), strict=True)
+        )
+        self._hidden = saved.config.network.hidden_size
+
+    @property
+    def spec(self) -> TeamSpec:
+        """Sizes, bounds and names of the team."""
+        return self.saved.config.spec
+
+    @property
+    def agents(self) -> tuple[str, ...]:
+        return self.spec.agents
+
+    @property
+    def origin(self) -> Origin:
+        """Environment, training steps and versions it comes from."""
+        return self.saved.origin
+
+    @property
+    def recurrent(self) -> bool:
+        return self.saved.config.network.recurrent
+
+    @property
+    def by_role(self) -> bool:
+        """Whether `act` needs roles."""
+        return self._by_role
+
+    def seed(self, seed: int | None) -> None:
+        """Seeds sampled actions; None: from the operating system."""
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+
+    def act(
+        self,
+        observations: Any,
+        state: Any = None,
+        *,
+        agents: Any = None,
+        roles: Any = None,
+        mask: Any = None,
+        greedy: bool = True,
+    ) -> tuple[Any, Any]:
+        """Actions in the environment's units, and the state to hand into the next call (None if feed-forward).
+
+        observations: float [..., N, obs_size], any leading axes (environments); or by agent's name, of any of the team,
+            each [obs_size of the agent]: then everything else goes and comes by name, too.
+        agents: names or indices of those whose rows these are, [..., n, obs_size]; a single one: [..., obs_size].
+        state: what the last call returned; None: an episode begins. [..., n, hidden_size].
+        roles: int [..., n], where adapters are keyed by role; -1: the plain backbone.
+        mask: bool [..., n, choices], available choices; needed if the environment gives them.
+        greedy: the likeliest action; False: a sampled one.
+
+        Returns float32 [..., n, action_size] within the bounds, or int64 [..., n] choices. Raises ValueError that says
+        what is missing or of the wrong shape.
+        """
+        if isinstance(observations, Mapping):
+            return self._by_name(observations, state, agents, roles, mask, greedy)
+        if isinstance(agents, str | int | np.integer):
+            return self._one(observations, state, agents, roles, mask, greedy)
+        who = None if agents is None else self._indices(agents)
+        width = self.spec.num_agents if who is None else len(who)
+        obs = self._rows(observations, "observations", (width, self.spec.obs_size), torch.float32)
+        lead = obs.shape[:-2]
+        rows: dict[str, Any] = {**self._extra}
+        if who is not None:
+            rows["agent"] = who
+        if self._by_role:
+            if roles is None:
+                raise ValueError("adapters are keyed by role: give roles, a whole number for each row.")
+            rows["roles"] = self._rows(roles, "roles", (*lead, width), torch.int64)
+        if self.spec.has_masks and not self.spec.continuous:
+            if mask is None:
+                raise ValueError("the environment says which choices are available: give mask, bool [..., n, choices].")
+            rows["masks"] = self._rows(mask, "mask", (*lead, width, self.spec.action_size), torch.bool)
+        if self.recurrent:
+            if state is not None:
+                rows["state"] = self._rows(state, "state", (*lead, width, self._hidden), torch.float32)
+            obs = obs[None]
+            rows |= {name: rows[name][None] for name in ("roles", "masks") if name in rows}
+        with torch.inference_mode():
+            distribution, after = self._actor.unroll(obs, **rows)
+            drawn = distribution.mode() if greedy else distribution.sample(self._generator)
+        if self.recurrent:
+            return self._in_units(drawn[0].cpu().numpy(), who), after[0].cpu().numpy()  # type: ignore[index]
+        return self._in_units(drawn.cpu().numpy(), who), None
+
+    def _in_units(self, actions: np.ndarray, who: tuple[int, ...] | None) -> np.ndarray:
+        if self._bounds is None:
+            return actions[..., 0]
+        clipped = np.minimum(np.maximum(actions, -1.0), 1.0)
+        if self._plain:
+            return clipped
+        low, high = self._bounds if who is None else (bound[list(who)] for bound in self._bounds)
+        centre, half = (low + high) / 2, (high - low) / 2
+        return np.minimum(np.maximum(clipped * half + centre, low), high)
+
+    def _rows(self, given: Any, name: str, last: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An argument as a tensor on the device, its last axes checked."""
+        if not isinstance(given, Tensor):
+            array = np.asarray(given)
+            given = torch.from_numpy(array if array.flags.writeable else array.copy())
+        tensor = given
+        if tensor.dtype is not dtype or tensor.device != self._device:
+            tensor = tensor.to(self._device, dtype)
+        if tensor.shape[-len(last) :] != last:
+            raise ValueError(f"{name} has shape {list(tensor.shape)}; its last axes must be {list(last)}.")
+        return tensor
+
+    def _indices(self, agents: Sequence[Any]) -> tuple[int, ...]:
+        if unknown := [
+            a for a in agents if not (a in self._index if isinstance(a, str) else 0 <= a < len(self.agents))
+        ]:
+            raise ValueError(f"the policy has no agents {unknown}; it has {list(self.agents[:20])}.")
+        return tuple(self._index[agent] if isinstance(agent, str) else int(agent) for agent in agents)
+
+    def _one(self, obs: Any, state: Any, agent: Any, roles: Any, mask: Any, greedy: bool) -> tuple[Any, Any]:
+        """One agent: no axis of agents, and its own sizes."""
+        (n,) = self._indices([agent])
+        obs = np.asarray(obs, np.float32)
+        if obs.shape[-1:] != (self.spec.obs_sizes[n],):
+            raise ValueError(f"observations of {self.agents[n]} must end in {self.spec.obs_sizes[n]}, not {obs.shape}.")
+        padded = np.zeros((*obs.shape[:-1], 1, self.spec.obs_size), np.float32)
+        padded[..., 0, : obs.shape[-1]] = obs
+        given = {"roles": roles, "mask": self._padded_mask(mask)}
+        rows = {name: np.asarray(x)[..., None] if name == "roles" else x for name, x in given.items() if x is not None}
+        carried = None if state is None else np.asarray(state)[..., None, :]
+        actions, after = self.act(padded, carried, agents=(n,), greedy=greedy, **rows)
+        own = actions[..., 0, : self.spec.action_sizes[n]] if self.spec.continuous else actions[..., 0]
+        return own, None if after is None else after[..., 0, :]
+
+    def _padded_mask(self, mask: Any) -> np.ndarray | None:
+        """[..., choices of the agent] -> [..., 1, choices of the team]."""
+        if mask is None:
+            return None
+        given = np.asarray(mask, bool)
+        padded = np.zeros((*given.shape[:-1], 1, self.spec.action_size), bool)
+        padded[..., 0, : given.shape[-1]] = given
+        return padded
+
+    def _by_name(self, obs: Mapping[str, Any], state: Any, agents: Any, roles: Any, mask: Any, greedy: bool) -> Any:
+        """Everything by name of the agent."""
+        if agents is not None:
+            raise ValueError("observations by name already say whose they are: leave agents out.")
+        if not obs:
+            return {}, {} if self.recurrent else None
+        names = list(obs)
+        who = self._indices(names)
+        padded = np.zeros((len(who), self.spec.obs_size), np.float32)
+        for row, n, name in zip(padded, who, names, strict=True):
+            given = np.asarray(obs[name], np.float32).reshape(-1)
+            if len(given) != self.spec.obs_sizes[n]:
+                raise ValueError(
+                    f"observations of {name} must have {self.spec.obs_sizes[n]} entries, not {len(given)}."
+                )
+            row[: len(given)] = given
+        rows: dict[str, Any] = {}
+        if roles is not None:
+            rows["roles"] = np.array([roles[name] for name in names])
+        if mask is not None:
+            rows["mask"] = np.concatenate([self._padded_mask(np.asarray(mask[name])) for name in names])
+        carried = None
+        if self.recurrent and state:
+            nothing = np.zeros(self._hidden, np.float32)  # of agents that were not there before
+            carried = np.stack([state.get(name, nothing) for name in names])
+        actions, after = self.act(padded, carried, agents=who, greedy=greedy, **rows)
+        own = {
+            name: row[: self.spec.action_sizes[n]] if self.spec.continuous else int(row)
+            for name, n, row in zip(names, who, actions, strict=True)
+        }
+        return own, None if after is None else dict(zip(names, after, strict=True))

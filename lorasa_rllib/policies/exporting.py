@@ -1,0 +1,169 @@
+"""One agent's policy as a plain network of dense layers: for torch.export, ONNX, and whoever has only a robot."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear
+from lorasa_rllib.nn.gru import gru_cell
+from lorasa_rllib.nn.network import ACTIVATION
+from lorasa_rllib.policies.files import write_file
+from lorasa_rllib.policies.merging import merged
+from lorasa_rllib.policies.saved import SavedPolicy
+
+ONNX_OPSET = 18
+
+
+class AgentNetwork(nn.Module):
+    """The greedy policy of one agent, adapters and id merged in. Observations and actions have the agent's own sizes.
+
+        action        = network(obs)
+        action, state = network(obs, state, mask)
+
+    obs float32 [B, obs_size], state [B, hidden_size] if recurrent, mask bool [B, choices] if the environment has masks.
+    action: float32 [B, action_size] in the environment's units, or int64 [B].
+    """
+
+    def __init__(self, saved: SavedPolicy, agent: str, role: int | None = None):
+        super().__init__()
+        spec = saved.config.spec
+        if agent not in spec.agents:
+            raise ValueError(f"the policy has no agent {agent!r}; it has {list(spec.agents[:20])}.")
+        n = spec.agents.index(agent)
+        by_role = saved.config.owners.routed_by == "role" and saved.adapters_on
+        if by_role and role is None:
+            raise ValueError("adapters are keyed by role: say which role the agent keeps.")
+        dense = merged(saved, [role or 0] * spec.num_agents if by_role else None)
+        actor, obs, act = dense.actor(), spec.obs_sizes[n], spec.action_sizes[n]
+        self.obs_size, self.num_choices = obs, 0 if spec.continuous else act
+        self.masked = spec.has_masks and not spec.continuous
+        self.activation = ACTIVATION[saved.config.network.activation]
+        self.recurrent, self.hidden_size = saved.config.network.recurrent, saved.config.network.hidden_size
+        self.squashed = spec.continuous and saved.config.network.distribution == "squashed_gaussian"
+
+        def linear(layer: BankLinear, inputs: int | None = None, outputs: int | None = None) -> nn.Linear:
+            weight, bias = layer.weight[n, :outputs, :inputs], layer.bias[n, :outputs]
+            one = nn.Linear(weight.shape[1], weight.shape[0])
+            one.load_state_dict({"weight": weight, "bias": bias})
+            return one
+
+        def norm(layer: BankLayerNorm | None, size: int | None = None) -> nn.Module:
+            if layer is None:
+                return nn.Identity()
+            weight, bias = layer.weight[n, :size], layer.bias[n, :size]
+            one = nn.LayerNorm(len(weight))
+            one.load_state_dict({"weight": weight, "bias": bias})
+            return one
+
+        self.low: Tensor
+        self.high: Tensor
+        self.feature_norm = norm(actor.feature_norm, obs)
+        sizes: list[int | None] = [obs, *[None] * (len(actor.mlp) - 1)]
+        self.mlp = nn.ModuleList(linear(layer, size) for layer, size in zip(actor.mlp, sizes, strict=True))  # type: ignore[arg-type]
+        self.mlp_norms = nn.ModuleList(norm(layer.norm) for layer in actor.mlp)  # type: ignore[arg-type]
+        if actor.gru is not None:
+            self.gru_input, self.gru_hidden = linear(actor.gru.input), linear(actor.gru.hidden)
+            self.gru_norm = norm(actor.gru.norm)
+        self.post = nn.ModuleList(linear(layer) for layer in actor.post)  # type: ignore[arg-type]
+        self.post_norms = nn.ModuleList(norm(layer.norm) for layer in actor.post)  # type: ignore[arg-type]
+        self.head = linear(actor.head, outputs=act)
+        if spec.continuous:
+            low, high = spec.action_bounds()
+            self.register_buffer("low", torch.tensor(low[n, :act]))
+            self.register_buffer("high", torch.tensor(high[n, :act]))
+        self.eval().requires_grad_(False)
+
+    def forward(self, obs: Tensor, state: Tensor | None = None, mask: Tensor | None = None) -> Any:
+        x = self.feature_norm(obs)
+        for layer, norm in zip(self.mlp, self.mlp_norms, strict=True):
+            x = norm(self.activation(layer(x)))
+        after = None
+        if self.recurrent:
+            h = torch.zeros(*x.shape[:-1], self.hidden_size, device=x.device) if state is None else state
+            after = gru_cell(self.gru_input(x), self.gru_hidden(h), h)
+            x = self.gru_norm(after)
+            for layer, norm in zip(self.post, self.post_norms, strict=True):
+                x = norm(self.activation(layer(x)))
+        action = self._action(self.head(x), mask)
+        return (action, after) if self.recurrent else action
+
+    def _action(self, output: Tensor, mask: Tensor | None) -> Tensor:
+        if self.num_choices:
+            return (output if mask is None else output.masked_fill(~mask, -torch.inf)).argmax(-1)
+        within = torch.tanh(output) if self.squashed else output.clamp(-1.0, 1.0)
+        return within * ((self.high - self.low) / 2) + (self.low + self.high) / 2
+
+    def example(self, rows: int = 2) -> tuple[Tensor, ...]:
+        """Arguments of `forward` that are needed, by their order; those left out are None."""
+        state = torch.zeros(rows, self.hidden_size) if self.recurrent else None
+        mask = torch.ones(rows, self.num_choices, dtype=torch.bool) if self.masked else None
+        given: list[Any] = [torch.zeros(rows, self.obs_size), state, mask]
+        while given[-1] is None:
+            given.pop()
+        return tuple(given)
+
+    def inputs(self) -> list[str]:
+        """Names of the tensors that `forward` needs, in order."""
+        names = ("obs", "state", "mask")
+        return [name for name, value in zip(names, self.example(), strict=False) if value is not None]
+
+    def outputs(self) -> list[str]:
+        return ["action", "next_state"] if self.recurrent else ["action"]
+
+
+def program_of(network: AgentNetwork) -> torch.export.ExportedProgram:
+    """The network as a program without Python, for any number of rows."""
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tuple(None if value is None else {0: batch} for value in network.example())
+    return torch.export.export(network, network.example(), dynamic_shapes=shapes)
+
+
+def export_program(network: AgentNetwork, path: str | Path) -> Path:
+    """Writes a .pt2 file that `torch.export.load` reads. Returns its path."""
+    buffer = io.BytesIO()
+    torch.export.save(program_of(network), buffer)
+    path = Path(path).expanduser()
+    write_file(path, buffer.getvalue())
+    return path
+
+
+def export_onnx(network: AgentNetwork, path: str | Path, check_rows: int = 64) -> Path:
+    """Writes an ONNX file, and checks it with onnxruntime against the network on random rows before. Returns its path.
+
+    Raises ValueError if the two differ. Needs the extra [onnx].
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch.onnx needs it
+    except ImportError as error:
+        raise ImportError('ONNX needs more packages: pip install "lorasa-rllib[onnx]"') from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself
+        program = torch.onnx.export(
+            program_of(network), input_names=network.inputs(), output_names=network.outputs(),
+            opset_version=ONNX_OPSET, dynamo=True, verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    data = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    rng = torch.Generator().manual_seed(0)
+    given = [None if x is None else torch.randn(check_rows, x.shape[1], generator=rng) for x in network.example()]
+    if network.masked:
+        given[-1] = torch.rand(check_rows, network.num_choices, generator=rng) < 0.5
+        given[-1][:, 0] = True
+    expected = network(*given)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    named = {name: x.numpy() for name, x in zip(network.inputs(), (g for g in given if g is not None), strict=True)}
+    for name, found, wanted in zip(network.outputs(), session.run(None, named), expected, strict=True):
+        if not np.allclose(found, wanted.numpy(), rtol=1e-3, atol=1e-4):
+            raise ValueError(f"the ONNX file computes another {name} than the policy: it was not written.")
+    path = Path(path).expanduser()
+    write_file(path, data)
+    return path

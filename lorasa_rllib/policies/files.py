@@ -1,0 +1,160 @@
+"""Reading files that others may hand you, and writing files that are either whole or not there.
+
+Everything that can be wrong with a file ends in one `PolicyFileError` that names it. Nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+JSON_LIMIT = 64 * 2**20
+HEADER_LIMIT = 64 * 2**20
+NUMBER_LIMIT = 2**31
+"""Larger whole numbers in a description are damage: nothing in a policy is as large."""
+MANY = 100
+"""More files than this are flushed to disk together with everything else: one by one takes milliseconds each."""
+
+
+class PolicyFileError(ValueError):
+    """A file is missing, damaged, or belongs to something else."""
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file: no duplicate names, no NaN, no number that could not be a size."""
+    try:
+        if path.stat().st_size > JSON_LIMIT:
+            raise PolicyFileError(f"{path} is too large to be a description of a policy.")
+        data = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        _check_numbers(data)
+    except OSError as error:
+        raise PolicyFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, PolicyFileError):
+            raise
+        raise PolicyFileError(f"{path} is damaged: {error}.") from error
+    return data
+
+
+def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The float32 tensors of a safetensors file. Raises PolicyFileError unless they are just `expected`, and finite."""
+    payload = 4 * sum(math.prod(shape) for shape in expected.values())
+    try:
+        if path.stat().st_size > payload + HEADER_LIMIT:
+            raise PolicyFileError(f"{path} is larger than the policy it belongs to ({payload:,} bytes).")
+        found = dict(safetensors.deserialize(path.read_bytes()))
+    except OSError as error:
+        raise PolicyFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except safetensors.SafetensorError as error:
+        raise PolicyFileError(f"{path} is damaged: {error}.") from error
+    facts = [f"{name} is missing" for name in sorted(set(expected) - set(found))]
+    facts += [f"{name} is unknown" for name in sorted(set(found) - set(expected))]
+    for name in sorted(set(found) & set(expected)):
+        if found[name]["dtype"] != "F32":
+            facts.append(f"{name} has type {found[name]['dtype']}, not F32")
+        elif tuple(found[name]["shape"]) != expected[name]:
+            facts.append(f"{name} has shape {list(found[name]['shape'])}, not {list(expected[name])}")
+    if facts:
+        more = f" (and {len(facts) - 3} more)" if len(facts) > 3 else ""
+        raise PolicyFileError(f"{path} belongs to another policy: {'; '.join(facts[:3])}{more}.")
+    arrays = {name: np.frombuffer(found[name]["data"], "<f4").reshape(shape) for name, shape in expected.items()}
+    if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
+        raise PolicyFileError(f"{path} holds NaN or infinite numbers, in {wrong[0]}.")
+    return {name: torch.tensor(array) for name, array in arrays.items()}
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """The contents of a safetensors file."""
+    data = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(data, metadata={"format": "pt"})
+
+
+def json_bytes(data: Any) -> bytes:
+    """The contents of a JSON file, indented."""
+    return (json.dumps(data, indent=1, allow_nan=False) + "\n").encode()
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a file whole: whoever looks, also after a power cut, finds the old contents or the new ones."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes `path` when the block ends well. Raises ValueError if `path` exists.
+
+    A kill at any moment leaves no folder at `path`, or the whole of it.
+    """
+    path = Path(path)
+    _check_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
+    temporary.mkdir()
+    try:
+        yield temporary
+        written = [temporary, *temporary.rglob("*")]
+        if len(written) > MANY:
+            os.sync()
+        else:
+            for one in written:
+                _sync(one)
+        _check_free(path)
+        temporary.rename(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_free(path: Path) -> None:
+    if path.is_file() or path.is_symlink() or (path.is_dir() and any(path.iterdir())):
+        raise ValueError(f"{path} exists already, and nothing is overwritten: give another path, or remove it first.")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name stands in it twice")
+    return dict(pairs)
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no number")
+
+
+def _check_numbers(data: Any) -> None:
+    if isinstance(data, dict | list):
+        for value in data.values() if isinstance(data, dict) else data:
+            _check_numbers(value)
+    elif isinstance(data, int | float) and not abs(data) < NUMBER_LIMIT * (1 if isinstance(data, int) else 1e6):
+        raise ValueError(f"{data} is out of range")

@@ -1,0 +1,192 @@
+"""The files of a policy: safetensors and JSON, which anyone may open.
+
+policy/
+  policy_config.json            team, sharing method, network, phase, where it comes from
+  backbone.safetensors          weights that agents share (or that belong to groups): mlp.0.weight [G, out, in] ...
+  critic.safetensors            critic and value normaliser, to go on training; not needed to act
+  adapters/<name>/              one folder per adapter, after those of PEFT
+    adapter_config.json         rank, scale, layers, whose it is
+    adapter_model.safetensors   mlp.0.lora_A [r, in], mlp.0.lora_B [out, r] ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote
+
+import pydantic
+import torch
+from torch import Tensor
+
+from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.nn.policy import Phase, PolicyConfig
+from lorasa_rllib.policies.files import (
+    PolicyFileError,
+    json_bytes,
+    new_folder,
+    read_json,
+    read_tensors,
+    tensor_bytes,
+)
+from lorasa_rllib.policies.saved import Origin, SavedPolicy, expected_shapes, is_adapters, names_of_adapters
+
+CONFIG, BACKBONE, CRITIC = "policy_config.json", "backbone.safetensors", "critic.safetensors"
+ADAPTERS, ADAPTER_CONFIG, ADAPTER = "adapters", "adapter_config.json", "adapter_model.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyDocument:
+    """policy_config.json."""
+
+    policy: PolicyConfig
+    phase: Phase
+    origin: Origin
+    format: Literal["lorasa_policy"] = "lorasa_policy"
+    format_version: Literal[1] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterDocument(LoRAConfig):
+    """adapter_config.json, flat as PEFT's. adapter: what it is called in its policy."""
+
+    adapter: str = ""
+    peft_type: Literal["LORA"] = "LORA"
+    format_version: Literal[1] = 1
+
+    @property
+    def lora(self) -> LoRAConfig:
+        return LoRAConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(LoRAConfig)})
+
+
+def is_policy(path: Path) -> bool:
+    """Whether a path is the folder of a policy, whole or not."""
+    return (Path(path) / CONFIG).is_file()
+
+
+def save_policy(saved: SavedPolicy, folder: str | Path) -> Path:
+    """Writes a policy as a new folder. Returns its path. Raises ValueError if it exists."""
+    folder = Path(folder).expanduser()
+    with new_folder(folder) as part:
+        (part / CONFIG).write_bytes(
+            json_bytes(dataclasses.asdict(PolicyDocument(saved.config, saved.phase, saved.origin)))
+        )
+        (part / BACKBONE).write_bytes(tensor_bytes(saved.backbone()))
+        if saved.critic is not None:
+            (part / CRITIC).write_bytes(tensor_bytes(saved.critic))
+        adapters = saved.adapters()
+        for k, name in enumerate(names_of_adapters(saved.config)):
+            _write_adapter(part / ADAPTERS / in_folders(name), name, saved.config.lora, adapters, k)
+    return folder
+
+
+def save_adapter(saved: SavedPolicy, name: str, folder: str | Path) -> Path:
+    """Writes one adapter as a new folder, to hand on or to load into another policy. Returns its path."""
+    k, folder = index_of_adapter(saved.config, name), Path(folder).expanduser()
+    with new_folder(folder) as part:
+        _write_adapter(part, name, saved.config.lora, saved.adapters(), k)
+    return folder
+
+
+def read_policy(folder: str | Path) -> SavedPolicy:
+    """Reads the folder of a policy. Raises PolicyFileError if anything is missing, damaged or does not fit."""
+    folder = Path(folder).expanduser()
+    if not is_policy(folder):
+        what = "an RLlib checkpoint: make files of it with  lorasa adapters export CHECKPOINT -o FOLDER"
+        looks_like = (folder / "rllib_checkpoint.json").is_file()
+        raise PolicyFileError(f"{folder} is {what if looks_like else f'no policy: it holds no {CONFIG}'}.")
+    document: PolicyDocument = _document(folder / CONFIG, PolicyDocument)
+    config = document.policy
+    _check_sizes(config, folder)
+    actor, critic = _shapes(config, folder / CONFIG)
+    if document.phase != "backbone" and not config.owners.num_adapters:
+        raise PolicyFileError(f"{folder / CONFIG} names phase {document.phase!r}, but the policy has no adapters.")
+    weights = read_tensors(folder / BACKBONE, {name: s for name, s in actor.items() if not is_adapters(name)})
+    one = {name: shape[1:] for name, shape in actor.items() if is_adapters(name)}
+    bank = []
+    for name in names_of_adapters(config):
+        path = folder / ADAPTERS / in_folders(name)
+        about: AdapterDocument = _document(path / ADAPTER_CONFIG, AdapterDocument)
+        if about.lora != config.lora:
+            raise PolicyFileError(f"{path / ADAPTER_CONFIG} has other settings than the policy: transplant it instead.")
+        bank.append(read_tensors(path / ADAPTER, one))
+    for name in one:
+        weights[name] = torch.stack([adapter[name] for adapter in bank])
+    rest = read_tensors(folder / CRITIC, critic) if (folder / CRITIC).exists() else None
+    return SavedPolicy(config, document.phase, weights, rest, document.origin)
+
+
+def read_adapter(folder: str | Path, config: PolicyConfig) -> tuple[LoRAConfig, dict[str, Tensor]]:
+    """One adapter, for a policy with this network: its settings, and weights without the axis of adapters."""
+    folder = Path(folder).expanduser()
+    about: AdapterDocument = _document(folder / ADAPTER_CONFIG, AdapterDocument)
+    try:
+        like = dataclasses.replace(config, lora=about.lora)
+    except ValueError as error:
+        raise PolicyFileError(f"{folder} belongs to another network: {error}") from error
+    actor, _ = _shapes(like, folder / ADAPTER_CONFIG)
+    one = {name: shape[1:] for name, shape in actor.items() if is_adapters(name)}
+    return about.lora, read_tensors(folder / ADAPTER, one)
+
+
+def index_of_adapter(config: PolicyConfig, name: str) -> int:
+    """The place of an adapter in the bank. Raises ValueError that lists the names there are."""
+    names = names_of_adapters(config)
+    if name not in names:
+        there = f"it has {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}" if names else "it has none"
+        raise ValueError(f"the policy has no adapter {name!r}; {there}.")
+    return names.index(name)
+
+
+def in_folders(name: str) -> str:
+    """The name of an adapter's folder: never a path, whatever agents are called."""
+    safe = quote(name, safe="").replace(".", "%2E") if name.startswith(".") or not name else quote(name, safe="")
+    return safe or "%00"
+
+
+def _write_adapter(folder: Path, name: str, lora: LoRAConfig, adapters: Mapping[str, Tensor], k: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ADAPTER_CONFIG).write_bytes(json_bytes(dataclasses.asdict(AdapterDocument(**vars(lora), adapter=name))))
+    (folder / ADAPTER).write_bytes(tensor_bytes({layer: bank[k] for layer, bank in adapters.items()}))
+
+
+def _document(path: Path, kind: type) -> Any:
+    """A JSON file as a dataclass: every field there, of its type, and no other."""
+    data = read_json(path)
+    try:
+        document: Any = pydantic.TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise PolicyFileError(f"{path} is damaged, or of another version: {where}: {first['msg']}.") from error
+    except (TypeError, ValueError, OverflowError, IndexError) as error:
+        raise PolicyFileError(f"{path} is damaged, or of another version: {error}.") from error
+    if json.loads(json.dumps(dataclasses.asdict(document))) != data:
+        raise PolicyFileError(f"{path} is damaged, or of another version: it does not have just the fields of one.")
+    return document
+
+
+def _check_sizes(config: PolicyConfig, folder: Path) -> None:
+    """Refuses descriptions of what the files are too small to hold, before anything is made of them."""
+    spec = config.spec
+    try:
+        held = (folder / BACKBONE).stat().st_size // 4
+        adapters = len(list((folder / ADAPTERS).iterdir())) if config.owners.num_adapters else 0
+    except OSError as error:
+        raise PolicyFileError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    if max(spec.obs_size, spec.action_size, spec.id_capacity, config.network.hidden_size) > held:
+        raise PolicyFileError(f"{folder / CONFIG} describes a larger network than {BACKBONE} holds.")
+    if config.owners.num_adapters > adapters:
+        raise PolicyFileError(
+            f"{folder / CONFIG} names {config.owners.num_adapters} adapters, but {ADAPTERS} holds {adapters}."
+        )
+
+
+def _shapes(config: PolicyConfig, path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    try:
+        return expected_shapes(config)
+    except (ValueError, TypeError, RuntimeError, OverflowError, IndexError) as error:
+        raise PolicyFileError(f"{path} describes no policy: {error}.") from error

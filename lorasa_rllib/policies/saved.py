@@ -1,0 +1,121 @@
+"""A trained policy as data: what is written to files, edited, and acted with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorasa_rllib.nn.actor import Actor
+from lorasa_rllib.nn.critic import Critic
+from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS, Phase, PolicyConfig, TeamPolicy
+from lorasa_rllib.nn.value_norm import ValueNorm
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a policy comes from.
+
+    algorithm: "MAPPO", "A2PO", or None.       environment, env_config: as `.environment()` took them; None if the
+    env_steps: environment steps trained for.  environment was a class or its settings are no plain data.
+    versions:  of the packages that wrote it.  edits: what was done to it since, in words.
+    """
+
+    algorithm: str | None = None
+    environment: str | None = None
+    env_config: dict[str, Any] = field(default_factory=dict)
+    env_steps: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    edits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SavedPolicy:
+    """Weights, and all that says what they mean. Never changed: edits make new ones.
+
+    weights: of the actor, by the names of its state dict, `mlp.0.weight [G, out, in]`, `mlp.0.lora_A [K, r, in]` ...
+    critic:  of critic and value normaliser (`critic.mlp.0.weight`, `value_norm.mean` ...), or None.
+    """
+
+    config: PolicyConfig
+    phase: Phase
+    weights: Mapping[str, Tensor]
+    critic: Mapping[str, Tensor] | None = None
+    origin: Origin = field(default_factory=Origin)
+
+    @property
+    def adapters_on(self) -> bool:
+        """Whether acting uses the adapters."""
+        return self.phase != "backbone"
+
+    def backbone(self) -> dict[str, Tensor]:
+        """The actor's weights that are no adapter's."""
+        return {name: w for name, w in self.weights.items() if not is_adapters(name)}
+
+    def adapters(self) -> dict[str, Tensor]:
+        """The adapters' weights, each with an axis of K adapters first."""
+        return {name: w for name, w in self.weights.items() if is_adapters(name)}
+
+    def actor(self) -> Actor:
+        """A new actor with these weights."""
+        actor = Actor(self.config.spec, self.config.owners, self.config.lora, self.config.network)
+        actor.load_state_dict(dict(self.weights))
+        return actor.eval().requires_grad_(False)
+
+    def edited(self, what: str, **changes: Any) -> SavedPolicy:
+        """A copy with `changes`, and a line in its history that says what was done."""
+        return replace(self, **changes, origin=replace(self.origin, edits=(*self.origin.edits, what)))
+
+
+def saved(policy: TeamPolicy, origin: Origin | None = None) -> SavedPolicy:
+    """A snapshot of a policy; its critic comes along where it has one with its normaliser."""
+    state = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
+    actor = {name.removeprefix("actor."): w for name, w in state.items() if name.startswith("actor.")}
+    rest = {name: w for name, w in state.items() if name.startswith(("critic.", "value_norm."))}
+    whole = any(name.startswith("value_norm.") for name in rest)
+    return SavedPolicy(policy.config, policy.phase, actor, rest if whole else None, origin or Origin())
+
+
+def team_policy(saved: SavedPolicy) -> TeamPolicy:
+    """A trainable policy with these weights. Raises ValueError if the critic is missing."""
+    if saved.critic is None:
+        raise ValueError("this policy was saved without its critic: it can act, but not go on training as it was.")
+    policy = TeamPolicy(saved.config)
+    actor = {f"actor.{name}": w for name, w in saved.weights.items()}
+    policy.load_state_dict({**actor, **saved.critic, "_phase": policy.state_dict()["_phase"]})
+    policy.set_phase(saved.phase)
+    return policy
+
+
+def is_adapters(name: str) -> bool:
+    """Whether a weight of the actor belongs to the adapters."""
+    return name.rpartition(".")[2] in ADAPTER_PARAMETERS
+
+
+def expected_shapes(config: PolicyConfig) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+    """Shapes of the actor's weights, and of critic and normaliser, by name. Allocates nothing."""
+    spec, owners = config.spec, config.owners
+    with torch.device("meta"):
+        actor = Actor(spec, owners, config.lora, config.network)
+        critic = Critic(spec, owners, config.critic_input, config.network)
+        norm = ValueNorm(critic.num_values)
+    parts = [{f"{prefix}{name}": tuple(w.shape) for name, w in module.state_dict().items()}
+             for prefix, module in (("", actor), ("critic.", critic), ("value_norm.", norm))]  # fmt: skip
+    return parts[0], parts[1] | parts[2]
+
+
+def names_of_adapters(config: PolicyConfig) -> list[str]:
+    """[K] names: `role_2`; the agent that alone uses an adapter; `adapter_3` if several do, or nobody."""
+    owners, agents = config.owners, config.spec.agents
+    if owners.routed_by == "role":
+        return [f"role_{k}" for k in range(owners.num_adapters)]
+    users: list[list[str]] = [[] for _ in range(owners.num_adapters)]
+    for agent, k in zip(agents, owners.adapter_of, strict=False):
+        users[k].append(agent)
+    own = {agents[0] for agents in users if len(agents) == 1}
+    shared = [f"adapter_{k}" for k in range(owners.num_adapters)]
+    clash = own & set(shared)
+    return [names[0] if len(names) == 1 and not clash else other for names, other in zip(users, shared, strict=True)]

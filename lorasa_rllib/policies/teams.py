@@ -1,0 +1,81 @@
+"""Teams made of other teams' agents, and banks of roles made of other roles. Functions from saved policies to such."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from lorasa_rllib.policies.saved import SavedPolicy, is_adapters
+
+PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high")
+
+
+def team_of(saved: SavedPolicy, members: Mapping[str, str]) -> SavedPolicy:
+    """A team whose agents are copies of this one's: to add agents (warm-started), leave some out, or reorder them.
+
+    members: new name -> agent that it takes everything from (sizes, weights, id column), in the new order.
+    Every new agent acts just as its source did. The critic is left out: the state of another team is another.
+    """
+    spec, owners = saved.config.spec, saved.config.owners
+    if not members:
+        raise ValueError("a team needs at least one agent.")
+    if unknown := sorted(set(members.values()) - set(spec.agents)):
+        raise ValueError(f"the policy has no agents {unknown}; it has {list(spec.agents[:20])}.")
+    source = [spec.agents.index(agent) for agent in members.values()]
+    alone = owners.adapter_of == tuple(range(spec.num_agents))  # then copies of an agent have copies of its adapter
+    adapters = source if alone else sorted({owners.adapter_of[n] for n in source}) if owners.adapter_of else []
+    each = owners.num_backbones == spec.num_agents > 1
+    backbones = source if each else sorted({owners.backbone_of[n] for n in source})
+    critics = range(len(source)) if owners.num_critics == spec.num_agents > 1 else [0] * len(source)
+    by_role = owners.routed_by == "role"
+    new_owners = replace(
+        owners,
+        backbone_of=tuple(range(len(source)) if each else (backbones.index(owners.backbone_of[n]) for n in source)),
+        adapter_of=() if not owners.adapter_of else tuple(
+            range(len(source)) if alone else (adapters.index(owners.adapter_of[n]) for n in source)
+        ),
+        critic_of=tuple(critics),
+        num_adapters=owners.num_adapters if by_role else len(adapters),
+    )  # fmt: skip
+    per_agent: dict[str, Any] = {
+        name: tuple(getattr(spec, name)[n] for n in source) for name in PER_AGENT if getattr(spec, name)
+    }
+    new_spec = replace(spec, agents=tuple(members), id_capacity=len(source), **per_agent)
+    config = replace(saved.config, spec=new_spec, owners=new_owners)
+    widths = {"obs": new_spec.obs_size, "act": new_spec.action_size}
+    weights = {}
+    for name, weight in saved.weights.items():
+        if is_adapters(name):
+            weights[name] = weight if by_role else weight[adapters]
+        else:
+            weights[name] = weight[backbones] if len(weight) == owners.num_backbones > 1 else weight
+    if (new_spec.obs_size, new_spec.action_size) != (spec.obs_size, spec.action_size):
+        raise ValueError(
+            f"without its largest agent the team's arrays would be narrower ({widths} instead of obs {spec.obs_size}, "
+            f"act {spec.action_size}): keep one of the largest agents."
+        )
+    if config.network.uses_ids(owners):
+        first = "mlp.0.weight"
+        columns = spec.obs_size + torch.tensor(source)
+        weights[first] = torch.cat([weights[first][..., : spec.obs_size], weights[first][..., columns]], -1)
+    what = ", ".join(name if name == agent else f"{name} like {agent}" for name, agent in members.items())
+    return saved.edited(f"team of {what}", config=config, weights=weights, critic=None)
+
+
+def roles_of(saved: SavedPolicy, sources: Sequence[int]) -> SavedPolicy:
+    """A bank of adapters by role made of this one's: role k acts as role `sources[k]` did. To grow or reorder it."""
+    owners, spec = saved.config.owners, saved.config.spec
+    if owners.routed_by != "role":
+        raise ValueError("this policy's adapters are not keyed by role: make another team of its agents instead.")
+    if not sources or min(sources) < 0 or max(sources) >= owners.num_adapters:
+        raise ValueError(f"sources={list(sources)} must name roles from 0 to {owners.num_adapters - 1}.")
+    config = replace(
+        saved.config,
+        spec=replace(spec, num_roles=max(spec.num_roles, len(sources))),
+        owners=replace(owners, num_adapters=len(sources)),
+    )
+    weights = {name: w[list(sources)] if is_adapters(name) else w for name, w in saved.weights.items()}
+    return saved.edited(f"roles like {list(sources)}", config=config, weights=weights)
