@@ -20,6 +20,7 @@ _LAZY = {
     "TeamMultiAgentEnv": "lorasa_rllib.rllib",
     "shared_policy_spec": "lorasa_rllib.rllib",
     "TeamSpec": "lorasa_rllib.spec",
+    "load_policy": "lorasa_rllib.policies.acting",
     "VectorTeamEnv": "lorasa_rllib.envs.base",
 }
 

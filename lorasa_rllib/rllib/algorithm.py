@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.utils.annotations import override
@@ -17,6 +18,7 @@ from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
     ENV_RUNNER_SAMPLING_TIMER,
     EPISODE_AGENT_RETURN_MEAN,
+    EPISODE_RETURN_MEAN,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
@@ -26,10 +28,20 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from lorasa_rllib.nn.policy import PHASES, Phase
-from lorasa_rllib.rllib.checkpoints import read_backbone, readable
+from lorasa_rllib.nn.policy import PHASES, Phase, TeamPolicy
+from lorasa_rllib.policies.folder import save_policy
+from lorasa_rllib.policies.saved import saved
+from lorasa_rllib.rllib.checkpoints import (
+    adapter_weights,
+    backbone_weights,
+    check_groups,
+    origin_of,
+    policy_config_of,
+    readable,
+)
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.gauges import Gauges
+from lorasa_rllib.rllib.grouping import with_groups
 from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import SPLIT, RecentEpisodes
@@ -45,6 +57,7 @@ class TeamAlgorithm(PPO):
     @override(PPO)
     def setup(self, config: Any) -> None:
         _warn_if_nothing_fits(config)
+        self.config = config = with_groups(config)
         super().setup(config)
         self._sampling = Sampling(
             self.env_runner_group, self.config, lambda: self.restore_env_runners(self.env_runner_group)
@@ -53,11 +66,24 @@ class TeamAlgorithm(PPO):
         self._agents = self.config.team_spec().agents
         self._gauges = Gauges(config.trial_name or getattr(config.env, "__name__", config.env))
         self._schedule = self.config.phase_schedule()
-        self._phase: Phase = self._schedule.phase_at(0)
+        self._watcher = self._schedule.watcher()
+        self._phase: Phase = self._schedule.phase_at(0, watcher=self._watcher)
         if self.config.backbone_checkpoint is not None:
-            weights = read_backbone(self.config.backbone_checkpoint, self.config.policy_config())
-            self.learner_group.foreach_learner(lambda learner: learner.load_backbone(weights))
-            self._hand_out_weights()
+            self._start_from(backbone_weights(self.config.backbone_checkpoint, self.config.policy_config()))
+        if self.config.adapter_files is not None:
+            self._start_from(adapter_weights(self.config.adapter_files, self.config.policy_config()))
+        if self.config.fork_checkpoint is not None:
+            self.restore_from_path(str(Path(self.config.fork_checkpoint).expanduser().resolve()))
+
+    def _start_from(self, weights: dict[str, Any]) -> None:
+        phase = self._phase  # from the first round on, also for those who sample it
+
+        def load(learner: Any) -> None:
+            learner.load_weights(weights)
+            learner.policy.set_phase(phase)
+
+        self.learner_group.foreach_learner(load)
+        self._hand_out_weights()
 
     @override(PPO)
     def training_step(self) -> None:
@@ -82,13 +108,15 @@ class TeamAlgorithm(PPO):
         self.metrics.log_value((SPLIT, part), time.perf_counter() - started, reduce="mean", window=1)
 
     def _sample(self) -> list[Any]:
-        self._phase = self._schedule.phase_at(self._env_steps(), self._phase)
+        self._phase = self._schedule.phase_at(self._env_steps(), self._phase, self._watcher)
         with self._timed("sample", ENV_RUNNER_SAMPLING_TIMER):
             sampled, results = self._sampling.round()
         self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
         self._episodes.add(sampled)
         for name, value in self._episodes.statistics().items():
             self.metrics.log_value((ENV_RUNNER_RESULTS, name), value, reduce="mean", window=1)
+        if self._watcher is not None and self._episodes.any:
+            self._watcher.add(self._env_steps(), self._episodes.statistics()[EPISODE_RETURN_MEAN])
         for agent, value in zip(self._agents, self._episodes.agent_returns(), strict=False):
             key = (ENV_RUNNER_RESULTS, EPISODE_AGENT_RETURN_MEAN, agent)
             self.metrics.log_value(key, value, reduce="mean", window=1)
@@ -167,22 +195,38 @@ class TeamAlgorithm(PPO):
     ) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
         state["recent_episodes"] = self._episodes.get_state()
+        if self._watcher is not None:
+            state["auto_switch"] = self._watcher.get_state()
         return state
 
     @override(PPO)
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
         self._episodes.set_state(state.get("recent_episodes", []))
+        if self._watcher is not None and "auto_switch" in state:
+            self._watcher.set_state(state["auto_switch"])
 
     @override(PPO)
     def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
         """Restores a checkpoint; every env runner acts with it from the next `sample()` or `evaluate()` on."""
+        check_groups(path, policy_config_of(path).owners, self.config.owners())
         with readable(path):
             super().restore_from_path(path, *args, **kwargs)
         self._sampling.drop()
         (phase, *_) = self.learner_group.foreach_learner(lambda learner: learner.phase)
         self._phase = phase.get()
         self._hand_out_weights()
+
+    def save_policy(self, folder: str | Path) -> Path:
+        """Writes the policy as files that anyone may open (safetensors, JSON), for `lorasa_rllib.load_policy`.
+
+        Returns the new folder. Raises ValueError if it exists.
+        """
+        module = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{MODULE_ID}"
+        state = self.learner_group.get_state(components=module)[COMPONENT_LEARNER][COMPONENT_RL_MODULE][MODULE_ID]
+        policy = TeamPolicy(self.config.policy_config())
+        policy.load_state_dict({name.removeprefix("policy."): torch.as_tensor(w) for name, w in state.items()})
+        return save_policy(saved(policy, origin_of(self.config, self._env_steps())), folder)
 
     @classmethod
     @override(PPO)

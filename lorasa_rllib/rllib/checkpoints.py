@@ -1,17 +1,29 @@
-"""Reading checkpoints: backbones of other runs, and clear errors for files that cannot be read."""
+"""Reading what runs leave behind: checkpoints of algorithms (pickles: only your own), and policies as files."""
 
 from __future__ import annotations
 
+import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS, PolicyConfig, TeamPolicy
-from lorasa_rllib.rllib.module import MODULE_ID, check_state
+import numpy as np
+import torch
+from torch import Tensor
 
-MODULE_FILE = Path("learner_group/learner/rl_module") / MODULE_ID / "module_state.pkl"
+from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
+from lorasa_rllib.policies.adapters import transplant
+from lorasa_rllib.policies.folder import is_policy, read_policy
+from lorasa_rllib.policies.saved import Origin, SavedPolicy, is_adapters, names_of_adapters, saved
+from lorasa_rllib.rllib.module import MODULE_ID, check_state
+from lorasa_rllib.spec import Owners
+
+MODULE = Path("learner_group/learner/rl_module") / MODULE_ID
+STATE, BUILT_FROM, ALGORITHM = "module_state.pkl", "class_and_ctor_args.pkl", "algorithm_state.pkl"
+ENV_STEPS = "env_runners--num_env_steps_sampled_lifetime"
 
 
 @contextmanager
@@ -26,27 +38,146 @@ def readable(path: Any) -> Iterator[None]:
         ) from error
 
 
-def read_backbone(path: str | Path, config: PolicyConfig) -> dict[str, Any]:
-    """Weights of everything but the adapters from an Algorithm checkpoint, or from the folder of its module.
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a folder is a checkpoint of an algorithm of this package."""
+    return (Path(path) / MODULE / STATE).is_file()
 
-    Checkpoints are pickles: only read those you trust. Raises ValueError if it is none, or of another architecture.
+
+def policy_config_of(path: str | Path) -> PolicyConfig:
+    """What the policy of a checkpoint was built from. Raises ValueError if it is none of this package."""
+    with readable(path):
+        _, settings = _unpickled(_module_of(path) / BUILT_FROM)["ctor_args_and_kwargs"]
+        return PolicyConfig.from_dict(settings["model_config"])
+
+
+def config_of_checkpoint(path: str | Path) -> Any:
+    """The algorithm's config that a checkpoint was trained with."""
+    with readable(path):
+        built = _unpickled(Path(path) / BUILT_FROM)
+        (state,), _ = built["ctor_args_and_kwargs"]
+        return built["class"].get_default_config().from_state(state)
+
+
+def env_steps_of(path: str | Path) -> int:
+    """Environment steps that the run of a checkpoint had sampled."""
+    with readable(path):
+        return int(_unpickled(Path(path) / ALGORITHM)["metrics_logger"]["stats"][ENV_STEPS]["lifetime_sum"])
+
+
+def read_checkpoint(path: str | Path) -> SavedPolicy:
+    """The policy of an algorithm's checkpoint, or of the folder of its module. Unpickles: only read your own.
+
+    Raises ValueError if it is none of this package, or damaged.
     """
-    folder = Path(path).expanduser()
-    found = next((f for f in (folder / MODULE_FILE, folder / MODULE_FILE.name) if f.is_file()), None)
-    if found is None:
-        raise ValueError(f"backbone={str(path)!r} is no checkpoint: it holds no {MODULE_FILE}.")
-    with readable(found), found.open("rb") as file:
-        state = pickle.load(file)
-    prefix = "policy."
-    weights = {
-        name.removeprefix(prefix): value
-        for name, value in state.items()
-        if name.rpartition(".")[2] not in ADAPTER_PARAMETERS and not name.endswith("_phase")
-    }
-    own = {
-        name: value
-        for name, value in TeamPolicy(config).state_dict().items()
-        if name.rpartition(".")[2] not in ADAPTER_PARAMETERS and not name.endswith("_phase")
-    }
-    check_state(own, weights, [])
-    return weights
+    path = Path(path).expanduser()
+    module = _module_of(path)
+    if not (module / STATE).is_file():
+        what = f"it holds no {MODULE / STATE}" if path.exists() else "it does not exist"
+        raise ValueError(f"{path} is neither a policy's files nor a checkpoint: {what}.")
+    policy = TeamPolicy(policy_config_of(path))
+    with readable(path):
+        state = _unpickled(module / STATE)
+    weights = {name.removeprefix("policy."): torch.as_tensor(np.array(value)) for name, value in state.items()}
+    check_state(policy.state_dict(), weights, [])
+    policy.load_state_dict(weights)
+    whole = (path / ALGORITHM).is_file()
+    return saved(policy, origin_of(config_of_checkpoint(path), env_steps_of(path)) if whole else None)
+
+
+def origin_of(config: Any, env_steps: int) -> Origin:
+    """Where a policy trained with `config` comes from."""
+    name, env_config = config.env if isinstance(config.env, str) else None, dict(config.env_config)
+    try:
+        plain = json.loads(json.dumps(env_config, allow_nan=False)) == env_config
+    except (TypeError, ValueError):
+        plain = False
+    return Origin(
+        algorithm=config.algo_class.__name__,
+        environment=name if plain else None,
+        env_config=env_config if plain and name else {},
+        env_steps=env_steps,
+        versions={package: version(package) for package in ("lorasa-rllib", "ray", "torch")},
+    )
+
+
+def read_trained(path: str | Path) -> SavedPolicy:
+    """The policy behind a path: files of a policy, a checkpoint, or a trial (its last checkpoint)."""
+    path = Path(path).expanduser()
+    if is_policy(path):
+        return read_policy(path)
+    numbered = sorted(p for p in path.glob("checkpoint_*") if is_checkpoint(p)) if path.is_dir() else []
+    return read_checkpoint(numbered[-1] if numbered else path)
+
+
+def check_groups(path: str | Path, theirs: Owners, own: Owners) -> None:
+    """Raises ValueError if a checkpoint's agents are grouped otherwise: its weights would go to other agents."""
+    if theirs.num_backbones == own.num_backbones > 1 and theirs.backbone_of != own.backbone_of:
+        raise ValueError(
+            f"the checkpoint {path} has groups={list(theirs.backbone_of)}, this algorithm {list(own.backbone_of)}. "
+            f"Build it with .sharing(groups={list(theirs.backbone_of)}), or with from_checkpoint."
+        )
+
+
+def backbone_weights(path: str | Path, config: PolicyConfig) -> dict[str, Tensor]:
+    """What `backbone=` starts a policy of `config` from: weights of everything but the adapters, by its names.
+
+    A policy saved without its critic gives the actor alone; ids for fewer agents are filled up with the mean id.
+    Raises ValueError if it has another architecture.
+    """
+    try:
+        source = read_trained(path)
+    except ValueError as error:
+        raise ValueError(f"backbone={str(path)!r}: {error}") from error
+    check_groups(path, source.config.owners, config.owners)
+    own = {name: w for name, w in TeamPolicy(config).state_dict().items() if not is_adapters(name) and name != "_phase"}
+    weights = {f"actor.{name}": w for name, w in source.backbone().items()}
+    first = "actor.mlp.0.weight"
+    if config.network.uses_ids(config.owners) == source.config.network.uses_ids(source.config.owners):
+        weights[first] = _with_ids(weights[first], own[first].shape[-1], source.config.spec.obs_size)
+    if source.critic is None:
+        own = {name: w for name, w in own.items() if name.startswith("actor.")}
+    check_state(own, {**weights, **(source.critic or {})}, [])
+    return {**weights, **(source.critic or {})}
+
+
+def adapter_weights(given: str | Path | Mapping[str, str | Path], config: PolicyConfig) -> dict[str, Tensor]:
+    """What `adapters=` starts a policy of `config` from: the whole bank, by its names.
+
+    given: a policy or checkpoint, whose adapters go to those of the same name; or name -> folder of an adapter.
+    Adapters that are not given begin without effect. Raises ValueError if one does not fit, or nothing does.
+    """
+    target = saved(TeamPolicy(config))
+    if not config.owners.num_adapters:
+        raise ValueError(f"adapters= needs a sharing method with adapters; {config.owners.method!r} has none.")
+    try:
+        if isinstance(given, Mapping):
+            for name, folder in given.items():
+                target = transplant(target, name, folder)
+        else:
+            source = read_trained(given)
+            shared = [name for name in names_of_adapters(config) if name in names_of_adapters(source.config)]
+            if not shared:
+                raise ValueError(f"it has no adapter of any of the names {names_of_adapters(config)[:20]}.")
+            for name in shared:
+                target = transplant(target, name, source, name)
+    except ValueError as error:
+        raise ValueError(f"adapters={given!r}: {error}") from error
+    return {f"actor.{name}": w for name, w in target.adapters().items()}
+
+
+def _with_ids(weight: Tensor, width: int, features: int) -> Tensor:
+    """The first layer's weight [G, out, features + ids] with columns for more ids, the mean of those there are."""
+    missing = width - weight.shape[-1]
+    if missing <= 0 or weight.shape[-1] == features:
+        return weight
+    return torch.cat([weight, weight[..., features:].mean(-1, keepdim=True).expand(-1, -1, missing)], -1)
+
+
+def _module_of(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    return path / MODULE if (path / MODULE).is_dir() else path
+
+
+def _unpickled(file: Path) -> Any:
+    with file.open("rb") as opened:
+        return pickle.load(opened)

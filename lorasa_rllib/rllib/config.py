@@ -11,23 +11,17 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.utils.annotations import override
 
-from lorasa_rllib.envs.base import VectorTeamEnv
-from lorasa_rllib.envs.keyed import KeyedTeam, with_roles
-from lorasa_rllib.envs.registry import environment_class, make_environment
 from lorasa_rllib.learning.batch import MAPPOSettings
-from lorasa_rllib.learning.phases import PhaseSchedule
 from lorasa_rllib.learning.quirks import Quirks, quirks_of
-from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.network import PRESETS, NetworkConfig
 from lorasa_rllib.nn.policy import PolicyConfig
 from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
+from lorasa_rllib.rllib.sharing_config import SharingConfig
 from lorasa_rllib.rllib.spaces import row_spaces
 from lorasa_rllib.rllib.validation import check_inherited_settings, check_layout
-from lorasa_rllib.sharing.methods import owners_of
-from lorasa_rllib.spec import TeamSpec
 
 
-class TeamConfig(PPOConfig):
+class TeamConfig(SharingConfig):
     """Settings of team algorithms: environment, sharing method, network, and RLlib's own."""
 
     def __init__(self, algo_class: type | None = None):
@@ -53,20 +47,6 @@ class TeamConfig(PPOConfig):
         self.policy_mapping_fn = map_to_shared_policy
         self.evaluation_duration = 10
 
-        self.sharing_method = "lora"
-        self.sharing_schedule = "two_phase"
-        self.sharing_adapter_key: Any = "agent"
-        self.sharing_num_adapters: int | None = None
-        self.total_env_steps: int | None = None
-        self.phase_switch: int | float | None = None
-        self.backbone_checkpoint: str | None = None
-        self.adapter_lr_scale: float | None = None
-        self.lora_r = 8
-        self.lora_alpha = 8.0
-        self.lora_use_rslora = False
-        self.lora_init_weights = "lorasa"
-        self.lora_target_modules: tuple[str, ...] = ("*",)
-        self.lora_rank_pattern: dict[str, int] = {}
         self.network_settings: dict[str, Any] = {}
         self.critic_input: str | None = None
         self.huber_delta: float | None = 10.0
@@ -81,66 +61,6 @@ class TeamConfig(PPOConfig):
         self.sample_timeout_s = 300.0  # a runner that takes longer is ended: generous, for slow environments
         self.delay_between_env_runner_restarts_s = 1.0
         self.trial_name: str | None = None  # set by studies that run several trials
-
-    def sharing(
-        self,
-        method: str = NotProvided,
-        *,
-        schedule: str = NotProvided,
-        total_env_steps: int | None = NotProvided,
-        phase_switch: int | float | None = NotProvided,
-        adapter_key: Any = NotProvided,
-        num_adapters: int | None = NotProvided,
-        r: int = NotProvided,
-        lora_alpha: float = NotProvided,
-        use_rslora: bool = NotProvided,
-        init_lora_weights: str = NotProvided,
-        target_modules: tuple[str, ...] = NotProvided,
-        rank_pattern: dict[str, int] = NotProvided,
-        adapter_lr_scale: float | None = NotProvided,
-        backbone: str | None = NotProvided,
-    ) -> Self:
-        """How agents share weights. Returns this config.
-
-        Args:
-            method: a key of `lorasa_rllib.sharing.methods.METHODS`: "ps" (one policy) or "lora" (LoRASA).
-            schedule: "two_phase": the backbone trains first, then freezes and the adapters train. "joint": both train
-                from the start.
-            total_env_steps: budget of the run, summed over environments. Only a fraction as `phase_switch` needs it;
-                stopping a run is up to the caller (`stop=` of Tune).
-            phase_switch: environment steps (int) or fraction of the budget (float) after which the adapters begin.
-            adapter_key: whose adapter a row uses. "agent": each agent its own. "role": that of the agent's role (unit
-                type ...), a whole number which the environment gives at every step; -1 and roles beyond the bank use
-                the plain backbone. A table, as sequence or by agent's name: agents that share adapters, from 0. A
-                function from `TeamStep` to whole numbers [E, N]: roles of your own; needs `num_adapters`.
-            num_adapters: size of the bank of adapters; None: as many as agents, roles or the table use.
-            r: adapter rank. Raised: more freedom per agent; adapter parameters grow in proportion.
-            lora_alpha: adapter outputs are scaled by lora_alpha / r.
-            use_rslora: scale by lora_alpha / sqrt(r) instead.
-            init_lora_weights: "peft" or "lorasa", which factor starts at zero. See `nn.bank.LoRAConfig`.
-            target_modules: patterns of the adapted layers.
-            rank_pattern: rank of layers that match a pattern.
-            adapter_lr_scale: learning rate of the adapters as a multiple of `lr`. None: 3 in the adapter phase of two,
-                where adapters alone must move the policy, and 1 in joint training.
-            backbone: path of a checkpoint of this package whose backbone, critic and normaliser this run starts from;
-                with `phase_switch=0` training starts in the adapter phase.
-        """
-        return self._store(
-            sharing_method=method,
-            sharing_schedule=schedule,
-            total_env_steps=total_env_steps,
-            phase_switch=phase_switch,
-            sharing_adapter_key=adapter_key,
-            sharing_num_adapters=num_adapters,
-            lora_r=r,
-            lora_alpha=lora_alpha,
-            lora_use_rslora=use_rslora,
-            lora_init_weights=init_lora_weights,
-            lora_target_modules=target_modules,
-            lora_rank_pattern=rank_pattern,
-            adapter_lr_scale=adapter_lr_scale,
-            backbone_checkpoint=backbone,
-        )
 
     @override(PPOConfig)
     def env_runners(self, *, sample_ahead: bool = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
@@ -217,51 +137,13 @@ class TeamConfig(PPOConfig):
 
     # What the settings mean
 
-    def team_spec(self) -> TeamSpec:
-        """The team of the configured environment. Builds no simulation."""
-        spec = environment_class(self.env).team_spec(**self.env_config)
-        return with_roles(spec, self._num_own_roles()) if self._roles_by_function() else spec
-
-    def make_team_env(self) -> VectorTeamEnv:
-        """The environments of one env runner."""
-        env = make_environment(self.env, self.num_envs_per_env_runner, dict(self.env_config))
-        return KeyedTeam(env, self.sharing_adapter_key, self._num_own_roles()) if self._roles_by_function() else env
-
-    def _roles_by_function(self) -> bool:
-        return self.sharing_method == "lora" and callable(self.sharing_adapter_key)
-
-    def _num_own_roles(self) -> int:
-        if self.sharing_num_adapters is None:
-            raise ValueError("adapter_key is a function: set num_adapters to the number of adapters it chooses from.")
-        return self.sharing_num_adapters
-
-    def phase_schedule(self) -> PhaseSchedule:
-        return PhaseSchedule(
-            self.sharing_schedule,  # type: ignore[arg-type]
-            self.total_env_steps,
-            self.phase_switch,
-            has_adapters=self.policy_config().owners.num_adapters > 0,
-        )
-
     def policy_config(self) -> PolicyConfig:
         """Everything the policy is built from."""
-        spec = self.team_spec()
-        key = "role" if self._roles_by_function() else self.sharing_adapter_key
-        lora_only = {"adapter_key": key, "num_adapters": self.sharing_num_adapters}
-        options = lora_only if self.sharing_method == "lora" else {}
-        owners = owners_of(self.sharing_method, spec, **options)
-        lora = LoRAConfig(
-            r=self.lora_r,
-            lora_alpha=self.lora_alpha,
-            use_rslora=self.lora_use_rslora,
-            init_lora_weights=self.lora_init_weights,  # type: ignore[arg-type]
-            target_modules=tuple(self.lora_target_modules),
-            rank_pattern=dict(self.lora_rank_pattern),
-        )
+        spec, owners = self.team_spec(), self.owners()
         team_value = spec.shared_reward and owners.num_critics == 1 and not spec.state_per_agent
         critic_input = self.critic_input or ("state" if team_value else "agent_state")
         network, fresh = NetworkConfig(**self.network_settings), quirks_of(self.reference).narrow_fresh_norm
-        return PolicyConfig(spec, owners, lora, network, critic_input, 0.1 if fresh else 1.0)  # type: ignore[arg-type]
+        return PolicyConfig(spec, owners, self.lora(), network, critic_input, 0.1 if fresh else 1.0)  # type: ignore[arg-type]
 
     def row_spaces(self) -> tuple[gym.Space, gym.Space]:
         """Observation and action space of one agent's row, padded to the largest agent."""
@@ -323,6 +205,9 @@ class TeamConfig(PPOConfig):
     @override(PPOConfig)
     def validate(self) -> None:
         """Judges all settings together. Raises ValueError that names the setting and what to do."""
+        if self.needs_groups and self.env is not None:  # whatever they will be, the rest can be judged
+            one_group = dict.fromkeys(self.team_spec().agents, 0)
+            return self.copy(copy_frozen=False).sharing(groups=one_group).validate()
         check_inherited_settings(self, defaults=type(self)())
         super().validate()
         if self.env is None:
@@ -348,9 +233,3 @@ class TeamConfig(PPOConfig):
         if config is not None and "explore" not in (self.evaluation_config or {}):
             config.explore = False
         return config
-
-    def _store(self, **settings: Any) -> Self:
-        for name, value in settings.items():
-            if value is not NotProvided:
-                setattr(self, name, value)
-        return self

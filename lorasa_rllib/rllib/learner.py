@@ -163,8 +163,8 @@ class TeamLearner(TorchLearner):
             for module in (MODULE_ID, ALL_MODULES):
                 self.metrics.log_value((module, key), value, reduce="mean", window=1)
 
-    def load_backbone(self, weights: dict[str, Any]) -> None:
-        """Takes over everything but the adapters from the weights of another run."""
+    def load_weights(self, weights: dict[str, Any]) -> None:
+        """Takes over some of the weights of another run, by their names in the policy."""
         own = self.policy.state_dict()
         own.update({name: torch.as_tensor(value) for name, value in weights.items()})
         self.policy.load_state_dict(own)

@@ -86,6 +86,11 @@ class RecentEpisodes:
         if running:
             self._running_return = float(np.mean(running))
 
+    @property
+    def any(self) -> bool:
+        """Whether an episode has ended yet."""
+        return bool(self._episodes)
+
     def statistics(self) -> dict[str, float]:
         """Over recent episodes; before the first one ends, the return so far of the running ones stands in."""
         if self._episodes:

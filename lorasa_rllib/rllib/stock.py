@@ -32,7 +32,7 @@ from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.module import AGENT, MASK, OBS, ROLE, STATE
 from lorasa_rllib.rllib.spaces import row_spaces
 
-OF_OUR_ALGORITHMS = ("schedule", "total_env_steps", "phase_switch", "adapter_lr_scale", "backbone")
+OF_OUR_ALGORITHMS = ("schedule", "total_env_steps", "phase_switch", "adapter_lr_scale", "backbone", "fork_from")
 """Settings of `TeamConfig.sharing` that say how to train, which here is up to RLlib."""
 
 

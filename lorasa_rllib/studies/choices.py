@@ -15,7 +15,7 @@ class StudyOptions:
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     total_env_steps: int
-    phase_switch: int | float | None
+    phase_switch: int | float | str | None
     obs: str | None
     agent_obsk: int | None
     state: str | None
@@ -32,8 +32,10 @@ class StudyOptions:
     num_gpus_per_learner: float
     evaluation_interval: int | None
     max_concurrent: int | None
+    keep_checkpoints: int
     storage_path: str
     name: str
     address: str | None
     resume: bool
     smoke: bool
+    fork_at: tuple[int, ...] = ()

@@ -10,26 +10,10 @@ import numpy as np
 import pandas as pd
 
 from lorasa_rllib.studies.curves import has_wins
+from lorasa_rllib.studies.methods import colours_of, label_of
 
-LABELS = {
-    "ps": "PS (one shared policy)",
-    "lora": "LoRASA, two phases",
-    "lora-joint": "LoRASA, joint",
-    "lora-role": "LoRASA by role, two phases",
-    "lora-role-joint": "LoRASA by role, joint",
-    "stock": "RLlib stock PPO",
-}
 ALGORITHMS = {"mappo": ("MAPPO", "-"), "a2po": ("A2PO", "--"), "ppo": ("", "-")}
 """Name and line style of each."""
-
-COLOURS = {
-    "ps": "#4477aa",
-    "lora": "#ee6677",
-    "lora-joint": "#228833",
-    "lora-role": "#aa3377",
-    "lora-role-joint": "#ccbb44",
-    "stock": "#888888",
-}
 
 
 def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
@@ -43,7 +27,7 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    wins = has_wins(curves)
+    wins, colours = has_wins(curves), colours_of(list(dict.fromkeys(curves["method"])))
     scenarios = list(dict.fromkeys(curves["scenario"]))
     figure, panels = pyplot.subplots(
         1, len(scenarios), figsize=(1.5 + 5.5 * len(scenarios), 4.2), squeeze=False, layout="constrained"
@@ -53,10 +37,10 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
         algorithms = set(here["algorithm"]) - {"ppo"}
         for (algorithm, method), runs in here.groupby(["algorithm", "method"], sort=False):
             name, style = ALGORITHMS.get(algorithm, (algorithm, "-"))
-            label = LABELS.get(method, method)
+            label = label_of(method)
             label = f"{name}, {label}" if len(algorithms) > 1 and name else label
             _draw_method(
-                panel, runs, "evaluation_win_rate" if wins else "episode_return", label, COLOURS.get(method), style
+                panel, runs, "evaluation_win_rate" if wins else "episode_return", label, colours[method], style
             )
         panel.set_title(scenario)
         panel.set_xlabel("environment steps (millions)")

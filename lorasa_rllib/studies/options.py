@@ -4,47 +4,45 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from lorasa_rllib.nn.network import PRESETS
 from lorasa_rllib.studies.choices import StudyOptions
+from lorasa_rllib.studies.methods import METHODS, method_of, steps_of
 from lorasa_rllib.studies.suites import SUITES
 
 FEED_FORWARD = "feedforward"
-METHODS = {
-    "ps": ("ps", "two_phase", "agent"),
-    "lora": ("lora", "two_phase", "agent"),
-    "lora-joint": ("lora", "joint", "agent"),
-    "lora-role": ("lora", "two_phase", "role"),
-    "lora-role-joint": ("lora", "joint", "role"),
-}
-"""Name of a method in tables and figures -> sharing method, schedule and whose adapters."""
 
 
 def parser(description: str, name: str = "mamujoco") -> argparse.ArgumentParser:
     """The command line of a study on a suite."""
     suite = SUITES[name]
-    keys = [key for key, (_, _, adapters) in METHODS.items() if suite.roles or adapters == "agent"]
+    known = [name for name, method in METHODS.items() if suite.roles or method.adapter_key == "agent"]
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument(
         f"--{suite.option}", nargs="+", default=[suite.default], dest="scenario", help=f"{suite.form}; one or more"
     )
     p.add_argument("--algorithm", choices=["mappo", "a2po"], default="mappo", help="how policies are updated")
-    p.add_argument("--methods", nargs="+", choices=keys, help="methods to compare; overrides --sharing")
-    p.add_argument("--sharing", choices=["ps", "lora"], default="lora", help="one sharing method")
+    variants = f"of {', '.join(known)}, and variants such as lora:r=16 or lora:on=head,switch=auto"
+    p.add_argument(
+        "--methods", nargs="+", metavar="METHOD", help=f"methods to compare, {variants}; overrides --sharing"
+    )
+    p.add_argument("--sharing", choices=list(SHARING), default="lora", help="one sharing method")
     p.add_argument("--schedule", choices=["two_phase", "joint"], default="two_phase", help="schedule of --sharing lora")
     p.add_argument("--seeds", default="1", help="how many seeds, or a list such as 1,4,5")
     p.add_argument("--total-env-steps", type=int, default=10_000_000, help="environment steps of every trial")
-    switch = "steps (12000) or share (0.3) until the adapter phase; default: the published step if possible, else 0.3"
+    switch = (
+        "steps (12000, 0.5M), share (0.3) or auto until the adapter phase; default: as published if possible, else 0.3"
+    )
     p.add_argument("--phase-switch", help=switch)
     if suite.roles:
         whose = "adapters of agents or of their roles (unit types), for --sharing lora"
         p.add_argument("--adapter-key", choices=["agent", "role"], default="agent", help=whose)
         sees = "what the critic sees; default: the preset"
         p.add_argument("--state", choices=["global", "agent", "pruned"], help=sees)
-    else:
+    if suite.joints:
         p.add_argument("--obs", choices=["local", "global"], help="what agents observe; default: the scenario's preset")
         p.add_argument("--obsk", type=int, help="joints away that local observations reach; default: the preset")
     p.add_argument("--network", choices=[FEED_FORWARD, *PRESETS], help="actor and critic; default: the preset")
@@ -68,6 +66,10 @@ def parser(description: str, name: str = "mamujoco") -> argparse.ArgumentParser:
     p.add_argument("--num-gpus-per-learner", type=float, default=0, help="GPUs of each learner, fractions allowed")
     p.add_argument("--evaluation-interval", type=int, help="iterations between greedy evaluations; default: 25 in all")
     p.add_argument("--max-concurrent", type=int, help="trials at once; default: as many as the CPUs allow")
+    keep = (
+        "checkpoints of each trial that stay, the latest of ten in all; lorasa analyze shows a course over all of them"
+    )
+    p.add_argument("--keep-checkpoints", type=int, default=2, help=keep)
     p.add_argument("--storage-path", default="~/lorasa_results", help="folder or URI that receives everything")
     p.add_argument("--name", help="name of the experiment; default: made from scenarios and methods")
     p.add_argument("--address", help="Ray cluster to use; default: the one this script was submitted to, else local")
@@ -76,18 +78,55 @@ def parser(description: str, name: str = "mamujoco") -> argparse.ArgumentParser:
     return p
 
 
-def read_options(arguments: Sequence[str] | None, description: str, suite: str = "mamujoco") -> StudyOptions:
-    """Parses and checks. Raises SystemExit with one message that names the option."""
+def read_options(
+    arguments: Sequence[str] | None,
+    description: str,
+    suite: str | None = "mamujoco",
+    methods: Sequence[str] | None = None,
+    more: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> StudyOptions:
+    """Parses and checks. Raises SystemExit with one message that names the option.
+
+    suite: whose scenarios; None: as --suite says. methods: what is compared unless --methods or --sharing say
+    otherwise. more: adds options of one script.
+    """
+    several, suite = suite is None, suite or _suite(arguments)
     p = parser(description, suite)
-    a = p.parse_args(arguments)
-    methods = tuple(a.methods or [_method(a.sharing, a.schedule, getattr(a, "adapter_key", "agent"))])
-    for name in ("total_env_steps", "r"):
+    if several:
+        p.add_argument("--suite", choices=list(SUITES), default=suite, help="whose scenarios; other options follow it")
+    p.set_defaults(methods=None if methods is None else list(methods))
+    if more is not None:
+        more(p)
+    return study_of(p, p.parse_args(arguments), suite)
+
+
+def _suite(arguments: Sequence[str] | None) -> str:
+    """The suite that --suite names: other options depend on it."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--suite", choices=list(SUITES), default="mamujoco")
+    return str(first.parse_known_args(arguments)[0].suite)
+
+
+def study_of(p: argparse.ArgumentParser, a: argparse.Namespace, suite: str) -> StudyOptions:
+    """The record of parsed options."""
+    methods = tuple(
+        a.methods if a.methods is not None else [_method(a.sharing, a.schedule, getattr(a, "adapter_key", "agent"))]
+    )
+    for name in methods:
+        try:
+            if method_of(name).adapter_key == "role" and not SUITES[suite].roles:
+                p.error(f"--methods: {name} needs roles, which {suite} does not have")
+        except ValueError as error:
+            p.error(f"--methods: {error}")
+    for name in ("total_env_steps", "r", "keep_checkpoints"):
         if getattr(a, name) < 1:
             p.error(f"--{name.replace('_', '-')}={getattr(a, name)} must be at least 1")
     which = SUITES[suite]
     for scenario in a.scenario:
         if not re.fullmatch(which.pattern, scenario):
             p.error(f"--{which.option}={scenario} must be {which.form}, for example {which.default}")
+    fork_at = _fork_at(p, getattr(a, "fork_at", ""), a.total_env_steps)
+    forks = ["forks"] if fork_at else []
     options = StudyOptions(
         suite=suite,
         algorithm=a.algorithm,
@@ -112,11 +151,13 @@ def read_options(arguments: Sequence[str] | None, description: str, suite: str =
         num_gpus_per_learner=a.num_gpus_per_learner,
         evaluation_interval=a.evaluation_interval,
         max_concurrent=a.max_concurrent,
+        keep_checkpoints=a.keep_checkpoints,
         storage_path=a.storage_path if "://" in a.storage_path else str(Path(a.storage_path).expanduser().resolve()),
-        name=a.name or "_".join([suite, a.algorithm, *a.scenario, *methods]).replace("|", "-"),
+        name=a.name or in_files("_".join([suite, a.algorithm, *a.scenario, *methods, *forks])),
         address=a.address,
         resume=a.resume,
         smoke=a.smoke,
+        fork_at=fork_at,
     )
     return smoke(options) if a.smoke else options
 
@@ -129,17 +170,26 @@ def smoke(options: StudyOptions) -> StudyOptions:
         seeds=options.seeds[:1],
         total_env_steps=1200,
         phase_switch=600,
+        fork_at=(400, 800) if options.fork_at else (),
         num_envs=options.num_envs or 4,
         evaluation_interval=3,
         name=name,
     )
 
 
+def in_files(name: str) -> str:
+    """A name without what file systems and shells dislike."""
+    return re.sub(r"[^\w.,+-]+", "-", name.replace(":", "_").replace("=", ""))
+
+
+SHARING = {"ps": "ps", "nps": "nps", "mtl": "mtl", "seps": "seps", "lora": "lora", "seps_lora": "seps-lora"}
+"""--sharing, in the words of `TeamConfig.sharing`, and the method it means."""
+
+
 def _method(sharing: str, schedule: str, adapter_key: str) -> str:
     """The method that --sharing, --schedule and --adapter-key describe."""
-    if sharing == "ps":
-        return "ps"
-    return next(name for name, what in METHODS.items() if what == (sharing, schedule, adapter_key))
+    parts = ["role"] * (adapter_key == "role") + ["joint"] * (schedule == "joint") if sharing == "lora" else []
+    return "-".join([SHARING[sharing], *parts])
 
 
 def _seeds(p: argparse.ArgumentParser, text: str) -> tuple[int, ...]:
@@ -153,13 +203,26 @@ def _seeds(p: argparse.ArgumentParser, text: str) -> tuple[int, ...]:
     return seeds
 
 
-def _switch(p: argparse.ArgumentParser, text: str | None, budget: int) -> int | float | None:
+def _fork_at(p: argparse.ArgumentParser, text: str, budget: int) -> tuple[int, ...]:
+    try:
+        numbers = [steps_of(part) for part in text.split(",")] if text else []
+    except ValueError:
+        p.error(f"--fork-at={text} must list numbers of steps (0.5M,1M) or shares of the budget (0.1,0.3)")
+    steps = [round(n * budget) if isinstance(n, float) else n for n in numbers]
+    if any(not 0 < step < budget for step in steps):
+        p.error(f"--fork-at={text} must lie within the budget of --total-env-steps={budget}")
+    return tuple(sorted(set(steps)))
+
+
+def _switch(p: argparse.ArgumentParser, text: str | None, budget: int) -> int | float | str | None:
     if text is None:
         return None
+    if text == "auto":
+        return text
     try:
-        switch: int | float = float(text) if "." in text else int(text)
+        switch = steps_of(text)
     except ValueError:
-        p.error(f"--phase-switch={text} must be a number of steps (12000) or a share of the budget (0.3)")
+        p.error(f"--phase-switch={text} must be a number of steps (12000, 0.5M), a share of the budget (0.3) or auto")
     if switch < 0 or (switch >= 1 if isinstance(switch, float) else switch >= budget):
         p.error(f"--phase-switch={text} must lie within the budget of --total-env-steps={budget}")
     return switch

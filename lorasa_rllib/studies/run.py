@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,20 @@ from rich.console import Console
 import lorasa_rllib.rllib  # noqa: F401 - registers the algorithms
 from lorasa_rllib.envs.registry import environment_class
 from lorasa_rllib.studies.choices import StudyOptions
-from lorasa_rllib.studies.curves import read_trial, write_csv
+from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves
+from lorasa_rllib.studies.forks import STEPS, ForkPoints, fork_steps, forks, trunks, whole_curves
 from lorasa_rllib.studies.progress import Progress
 from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import rich_table, summary
 from lorasa_rllib.studies.termination import SaveOnTermination, exit_status
-from lorasa_rllib.studies.trials import trials
+from lorasa_rllib.studies.trials import TrialName, trials
 
 CHECKPOINTS = 10
-"""Checkpoints in the course of a trial; the last two are kept."""
+"""Checkpoints in the course of a trial."""
 
-STEPS = "num_env_steps_sampled_lifetime"
+TRUNKS = "_trunks"
+"""Ending of the folder of backbones that others fork from."""
 
 
 def run(options: StudyOptions) -> pd.DataFrame:
@@ -41,24 +44,60 @@ def run(options: StudyOptions) -> pd.DataFrame:
     for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     configs = trials(options)
-    _start_ray(options, next(iter(configs.values())))
+    _start_ray(options, next(iter((configs or trunks(options)).values())))
+    folder = f"{options.storage_path.rstrip('/')}/{options.name}"
+    before = pd.DataFrame(columns=COLUMNS)
+    if options.fork_at:
+        checkpoints, before = _train_trunks(options, console)
+        configs |= forks(options, checkpoints)
     console.print(
         f"{len(configs)} trial(s) of {options.total_env_steps:,} environment steps; torch uses one thread each."
     )
+    results = _fit(options, configs, console)
+    curves = whole_curves(_curves(configs, results), before)
+    report(console, curves, folder, {name: r.checkpoint for name, r in results.items()}, options)
+    return curves
+
+
+def _fit(
+    options: StudyOptions, configs: dict[TrialName, Any], console: Console, stop: int | None = None,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Runs trials, or the rest of them; results by name.
+
+    stop: after so many steps, and keep all checkpoints; None: after the budget.
+    """
     folder = f"{options.storage_path.rstrip('/')}/{options.name}"
-    results = _tuner(options, {str(name): config for name, config in configs.items()}, folder).fit()
+    tuner = _tuner(options, {str(name): config for name, config in configs.items()}, folder, stop, callbacks)
+    results = tuner.fit()
     if (status := exit_status()) is not None:
-        console.print(f"Interrupted. The same command with --resume --name {options.name} continues.")
+        again = options.name.removesuffix(TRUNKS)
+        console.print(f"Interrupted. The same command with --resume --name {again} continues.")
         raise SystemExit(status)
     if results.errors:
         raise RuntimeError(f"{len(results.errors)} trial(s) failed; the first: {results.errors[0]}")
-    named = {Path(result.path).name: result for result in results}
-    curves = pd.concat(
-        [read_trial(_lines_of(named[str(name)]), asdict(name)) for name in configs if str(name) in named],
-        ignore_index=True,
-    )
-    report(console, curves, folder, {name: r.checkpoint for name, r in named.items()}, options)
-    return curves
+    return {Path(result.path).name: result for result in results}
+
+
+def _curves(configs: dict[TrialName, Any], results: dict[str, Any]) -> pd.DataFrame:
+    found = [read_trial(_lines_of(results[str(name)]), asdict(name)) for name in configs if str(name) in results]
+    return pd.concat(found, ignore_index=True)
+
+
+def _train_trunks(
+    options: StudyOptions, console: Console
+) -> tuple[dict[tuple[str, int], dict[int, str]], pd.DataFrame]:
+    """Trains the backbones that adapter phases fork from. Their checkpoints and curves."""
+    configs = trunks(options)
+    steps = fork_steps(options, next(iter(configs.values())))
+    shown = ", ".join(f"{step:,}" for step in steps)
+    console.print(f"{len(configs)} backbone(s), with forks after {shown} environment steps.")
+    results = _fit(replace(options, name=options.name + TRUNKS), configs, console, max(steps), [ForkPoints(steps)])
+    found = {}
+    for name in configs:
+        saved = sorted((int(metrics[STEPS]), saved.path) for saved, metrics in results[str(name)].best_checkpoints)
+        found[name.scenario, name.seed] = dict(next(pair for pair in saved if pair[0] >= step) for step in steps)
+    return found, _curves(configs, results)
 
 
 def _lines_of(result: Any) -> list[str]:
@@ -90,7 +129,11 @@ def report(
     console.print(f"all numbers:  tensorboard --logdir {folder}", soft_wrap=True)
 
 
-def _tuner(options: StudyOptions, configs: dict[str, Any], folder: str) -> tune.Tuner:
+def _tuner(
+    options: StudyOptions, configs: dict[str, Any], folder: str, stop: int | None, callbacks: Sequence[Any]
+) -> tune.Tuner:
+    keep = options.keep_checkpoints if stop is None else None
+    stop = stop or options.total_env_steps
     if options.resume and tune.Tuner.can_restore(folder):
         return tune.Tuner.restore(
             folder, trainable=options.algorithm.upper(), param_space=_space(configs), resume_errored=True
@@ -114,10 +157,12 @@ def _tuner(options: StudyOptions, configs: dict[str, Any], folder: str) -> tune.
         run_config=tune.RunConfig(
             name=options.name,
             storage_path=options.storage_path,
-            stop={STEPS: options.total_env_steps},
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=2, checkpoint_frequency=every, checkpoint_at_end=True),
+            stop={STEPS: stop},
+            checkpoint_config=tune.CheckpointConfig(
+                num_to_keep=keep, checkpoint_frequency=every, checkpoint_at_end=True
+            ),
             failure_config=tune.FailureConfig(max_failures=2),
-            callbacks=[Progress(options.total_env_steps), SaveOnTermination()],
+            callbacks=[Progress(stop), SaveOnTermination(), *callbacks],
             verbose=0,
         ),
     )

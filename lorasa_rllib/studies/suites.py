@@ -22,7 +22,7 @@ class Suite:
     observed:    (env_config) -> what agents observe, for tables.
     episodes:    of each greedy evaluation.
     title:       of figures: the package that the environments come from.
-    roles:       whether adapters may be keyed by role.
+    roles:       whether adapters may be keyed by role. joints: whether observations reach so and so many joints far.
     """
 
     option: str
@@ -33,6 +33,7 @@ class Suite:
     episodes: int
     title: str
     roles: bool = False
+    joints: bool = False
     pattern: str = ".+"
 
 
@@ -66,6 +67,10 @@ def _battle(suite: str) -> Callable[[StudyOptions, str], tuple[str, dict[str, An
     return environment
 
 
+def _pettingzoo(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
+    return "pettingzoo", {"env": scenario} | ({"max_episode_steps": SMOKE_EPISODE} if options.smoke else {})
+
+
 def _units(env_config: dict[str, Any]) -> str:
     return "local"
 
@@ -73,11 +78,15 @@ def _units(env_config: dict[str, Any]) -> str:
 SUITES = {
     "mamujoco": Suite(
         "scenario", "<scenario>-<factorisation>", "HalfCheetah-2x3", _mamujoco, _joints, 10,
-        "gymnasium-robotics mamujoco_v1", pattern=".+-.+",
+        "gymnasium-robotics mamujoco_v1", joints=True, pattern=".+-.+",
     ),
     "smax": Suite("map", "a map of SMAX", "3s5z", _battle("smax"), _units, 32, "SMAX (jaxmarl)", roles=True),
     "smac": Suite(
         "map", "a map of SMAC, or <race>_<n>_vs_<m> of SMACv2", "3s5z", _battle("smac"), _units, 32,
         "SMAC (StarCraft II)", roles=True,
+    ),
+    "pettingzoo": Suite(
+        "env-name", "a module with a parallel environment", "mpe2.simple_spread_v3", _pettingzoo, _units, 10,
+        "PettingZoo",
     ),
 }  # fmt: skip

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Any
 
+from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.rllib.a2po import A2POConfig
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.mappo import MAPPOConfig
 from lorasa_rllib.studies.choices import StudyOptions
-from lorasa_rllib.studies.options import FEED_FORWARD, METHODS
+from lorasa_rllib.studies.methods import method_of
+from lorasa_rllib.studies.options import FEED_FORWARD, in_files
 from lorasa_rllib.studies.presets import preset_of
 from lorasa_rllib.studies.suites import SUITES
 
@@ -31,15 +35,14 @@ class TrialName:
     seed: int
 
     def __str__(self) -> str:
-        return f"{self.scenario}_{self.method}_seed{self.seed}".replace("|", "-")
+        return in_files(f"{self.scenario}_{self.method}_seed{self.seed}")
 
 
 def trials(options: StudyOptions) -> dict[TrialName, TeamConfig]:
     """Validated config of every trial. Raises ValueError with what is wrong before anything starts."""
     named = {}
     for scenario in options.scenarios:
-        suite = SUITES[options.suite]
-        obs = suite.observed(suite.environment(options, scenario)[1])
+        obs = observed(options, scenario)
         for method in options.methods:
             for seed in options.seeds:
                 config = config_of(options, scenario, method, seed)
@@ -48,10 +51,16 @@ def trials(options: StudyOptions) -> dict[TrialName, TeamConfig]:
     return named
 
 
+def observed(options: StudyOptions, scenario: str) -> str:
+    """What agents observe, for tables."""
+    suite = SUITES[options.suite]
+    return suite.observed(suite.environment(options, scenario)[1])
+
+
 def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> TeamConfig:
     """The scenario's preset under one method."""
     suite, preset = SUITES[options.suite], preset_of(options.suite, scenario)
-    sharing, schedule, adapter_key = METHODS[method]
+    arm = method_of(method)
     learners, runners = max(1, options.num_learners), max(1, options.num_env_runners)
     envs = options.num_envs or max(1, preset.num_envs // runners)
     batch = SMOKE_BATCH if options.smoke else preset.train_batch_size
@@ -72,19 +81,7 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
     episodes = 2 if options.smoke else suite.episodes
     return (
         config.environment(env, env_config=env_config)
-        .sharing(
-            sharing,
-            schedule=schedule,
-            adapter_key=adapter_key,
-            r=options.r,
-            lora_alpha=options.r if options.lora_alpha is None else options.lora_alpha,
-            init_lora_weights=options.init_lora_weights,
-            adapter_lr_scale=(
-                preset.adapter_lr_scale if options.adapter_lr_scale is None else options.adapter_lr_scale
-            ),
-            total_env_steps=options.total_env_steps,
-            phase_switch=switch_of(options, scenario),
-        )
+        .sharing(arm.sharing, **sharing_settings(options, scenario, method, config))
         .training(
             lr=preset.lr,
             gamma=preset.gamma,
@@ -108,12 +105,36 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
     )
 
 
+def sharing_settings(options: StudyOptions, scenario: str, method: str, config: TeamConfig) -> dict[str, Any]:
+    """Arguments of `TeamConfig.sharing` for one method: its own first, then the options', then the preset's."""
+    arm, preset = method_of(method), preset_of(options.suite, scenario)
+    r = arm.settings.get("r", options.r)
+    own = dict(arm.settings)
+    if options.smoke:
+        own.pop("phase_switch", None)  # made for a longer run
+    if "target_modules" in own:  # placements name layers that only some networks have
+        layers = NetworkConfig(**config.network_settings).layers()
+        own["target_modules"] = tuple(p for p in own["target_modules"] if any(fnmatch(layer, p) for layer in layers))
+        own["target_modules"] = own["target_modules"] or arm.settings["target_modules"]
+    scale = preset.adapter_lr_scale if options.adapter_lr_scale is None else options.adapter_lr_scale
+    return {
+        "schedule": arm.schedule,
+        "adapter_key": arm.adapter_key,
+        "r": r,
+        "lora_alpha": r if options.lora_alpha is None else options.lora_alpha,
+        "init_lora_weights": options.init_lora_weights,
+        "adapter_lr_scale": scale,
+        "total_env_steps": options.total_env_steps,
+        "phase_switch": switch_of(options, scenario),
+    } | own
+
+
 def evaluation_envs(options: StudyOptions, envs: int, episodes: int) -> int:
     """Environments of an evaluation. SMAX compiles for their number, games of StarCraft take a process each."""
     return episodes if options.suite == "mamujoco" else min(envs, episodes) if options.suite == "smac" else envs
 
 
-def switch_of(options: StudyOptions, scenario: str) -> int | float:
+def switch_of(options: StudyOptions, scenario: str) -> int | float | str:
     """Where the adapter phase begins: as told, else as published if that is within the budget, else a share of it."""
     if options.phase_switch is not None:
         return options.phase_switch

@@ -164,3 +164,40 @@ def test_joint_training_moves_backbone_and_adapters_from_the_start(small_config,
     after = weights_of(algo)
     moved = {name for name in before if np.abs(after[name] - before[name]).max() > 0}
     assert any(map(is_backbone, moved)) and any(map(is_adapter, moved))
+
+
+def test_an_automatic_switch_comes_by_itself_and_its_memory_is_in_the_checkpoint(small_config, build, tmp_path):
+    algo = build(small_config(phase_switch="auto", total_env_steps=640))
+    phases = [algo.train()["phase"] for _ in range(4)]
+    assert phases[0] == "backbone" and algo._watcher.get_state()["seen"]
+    algo.save_to_path(str(tmp_path / "checkpoint"))
+    again = MAPPO.from_checkpoint(str(tmp_path / "checkpoint"))
+    assert again._watcher.get_state() == algo._watcher.get_state()
+    phases += [again.train()["phase"] for _ in range(6)]
+    again.stop()
+    assert phases[-1] == "adapters"  # half of the budget at the latest
+    assert phases == sorted(phases, key=["backbone", "adapters"].index)
+
+
+@BOTH
+def test_a_fork_goes_on_like_the_run_that_switches_there(small_config, build, tmp_path, algorithm):
+    def trained(config, iterations):
+        algo = build(config.training(num_epochs=1))
+        for _ in range(iterations):
+            algo.train()
+        return algo
+
+    trunk = trained(small_config(algorithm=algorithm, phase_switch=6400), 2)
+    trunk.save_to_path(str(tmp_path / "trunk"))
+    whole = trained(small_config(algorithm=algorithm, phase_switch=128), 2)
+    fork = build(
+        small_config(algorithm=algorithm, phase_switch=128, fork_from=str(tmp_path / "trunk")).training(num_epochs=1)
+    )
+    at_fork, at_switch = weights_of(fork), weights_of(whole)
+    for name, value in at_switch.items():
+        np.testing.assert_array_equal(at_fork[name], value, err_msg=name)
+    ours, theirs = (a.learner_group._learner.optimisers()["critic"].state_dict()["state"][0] for a in (fork, whole))
+    torch.testing.assert_close(ours["exp_avg"], theirs["exp_avg"], rtol=0, atol=0)
+    result = fork.train()
+    assert result["phase"] == "adapters" and result["num_env_steps_sampled_lifetime"] == 192
+    assert result["training_iteration"] == 3

@@ -12,7 +12,8 @@ import pytest
 
 from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves
-from lorasa_rllib.studies.options import METHODS, read_options
+from lorasa_rllib.studies.methods import METHODS
+from lorasa_rllib.studies.options import read_options
 from lorasa_rllib.studies.presets import PRESETS, preset_of
 from lorasa_rllib.studies.run import OfTrial, _space
 from lorasa_rllib.studies.suites import SUITES
@@ -24,7 +25,7 @@ def options(*arguments, suite="mamujoco"):
     return read_options(list(arguments), "a study", suite)
 
 
-BY_AGENT = [name for name, (_, _, key) in METHODS.items() if key == "agent"]
+BY_AGENT = [name for name, method in METHODS.items() if method.adapter_key == "agent"]
 
 
 def test_one_method_or_several_can_be_named():
@@ -215,7 +216,7 @@ def test_every_suite_makes_valid_trials_of_its_presets():
     assert len(configs) == 2 * len(METHODS)
     for name, config in configs.items():
         assert config.env == "smax" and config.env_config["map_name"] == name.scenario
-        assert config.sharing_adapter_key == METHODS[name.method][2]
+        assert config.sharing_adapter_key == METHODS[name.method].adapter_key
         assert config.evaluation_duration == 32
     pruned = trials(options("--map", "3s5z", "--state", "pruned", "--network", "published", suite="smax"))
     (config,) = pruned.values()

@@ -1,0 +1,43 @@
+"""The `lorasa` command. Its parts import what they need when they are called: help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from lorasa_rllib.cli import adapters, machine, play, runs
+from lorasa_rllib.cli.output import reporting
+
+app = typer.Typer(
+    name="lorasa",
+    help="Trains, looks at, edits and plays teams that share one policy and still specialise.",
+    epilog="Exit status: 0 done, 1 failed while it ran, 2 bad options or files, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+TRAINED, LOOK, MACHINE = "Trained policies", "Training and comparing", "This machine"
+for panel, functions in (
+    (LOOK, (runs.train, runs.analyze, runs.compare)),
+    (TRAINED, (play.evaluate, play.render, play.export)),
+    (MACHINE, (machine.envs, machine.doctor)),
+):
+    for function in functions:
+        settings = runs.ANYTHING if function is runs.train else {}
+        app.command(rich_help_panel=panel, context_settings=settings)(reporting(function))
+app.add_typer(adapters.app, name="adapters", rich_help_panel=TRAINED)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 failed while it ran, 2 bad options or files, 130 interrupted."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")
+    try:
+        app(list(sys.argv[1:] if arguments is None else arguments), prog_name="lorasa")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0

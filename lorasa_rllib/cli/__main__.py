@@ -1,0 +1,7 @@
+"""`python -m lorasa_rllib.cli`."""
+
+import sys
+
+from lorasa_rllib.cli import main
+
+sys.exit(main())

@@ -1,0 +1,180 @@
+"""`lorasa envs` and `doctor`: what is here, what works, and how to get the rest."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from lorasa_rllib.cli.output import AsJSON, show, table
+
+ABOUT = {
+    "mamujoco": ("Multi-Agent MuJoCo: bodies whose joints are shared out", 'pip install "lorasa-rllib"'),
+    "pettingzoo": ("any PettingZoo parallel environment", 'pip install "lorasa-rllib"; games: pip install mpe2 ...'),
+    "smac": ("StarCraft II battles on fixed maps", "bash cluster/install_starcraft.sh"),
+    "smacv2": ("StarCraft II battles with drawn teams", "bash cluster/install_starcraft.sh"),
+    "smax": ("StarCraft-like battles in JAX", 'pip install "lorasa-rllib[smax]"'),
+    "synthetic": ("a free task of any team size, for benchmarks", 'pip install "lorasa-rllib"'),
+}
+PACKAGES = {
+    "mamujoco": ("mujoco", "gymnasium_robotics"),
+    "pettingzoo": ("pettingzoo",),
+    "smac": ("smac.env",),
+    "smacv2": ("smacv2.env",),
+    "smax": ("jax", "jaxmarl"),
+}
+VERSIONS = (
+    "lorasa-rllib", "torch", "ray", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "pettingzoo", "safetensors",
+)  # fmt: skip
+OK, MISSING, BROKEN = "works", "missing", "broken"
+
+
+def envs(as_json: AsJSON = False) -> None:
+    """The environments: what each is, whether it works here, and how to get it if not.
+
+    [bold]Examples[/bold]
+
+      lorasa envs
+
+      lorasa envs --json
+    """
+    from lorasa_rllib.envs.registry import ENVIRONMENTS
+
+    rows = []
+    for name in ENVIRONMENTS:
+        status, why = _environment(name)
+        what, how = ABOUT[name]
+        rows.append(
+            {"name": name, "what": what, "here": status, "how to get it": "" if status == OK else how, "why": why}
+        )
+    if as_json:
+        show(rows)
+        return
+    table("Environments", [{k: v for k, v in row.items() if k != "why"} for row in rows],
+          'Or a subclass of lorasa_rllib.VectorTeamEnv: .environment(YourClass).')  # fmt: skip
+
+
+def doctor(
+    quick: Annotated[bool, typer.Option(help="Leave out what takes seconds: starting Ray, drawing.")] = False,
+    as_json: AsJSON = False,
+) -> None:
+    """Looks at this machine: versions, processors, GPUs, Ray, StarCraft, drawing.
+
+    Exit status 1 if something that is needed is broken.
+
+    [bold]Examples[/bold]
+
+      lorasa doctor
+
+      lorasa doctor --quick --json
+    """
+    rows = [_row("Python", OK, f"{platform.python_version()}, {platform.platform()}")]
+    rows += [_row(name, *_version(name)) for name in VERSIONS]
+    rows += [_row("processors", OK, f"{_cpus()} usable"), _row("GPUs", *_gpus())]
+    rows += [_row(f"environment {name}", *_environment(name)) for name in ABOUT]
+    rows.append(
+        _row("films (.mp4)", *_import("imageio_ffmpeg", 'pip install "lorasa-rllib[video]"; .gif works without'))
+    )
+    rows.append(_row("ONNX", *_import("onnxruntime", 'pip install "lorasa-rllib[onnx]"')))
+    if not quick:
+        rows.append(_row("drawing MuJoCo", *_program(DRAW, "install libegl1 (Debian), or set MUJOCO_GL=osmesa")))
+        rows.append(_row("starting Ray", *_program(RAY, "see the log named in the message")))
+    broken = [row for row in rows if row["status"] == BROKEN]
+    if as_json:
+        show(rows)
+    else:
+        table("This machine", rows, "Missing parts are optional." if not broken else "Broken parts are needed.")
+    if broken:
+        raise typer.Exit(1)
+
+
+DRAW = """
+import os
+os.environ.setdefault("MUJOCO_GL", "egl")
+import mujoco
+model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos="0 0 3"/><geom size="1"/></worldbody></mujoco>')
+data = mujoco.MjData(model)
+mujoco.mj_forward(model, data)
+renderer = mujoco.Renderer(model, 32, 32)
+renderer.update_scene(data)
+assert renderer.render().max() > 0, "the picture is black"
+print("through", os.environ["MUJOCO_GL"])
+"""
+RAY = """
+import logging, ray, time
+began = time.time()
+ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+assert ray.get(ray.remote(lambda: 7).remote(), timeout=60) == 7
+print(f"a task came back after {time.time() - began:.0f} s")
+"""
+
+
+def _row(what: str, status: str, found: str) -> dict[str, Any]:
+    return {"what": what, "status": status, "found": found}
+
+
+def _version(name: str) -> tuple[str, str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return OK, version(name)
+    except PackageNotFoundError:
+        return BROKEN, "not installed"
+
+
+def _environment(name: str) -> tuple[str, str]:
+    """Whether an environment's packages are here, and what it needs beside them."""
+    from importlib.util import find_spec
+
+    from lorasa_rllib.envs.registry import environment_class
+
+    missing = [package for package in PACKAGES.get(name, ()) if not _found(find_spec, package)]
+    if missing:
+        return MISSING, f"package {', '.join(missing)} is not installed"
+    try:
+        environment_class(name).check_machine()
+    except (ValueError, ImportError) as error:
+        return MISSING, str(error)
+    return OK, ""
+
+
+def _found(find_spec: Callable[[str], Any], package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpus() -> tuple[str, str]:
+    import torch
+
+    names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    build = f"torch built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch built without CUDA"
+    return (OK, ", ".join(names)) if names else (MISSING, f"none; {build}")
+
+
+def _import(package: str, remedy: str) -> tuple[str, str]:
+    from importlib.util import find_spec
+
+    return (OK, "") if find_spec(package) else (MISSING, remedy)
+
+
+def _program(code: str, remedy: str) -> tuple[str, str]:
+    """A small program of its own: what crashes there does not crash here."""
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        return BROKEN, f"no answer within 120 s; {remedy}"
+    if done.returncode == 0:
+        return OK, done.stdout.strip()
+    last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+    return MISSING if code is DRAW else BROKEN, f"{last}; {remedy}"

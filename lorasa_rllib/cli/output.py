@@ -1,0 +1,86 @@
+"""What commands print: tables for people, JSON for scripts, progress and complaints beside them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON instead, for scripts.")]
+
+
+def show(data: Any) -> None:
+    """JSON on standard output."""
+    print(json.dumps(data, indent=1))
+
+
+def table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> None:
+    """Rows of the same columns, on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", header_style="bold", title_style="bold", caption=note or None)
+    drawn.caption_justify = "left"
+    for column in rows[0] if rows else ():
+        numbers = all(isinstance(row[column], int | float) for row in rows)
+        drawn.add_column(column, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*map(text_of, row.values()))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)
+    console.print(drawn)
+
+
+def text_of(value: Any) -> str:
+    """A cell of a table."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def progress() -> Any:
+    """A progress bar on standard error, gone when it is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def complain(message: str) -> None:
+    """What went wrong, on standard error."""
+    print(f"lorasa: {message}", file=sys.stderr)
+
+
+def reporting(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose errors become one line and an exit status: 2 bad options or files, 1 failed, 130 interrupted."""
+
+    @wraps(command)
+    def reported(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, ImportError, NotImplementedError) as error:
+            _end(2, error)
+        except RuntimeError as error:
+            _end(1, error)
+        except KeyboardInterrupt:
+            _end(130, "interrupted")
+
+    return reported
+
+
+def _end(status: int, why: Any) -> None:
+    if isinstance(why, typer.Exit):  # a RuntimeError to Python
+        raise why
+    complain(str(why))
+    raise typer.Exit(status)

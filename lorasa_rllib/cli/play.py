@@ -1,0 +1,165 @@
+"""`lorasa evaluate`, `render` and `export`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lorasa_rllib.cli.output import AsJSON, complain, progress, show, table
+
+Policy = Annotated[Path, typer.Argument(help="A checkpoint, a trial's folder (its last checkpoint), or policy files.")]
+Changes = Annotated[list[str], typer.Option("--env", help="Settings of the environment: --env max_episode_steps=200.")]
+Sampled = Annotated[bool, typer.Option("--sampled", help="Draw actions from the policy instead of the likeliest.")]
+
+
+def evaluate(
+    checkpoint: Policy,
+    episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 32,
+    sampled: Sampled = False,
+    seed: Annotated[int, typer.Option(help="Of environments and sampled actions.")] = 0,
+    num_envs: Annotated[int, typer.Option(min=1, help="Copies that are played side by side.")] = 8,
+    env: Changes = [],  # noqa: B006 - never changed
+    as_json: AsJSON = False,
+) -> None:
+    """Plays episodes in the environment a policy was trained in, and tells returns (and wins) with 95 % intervals.
+
+    Ctrl-C ends early and tells what was played. RLlib checkpoints are pickles: only evaluate your own; policy files
+    (lorasa adapters export) are safe to take from others.
+
+    [bold]Examples[/bold]
+
+      lorasa evaluate ~/lorasa_results/NAME/TRIAL
+
+      lorasa evaluate policy --episodes 100 --sampled --seed 7 --json
+    """
+    from lorasa_rllib.policies.acting import LoadedPolicy
+    from lorasa_rllib.studies import playing
+
+    saved = _read(checkpoint)
+    team = playing.environment_of(saved, min(num_envs, episodes), _changes(env))
+    played: list[playing.Episode] = []
+    interrupted = False
+    try:
+        with progress() as bar:
+            task = bar.add_task("episodes", total=episodes)
+            for episode in playing.episodes(team, LoadedPolicy(saved), episodes, not sampled, seed):
+                played.append(episode)
+                bar.advance(task)
+    except KeyboardInterrupt:
+        interrupted = True
+        complain(f"interrupted after {len(played)} of {episodes} episodes")
+    finally:
+        team.close()
+    found = {"policy": str(checkpoint), "actions": "sampled" if sampled else "greedy", "seed": seed}
+    found |= playing.statistics(played)
+    if as_json:
+        show(found)
+    else:
+        table(f"{saved.origin.environment}: {checkpoint}", [_row(found)], "Intervals hold the mean with 95 %.")
+    if interrupted:
+        raise typer.Exit(130)
+
+
+def render(
+    checkpoint: Policy,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The film, .mp4 or .gif.")] = Path("team.mp4"),
+    steps: Annotated[int, typer.Option(min=1, help="Environment steps at most; an episode's end ends the film.")] = 300,
+    fps: Annotated[int, typer.Option(min=1, help="Pictures per second.")] = 25,
+    sampled: Sampled = False,
+    seed: Annotated[int, typer.Option(help="Of environment and sampled actions.")] = 0,
+    env: Changes = [],  # noqa: B006 - never changed
+    as_json: AsJSON = False,
+) -> None:
+    """Films a team at work, without a screen: MuJoCo bodies, SMAX battles, PettingZoo games that can draw themselves.
+
+    .mp4 needs the extra [video], .gif nothing. MuJoCo draws through EGL, or what MUJOCO_GL names (osmesa).
+
+    [bold]Examples[/bold]
+
+      lorasa render ~/lorasa_results/NAME/TRIAL -o team.mp4
+
+      lorasa render policy -o team.gif --steps 100 --fps 15
+    """
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    from lorasa_rllib.policies.acting import LoadedPolicy
+    from lorasa_rllib.studies import playing
+
+    saved, out = _read(checkpoint), out.expanduser()
+    team = playing.environment_of(saved, 1, _changes(env), rendered=True)
+    try:
+        with progress() as bar:
+            task = bar.add_task("pictures", total=steps)
+            shown = lambda step: bar.update(task, completed=step)  # noqa: E731
+            pictures = playing.record(team, LoadedPolicy(saved), out, steps, fps, not sampled, seed, shown)
+    finally:
+        team.close()
+    show({"film": str(out), "pictures": pictures}) if as_json else print(f"{out}: {pictures} pictures")
+
+
+def export(
+    checkpoint: Policy,
+    agent: Annotated[str, typer.Option(help="Whose policy.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=".onnx, or .pt2 (torch.export).")],
+    role: Annotated[int | None, typer.Option(help="The role it keeps, where adapters are keyed by role.")] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """One agent's greedy policy as a plain network, adapters merged in: ONNX (checked with onnxruntime) or .pt2.
+
+    [bold]Examples[/bold]
+
+      lorasa export policy --agent agent_0 -o agent_0.onnx
+
+      lorasa export ~/lorasa_results/NAME/TRIAL --agent ally_0 --role 2 -o stalker.pt2
+    """
+    from lorasa_rllib.policies.exporting import AgentNetwork, export_onnx, export_program
+
+    writers = {".onnx": export_onnx, ".pt2": export_program}
+    if out.suffix not in writers:
+        raise ValueError(f"{out.name} must end in .onnx or .pt2.")
+    network = AgentNetwork(_read(checkpoint), agent, role)
+    path = writers[out.suffix](network, out)
+    if as_json:
+        show({"file": str(path), "inputs": network.inputs(), "outputs": network.outputs()})
+    else:
+        print(f"{path}: {', '.join(network.inputs())} -> {', '.join(network.outputs())}")
+
+
+def _read(path: Path) -> Any:
+    from lorasa_rllib.policies.folder import is_policy, read_policy
+
+    path = path.expanduser()
+    if is_policy(path):  # without Ray
+        return read_policy(path)
+    from lorasa_rllib.rllib.checkpoints import read_trained
+
+    return read_trained(path)
+
+
+def _changes(pairs: list[str]) -> dict[str, Any]:
+    changes = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ValueError(f"--env {pair} must be name=value.")
+        try:
+            changes[name] = json.loads(text)
+        except json.JSONDecodeError:
+            changes[name] = text
+    return changes
+
+
+def _row(found: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation found, as a row of a table."""
+    row = {"actions": found["actions"], "episodes": found.get("episodes", 0)}
+    if "return_mean" in found:
+        low, high = found["return_interval"]
+        row |= {"return": f"{found['return_mean']:,.1f}", "95 % interval": f"{low:,.1f} to {high:,.1f}"}
+        row |= {"lowest": found["return_min"], "highest": found["return_max"], "length": found["length_mean"]}
+    if "win_rate" in found:
+        low, high = found["win_rate_interval"]
+        row |= {"won": f"{found['win_rate']:.0%}", "95 % interval ": f"{low:.0%} to {high:.0%}"}
+    return row

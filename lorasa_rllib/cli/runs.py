@@ -1,0 +1,80 @@
+"""`lorasa train`, `analyze` and `compare`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lorasa_rllib.cli.output import AsJSON, show
+
+ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--explain"]}
+"""Options of `train` are those of the Tune scripts, which read them themselves, --help included."""
+
+
+def train(context: typer.Context) -> None:
+    """Trains methods side by side with Ray Tune; see `lorasa train --help` for all options.
+
+    The options are those of tune_configs/compare_methods.py. Ctrl-C saves a checkpoint of every running trial; the same
+    command with --resume goes on.
+
+    [bold]Examples[/bold]
+
+      lorasa train --scenario HalfCheetah-2x3 --methods ps lora lora-joint --seeds 3
+
+      lorasa train --suite smax --map 3s5z --methods lora-role --total-env-steps 1000000
+
+      lorasa train --smoke
+    """
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+    from lorasa_rllib.studies.options import read_options
+    from lorasa_rllib.studies.run import run
+
+    run(read_options(context.args, "Trains methods side by side with Ray Tune.", None))
+
+
+def analyze(
+    run_dir: Annotated[Path, typer.Argument(help="Folder of an experiment, or of one of its trials.")],
+    out: Annotated[Path | None, typer.Option(help="The HTML file; default: analysis.html in RUN_DIR.")] = None,
+    env_steps: Annotated[int, typer.Option(min=1, help="Environment steps that policies are compared on.")] = 2000,
+    every_seed: Annotated[bool, typer.Option(help="All trials, not only the first seed of each method.")] = False,
+    as_json: AsJSON = False,
+) -> None:
+    """How agents' policies differ: one HTML report of an experiment or a trial.
+
+    [bold]Examples[/bold]
+
+      lorasa analyze ~/lorasa_results/NAME
+
+      lorasa analyze ~/lorasa_results/NAME/TRIAL --env-steps 5000 --out report.html
+    """
+    from lorasa_rllib.studies.analyze import analyze as make
+
+    folder = run_dir.expanduser().resolve()
+    _done(make(folder, out or folder / "analysis.html", env_steps, every_seed), as_json)
+
+
+def compare(
+    run_dir: Annotated[list[Path], typer.Argument(help="Folders of finished studies, with their curves.csv.")],
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("comparison.html"),
+    baseline: Annotated[
+        str | None, typer.Option(help="The method in whose units returns are; default: ps where it was run.")
+    ] = None,
+    as_json: AsJSON = False,
+) -> None:
+    """Aggregate scores of methods over tasks and seeds: one HTML report.
+
+    [bold]Examples[/bold]
+
+      lorasa compare ~/lorasa_results/CHEETAH ~/lorasa_results/ANT --baseline nps
+    """
+    from lorasa_rllib.studies.compare import compare as make
+
+    _done(make([folder.expanduser().resolve() for folder in run_dir], out, baseline), as_json)
+
+
+def _done(report: Path, as_json: bool) -> None:
+    show({"report": str(report)}) if as_json else print(report)

@@ -1,0 +1,75 @@
+"""Before training with SePS: a short random rollout, from which `sharing.seps` finds the groups."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import ray
+
+from lorasa_rllib.learning.rollout import TeamRollout
+from lorasa_rllib.rllib.runner import TeamEnvRunner
+from lorasa_rllib.sharing.seps import find_groups, transitions
+
+logger = logging.getLogger(__name__)
+
+ENV_STEPS = 4000
+"""Length of the rollout, summed over environments; as published."""
+
+
+def with_groups(config: Any) -> Any:
+    """The config with `groups` found, where its sharing method needs them and none are given; else itself."""
+    if not config.needs_groups:
+        return config
+    spec, rollout = config.team_spec(), random_rollout(config)
+    data = transitions(
+        rollout.obs,
+        rollout.actions,
+        rollout.active,
+        rollout.terminated | rollout.truncated,
+        choices=0 if spec.continuous else spec.action_size,
+    )
+    groups = find_groups(data, spec.num_agents)
+    logger.info("SePS shares actors in %d groups: %s", max(groups) + 1, dict(zip(spec.agents, groups, strict=True)))
+    found = config.copy(copy_frozen=False).sharing(groups=groups)
+    found.freeze()
+    return found
+
+
+def random_rollout(config: Any) -> TeamRollout:
+    """Uniform actions for `ENV_STEPS` steps, in an env runner of its own: remote if the config has remote ones."""
+    scout = config.copy(copy_frozen=False).sharing("ps", adapter_key="agent", num_adapters=None)
+    scout.learners(num_learners=0).debugging(seed=config.seed or 0)
+    scout.callbacks_class, scout.backbone_checkpoint, scout.adapter_files = [], None, None
+    for name in vars(scout):
+        if name.startswith("callbacks_on_"):
+            setattr(scout, name, None)
+    if not config.num_env_runners:
+        runner = TeamEnvRunner(config=scout.env_runners(num_env_runners=0), worker_index=0)
+        try:
+            return _only(runner.sample(num_timesteps=ENV_STEPS, random_actions=True))
+        finally:
+            runner.stop()
+    remote = ray.remote(
+        num_cpus=config.num_cpus_per_env_runner,
+        num_gpus=config.num_gpus_per_env_runner,
+        resources=config.custom_resources_per_env_runner,
+    )(TeamEnvRunner).remote(config=scout, worker_index=1)
+    try:
+        return _only(ray.get(remote.sample.remote(num_timesteps=ENV_STEPS, random_actions=True), timeout=TIMEOUT))
+    finally:
+        ray.kill(remote)
+
+
+TIMEOUT = 900.0
+"""Seconds for it all, the start of a remote process and of its simulators included."""
+
+
+def _only(sampled: list[Any]) -> TeamRollout:
+    (one,) = sampled
+    if one.error is not None:
+        raise ValueError(
+            f"the random rollout of SePS failed: {one.error}. To go without it, give .sharing(groups=...)."
+        )
+    (shard,) = one.shards
+    return ray.get(shard, timeout=TIMEOUT) if isinstance(shard, ray.ObjectRef) else shard

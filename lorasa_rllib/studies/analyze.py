@@ -1,0 +1,155 @@
+"""`lorasa analyze`: how the policies of finished trials differ between agents, as one page."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+
+from lorasa_rllib.analysis.adapters import adapter_names, adapter_statistics, draw_relative_norms
+from lorasa_rllib.analysis.distances import (
+    draw_distances_over_training,
+    draw_heat_map,
+    mean_over_pairs,
+    measure_of,
+    policy_distances,
+)
+from lorasa_rllib.analysis.layers import draw_layers, layer_distances, mean_per_layer
+from lorasa_rllib.analysis.observations import ObservationBank, names_of
+from lorasa_rllib.analysis.report import Part, write_report
+from lorasa_rllib.analysis.resources import counts
+from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.studies.curves import read_trial
+from lorasa_rllib.studies.trained import Trial, find_trials, load_policy_of, play
+
+ENVS, ENV_STEPS = 8, 2000
+"""Environments and steps from which the common bank of observations is made."""
+
+TRIALS = 12
+"""Trials that one report shows at most."""
+
+SEES = (
+    "Every policy is shown the same observations, from episodes of the trained team, all agents' pooled, and each with "
+    "its own id and adapter. Definitions are ours."
+)
+
+OVERVIEW = "Return: mean of the last tenth of training. Distance: mean over pairs of agents."
+RESOURCES = (
+    "Numbers in actor and critic, those that the last phase trains, bytes of weights in a checkpoint and of Adam's two "
+    "moments. Exact, counted on the networks."
+)
+
+
+def analyze(folder: Path, out: Path, env_steps: int = ENV_STEPS, every_seed: bool = False) -> Path:
+    """Writes the report of an experiment's folder, or of one trial's, to `out`. Returns its path.
+
+    One trial of every method is shown, that with the lowest seed, unless every_seed. Raises ValueError if the folder
+    holds no trained policies.
+    """
+    trials = find_trials(folder)
+    if not every_seed:
+        trials = list({trial.arm: trial for trial in reversed(trials)}.values())[::-1]
+    left_out = [trial.name for trial in trials[TRIALS:]]
+    parts: list[Part] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        sizes, overview = [], []
+        for k, trial in enumerate(trials[:TRIALS]):
+            shown, facts = _trial(trial, Path(temporary) / str(k), env_steps)
+            overview.append(facts)
+            sizes.append({"trial": trial.name, **_sizes(load_policy_of(trial.last))})
+            parts += shown
+        first = [
+            Part("Overview", OVERVIEW, table=pd.DataFrame(overview), level=2),
+            Part("Resources", RESOURCES, table=pd.DataFrame(sizes), level=2),
+        ]
+        if left_out:
+            first.append(Part("Left out", f"Analyse these by their own folders: {', '.join(left_out)}.", level=2))
+        facts = {
+            "folder": folder.name,
+            "trials shown": len(trials) - len(left_out),
+            "observations": f"{env_steps:,} environment steps of {ENVS} environments per trial, sampled actions",
+            **{name: version(name) for name in ("lorasa-rllib", "ray", "torch")},
+        }
+        write_report(
+            out, f"Agents' policies: {folder.name}", facts, [*first, *parts], [f"lorasa analyze {folder.name}"]
+        )
+    return out
+
+
+def _trial(trial: Trial, temporary: Path, env_steps: int) -> tuple[list[Part], dict[str, object]]:
+    """The parts about one trial, and its line of the overview."""
+    policy = load_policy_of(trial.last)
+    bank = play(trial.last, ENVS, env_steps)
+    owners = policy.config.owners
+    groups = f", groups {list(owners.backbone_of)}" if 1 < owners.num_backbones < len(owners.backbone_of) else ""
+    parts = [Part(trial.name, f"Sharing method {owners.method}, phase {policy.phase}{groups}.", level=2)]
+    names, measure = names_of(policy), measure_of(policy)
+    distances, layers = policy_distances(policy, bank), layer_distances(policy, bank)
+    file = temporary / "distances.png"
+    draw_heat_map(distances, names, file, trial.name, label=measure)
+    parts.append(Part("How differently do they act?", f"{measure[0].upper()}{measure[1:]}. {SEES}", file))
+    if len(trial.checkpoints) > 1:
+        parts.append(_over_training(trial, bank, names, measure, temporary / "training.png"))
+    file = temporary / "layers.png"
+    draw_layers(layers, file, trial.name)
+    text = (
+        "One-dimensional Wasserstein distance between two agents' activations of every unit, in units of its standard "
+        "deviation, averaged over units: 0 where a layer answers alike."
+    )
+    parts.append(Part("Where in the network do they differ?", f"{text} {SEES}", file))
+    parts += _adapters(policy, trial.name, temporary / "adapters.png")
+    means = mean_per_layer(layers)
+    return parts, {
+        "trial": trial.name,
+        "environment steps": f"{max(trial.checkpoints):,}",
+        "return": _final_return(trial),
+        "mean distance": mean_over_pairs(distances),
+        "layer that differs most": max(means, key=means.__getitem__),
+    }
+
+
+def _over_training(trial: Trial, bank: ObservationBank, names: Sequence[str], measure: str, file: Path) -> Part:
+    matrices = [policy_distances(load_policy_of(path), bank) for path in trial.checkpoints.values()]
+    draw_distances_over_training(list(trial.checkpoints), matrices, list(names), file, trial.name, label=measure)
+    text = (
+        f"{len(matrices)} checkpoints, all on the observations of the last one. --keep-checkpoints 10 of the study's "
+        "script keeps more of them."
+    )
+    return Part("When did they part?", text, file)
+
+
+def _adapters(policy: TeamPolicy, title: str, file: Path) -> list[Part]:
+    statistics = adapter_statistics(policy)
+    if statistics.empty:
+        return []
+    draw_relative_norms(statistics, file, title, adapter_names(policy))
+    text = (
+        "Size of each adapter relative to the weights it is added to. In the table, means over adapters: share of "
+        "entries below a fraction of the weights' standard deviation, stable rank, and share of the squared singular "
+        "values in the largest 1, 2 and 4."
+    )
+    means = statistics.drop(columns="adapter").groupby("layer", sort=False).mean().reset_index()
+    return [Part("What have adapters become?", text, file, means)]
+
+
+def _sizes(policy: TeamPolicy) -> dict[str, int]:
+    found = counts(policy.config)
+    return {
+        "backbone": found.backbone,
+        "adapters": found.adapters,
+        "critic": found.critic,
+        "trained last": found.trained,
+        "weights, bytes": found.weight_bytes,
+        "Adam, bytes": found.optimiser_bytes,
+    }
+
+
+def _final_return(trial: Trial) -> float | None:
+    file = trial.path / "result.json"
+    if not file.is_file():
+        return None
+    curve = read_trial(file.read_text().splitlines(), {})
+    return curve["episode_return"][curve["env_steps"] > 0.9 * curve["env_steps"].max()].mean()

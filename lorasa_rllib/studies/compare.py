@@ -1,0 +1,95 @@
+"""`lorasa compare`: aggregate scores of methods over the tasks and seeds of several experiments, as one page."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lorasa_rllib.analysis.report import Part, write_report
+from lorasa_rllib.analysis.score_figures import draw_aggregates, draw_improvement, draw_profile
+from lorasa_rllib.analysis.scores import WIN_RATE, aggregate, improvement, normalised, performance_profile, tidy
+from lorasa_rllib.studies.methods import colours_of, label_of
+from lorasa_rllib.studies.table import COMPARED, final_returns, summary
+
+SOURCE = "Agarwal et al. 2021 (arXiv 2108.13264): 95 % intervals by resampling seeds within every task."
+
+
+def compare(folders: Sequence[Path], out: Path, baseline: str | None = None) -> Path:
+    """Writes the report of the experiments in `folders`, each with the curves.csv of a study, to `out`.
+
+    baseline: the method in whose units returns are, with its algorithm in front where there are several ("mappo ps");
+    None: PS where it was run on every task, or returns as they are if there is only one. Raises ValueError for folders
+    without curves, and runs that appear twice.
+    """
+    curves = _curves(folders)
+    scores = tidy(final_returns(curves))
+    methods = list(dict.fromkeys(scores["method"]))
+    returns = scores[scores["measure"] != WIN_RATE]
+    if baseline is None and not returns.empty:
+        everywhere = set.intersection(*(set(here) for _, here in returns.groupby("task")["method"]))
+        baseline = next((name for name in methods if name.split()[-1] == "ps" and name in everywhere), None)
+        if baseline is None and scores["task"].nunique() > 1:
+            raise ValueError(
+                f"returns of several tasks need a --baseline to be averaged in units of; one of {methods}."
+            )
+    scores = scores if baseline is None else normalised(scores, baseline)
+    labels = {name: _label(name) for name in methods}
+    rates, in_units = "greedy battles won", f"return, 1 = {labels.get(baseline or '', '')}"
+    plain = "return" if baseline is None else in_units
+    unit = rates if returns.empty else plain if len(returns) == len(scores) else f"{plain}; or {rates}"
+    colours = colours_of(methods)
+    pairs = [(x, y) for x in methods for y in methods if y == (baseline or methods[0]) and x != y]
+    with tempfile.TemporaryDirectory() as temporary:
+        here = Path(temporary)
+        means = aggregate(scores)
+        draw_aggregates(means, here / "means.png", "Aggregate scores", labels, colours, unit)
+        draw_profile(performance_profile(scores), here / "profile.png", "Performance profile", labels, colours, unit)
+        parts = [
+            Part(
+                "Scores of methods",
+                f"{SOURCE} Optimality gap: how far runs stay below 1.",
+                here / "means.png",
+                means,
+                2,
+            ),
+            Part("Performance profile", "Share of runs that score above each value.", here / "profile.png", level=2),
+        ]
+        if pairs:
+            better = improvement(scores, pairs)
+            draw_improvement(better, here / "better.png", "Probability of improvement", labels, colours)
+            text = "How likely a run of one method beats a run of the other on a task drawn at random; 50 %: neither."
+            parts.append(Part("Probability of improvement", text, here / "better.png", better, 2))
+        parts.append(Part("Every task", "As in the studies' own tables.", table=summary(curves), level=2))
+        facts = {
+            "experiments": ", ".join(folder.name for folder in folders),
+            "tasks": scores["task"].nunique(),
+            "methods": len(methods),
+            "runs": len(scores),
+        }
+        named = " ".join(folder.name for folder in folders)
+        write_report(out, "Comparison of methods", facts, parts, [f"lorasa compare {named}"])
+    return out
+
+
+def _label(name: str) -> str:
+    """What figures call a method, which may have its algorithm in front."""
+    *algorithm, method = name.split(maxsplit=1)
+    return ", ".join([*map(str.upper, algorithm), label_of(method)])
+
+
+def _curves(folders: Sequence[Path]) -> pd.DataFrame:
+    found: list[pd.DataFrame] = []
+    seen: dict[tuple[object, ...], Path] = {}
+    for folder in folders:
+        file = folder / "curves.csv"
+        if not file.is_file():
+            raise ValueError(f"{folder} holds no curves.csv: give folders of finished studies.")
+        found.append(pd.read_csv(file))
+        for run in found[-1][[*COMPARED, "seed"]].drop_duplicates().itertuples(index=False, name=None):
+            if run in seen:
+                raise ValueError(f"run {' '.join(map(str, run))} is in {seen[run].name} and in {folder.name}.")
+            seen[run] = folder
+    return pd.concat(found, ignore_index=True)

@@ -1,0 +1,83 @@
+"""A study of switch times: the backbone is trained once for each seed, and adapter phases fork from its checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from ray.tune import Callback
+from ray.tune.result import SHOULD_CHECKPOINT
+
+from lorasa_rllib.rllib.config import TeamConfig
+from lorasa_rllib.studies.choices import StudyOptions
+from lorasa_rllib.studies.trials import TrialName, config_of, observed
+
+STEPS = "num_env_steps_sampled_lifetime"
+TRUNK = "lora"
+
+
+def fork_method(step: int) -> str:
+    """The method whose adapter phase begins after so many steps."""
+    return f"{TRUNK}:switch={step}"
+
+
+@dataclass
+class ForkPoints(Callback):
+    """Tune callback: a checkpoint of every trial at the first result at or after each of `steps`."""
+
+    steps: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        self._passed: dict[str, int] = {}
+
+    def on_trial_result(self, result: dict[str, Any], trial: Any, **info: Any) -> None:
+        now = int(result[STEPS])
+        before = self._passed.get(trial.trial_id, 0)
+        self._passed[trial.trial_id] = now
+        if any(before < step <= now for step in self.steps):
+            result[SHOULD_CHECKPOINT] = True  # documented by Tune: callbacks may change results
+
+
+def fork_steps(options: StudyOptions, config: TeamConfig) -> tuple[int, ...]:
+    """`fork_at` rounded up to whole iterations."""
+    batch = config.total_train_batch_size
+    return tuple(dict.fromkeys(-(-step // batch) * batch for step in options.fork_at))
+
+
+def trunks(options: StudyOptions) -> dict[TrialName, TeamConfig]:
+    """Runs that train backbones up to the last fork."""
+    named = {}
+    for scenario in options.scenarios:
+        for seed in options.seeds:
+            config = config_of(options, scenario, TRUNK, seed)
+            config.sharing(phase_switch=options.total_env_steps - 1)
+            named[TrialName(scenario, "", options.algorithm, "trunk", seed)] = config
+    return named
+
+
+def forks(options: StudyOptions, checkpoints: dict[tuple[str, int], dict[int, str]]) -> dict[TrialName, TeamConfig]:
+    """Runs that go on from `checkpoints` (scenario, seed) -> step -> path, each with its switch there."""
+    named = {}
+    for (scenario, seed), by_step in checkpoints.items():
+        for step, path in by_step.items():
+            config = config_of(options, scenario, TRUNK, seed).sharing(phase_switch=step, fork_from=path)
+            config.copy(copy_frozen=False).validate()
+            name = TrialName(scenario, observed(options, scenario), options.algorithm, fork_method(step), seed)
+            named[name] = config
+    return named
+
+
+def whole_curves(curves: pd.DataFrame, trunk_curves: pd.DataFrame) -> pd.DataFrame:
+    """Curves of forks with those of their trunks before them, as if each had run from the start."""
+    if trunk_curves.empty:
+        return curves
+    parts = []
+    for (scenario, method, seed), fork in curves.groupby(["scenario", "method", "seed"], sort=False):
+        before = trunk_curves[(trunk_curves["scenario"] == scenario) & (trunk_curves["seed"] == seed)]
+        before = before[before["env_steps"] < fork["env_steps"].min()].copy()
+        if str(method).startswith(f"{TRUNK}:switch="):
+            before[["obs", "method"]] = fork.iloc[0][["obs", "method"]].tolist()
+            parts.append(before)
+        parts.append(fork)
+    return pd.concat(parts, ignore_index=True)

@@ -1,0 +1,88 @@
+"""Names of methods and their variants, and what they set."""
+
+from __future__ import annotations
+
+import pytest
+
+from lorasa_rllib.studies.methods import METHODS, PAPERS, colours_of, label_of, method_of, steps_of
+from lorasa_rllib.studies.options import read_options
+from lorasa_rllib.studies.trials import trials
+
+
+def configs(*arguments: str, suite: str | None = "mamujoco", **more) -> dict:
+    found = trials(read_options(list(arguments), "", suite, **more))
+    return {name.method: config for name, config in found.items()}
+
+
+def test_variants_set_what_they_say_and_nothing_else():
+    names = ["lora", "lora:r=16", "lora-joint:r=4,alpha=2", "lora:on=head", "lora:on=mlp.1+head", "lora:switch=2k"]
+    found = configs("--methods", *names, "lora:switch=auto,bias=yes,norm=yes", "--total-env-steps", "10000")
+    assert found["lora:r=16"].lora_r == found["lora:r=16"].lora_alpha == 16
+    assert found["lora-joint:r=4,alpha=2"].lora_alpha == 2 and found["lora-joint:r=4,alpha=2"].lora_r == 4
+    assert found["lora-joint:r=4,alpha=2"].sharing_schedule == "joint"
+    assert found["lora:on=head"].lora_target_modules == ("head", "log_std")
+    assert found["lora:on=mlp.1+head"].lora_target_modules == ("mlp.1", "head")
+    assert found["lora:switch=2k"].phase_switch == 2000
+    last = found["lora:switch=auto,bias=yes,norm=yes"]
+    assert last.phase_switch == "auto" and last.lora_adapt_bias and last.lora_adapt_norm
+    plain = found["lora"]
+    assert plain.lora_r == 8 and plain.lora_target_modules == ("*",) and not plain.lora_adapt_bias
+
+
+def test_placements_name_only_layers_that_the_network_has():
+    for network, hidden in (
+        ("feedforward", ("mlp.*", "log_std")),
+        ("published", ("mlp.*", "gru.*", "post.*", "log_std")),
+    ):
+        found = configs("--methods", "lora:on=hidden", "--network", network)
+        assert found["lora:on=hidden"].lora_target_modules == hidden
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("laura", "choose from ps, nps"),
+        ("ps:r=3", "variants are of methods with adapters"),
+        ("lora:rank=3", "'rank' is no setting of a variant"),
+        ("lora:r=many", "'many' is no value of r"),
+        ("lora:bias=1", "'1' is no value of bias"),
+        ("lora-role", "needs roles, which mamujoco does not have"),
+    ],
+)
+def test_names_that_mean_nothing_are_refused(name, message, capsys):
+    with pytest.raises(SystemExit):
+        read_options(["--methods", name], "")
+    assert message in capsys.readouterr().err
+
+
+def test_a_pattern_that_matches_no_layer_is_refused_before_anything_starts():
+    with pytest.raises(ValueError, match=r"'conv\*' matches no layer"):
+        configs("--methods", "lora:on=conv*")
+
+
+@pytest.mark.parametrize(("text", "steps"), [("12000", 12000), ("0.5M", 500_000), ("3k", 3000), ("0.3", 0.3)])
+def test_numbers_of_steps(text, steps):
+    assert steps_of(text) == steps and type(steps_of(text)) is type(steps)
+
+
+def test_every_method_has_its_own_colour_and_label():
+    names = [*METHODS, "lora:r=4", "lora:r=16", "stock", "another"]
+    colours = colours_of(names)
+    assert len(set(colours.values())) == len(names) == len({label_of(name) for name in names})
+    assert set(PAPERS) <= set(METHODS) and method_of("lora:r=4").label == "LoRASA, two phases, r = 4"
+
+
+def test_forks_are_rounded_up_to_whole_iterations_and_must_lie_within_the_budget(capsys):
+    def add(parser):
+        parser.add_argument("--fork-at", default="0.1,0.5")
+
+    options = read_options(["--total-env-steps", "100000"], "", more=add)
+    assert options.fork_at == (10_000, 50_000) and options.name.endswith("forks")
+    with pytest.raises(SystemExit):
+        read_options(["--total-env-steps", "1000", "--fork-at", "2000"], "", more=add)
+    assert "--fork-at=2000 must lie within the budget" in capsys.readouterr().err
+
+
+def test_scripts_for_several_suites_follow_the_option():
+    found = configs("--suite", "pettingzoo", "--env-name", "mpe2.simple_spread_v3", suite=None, methods=PAPERS)
+    assert tuple(found) == PAPERS and found["ps"].env == "pettingzoo"

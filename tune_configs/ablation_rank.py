@@ -1,0 +1,51 @@
+"""Which rank do adapters need? LoRASA with --ranks, beside PS.
+
+    python tune_configs/ablation_rank.py --scenario HalfCheetah-2x3 --ranks 2 4 8 16 64 --seeds 3
+    python tune_configs/ablation_rank.py --suite smax --map 3s5z --base lora-joint
+
+Suites: mamujoco (--scenario), smax and smac (--map), pettingzoo (--env-name); all other options are those of
+tune_configs/mamujoco.py. Ends with a table, a figure and their CSVs; --resume continues an interrupted run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+# One thread per process: trials, env runners and learners run side by side and would compete for the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A line per trial (lorasa_rllib.studies.progress) instead of Tune's own tables and hints.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+os.environ.setdefault("PYTHONWARNINGS", "ignore")
+
+
+def main() -> int:
+    """Exit status: 0 done, 1 a trial failed, 2 bad options or something not installed, 130 interrupted."""
+    from lorasa_rllib.studies.options import read_options
+    from lorasa_rllib.studies.run import run
+
+    description, own = (__doc__ or "").splitlines()[0], argparse.ArgumentParser(add_help=False)
+    add_options(own)
+    chosen = own.parse_known_args()[0]
+    methods = ["ps", *(f"{chosen.base}:r={rank}" for rank in chosen.ranks)]
+    options = read_options(None, description, None, methods, add_options)
+    try:
+        run(options)
+    except (ValueError, ImportError) as error:
+        print(f"ablation_rank.py: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"ablation_rank.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ranks", nargs="+", type=int, default=[4, 8, 16, 64], help="64 is dense in layers of 64")
+    parser.add_argument("--base", default="lora", help="the method whose rank is varied")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
