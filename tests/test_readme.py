@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import typer
+
+from lorasa_rllib import cli
 from lorasa_rllib.studies.options import parser
+from lorasa_rllib.studies.suites import SUITES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -52,5 +56,29 @@ def test_options_in_commands_exist():
     assert commands
     for command in commands:
         (suite,) = re.findall(r"tune_configs/(\w+)\.py", command)
-        known = {option for action in parser("", suite)._actions for option in action.option_strings}
+        known = {
+            option
+            for action in parser("", suite if suite in SUITES else "mamujoco")._actions
+            for option in action.option_strings
+        }
+        if suite not in SUITES:  # a script for several suites, with options of its own
+            known |= {
+                "--suite",
+                *re.findall(r'add_argument\(\s*"(--[a-z-]+)"', (ROOT / f"tune_configs/{suite}.py").read_text()),
+            }
         assert set(re.findall(r"--[a-z-]+", command.partition(".py")[2])) <= known, command
+
+
+def test_commands_of_the_command_line_exist_with_these_options():
+    commands = [part.partition("#")[0].split() for block in blocks("bash") for line in block.splitlines()
+                for part in line.split("&&") if part.strip().startswith("lorasa ")]  # fmt: skip
+    assert len(commands) > 8
+    named = set()
+    for _, *words in commands:
+        command = typer.main.get_command(cli.app)
+        while getattr(command, "commands", None):
+            named.add(words[0])
+            command = command.commands[words.pop(0)]
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word for word in words if word.startswith("-")} <= options, words
+    assert named >= set(typer.main.get_command(cli.app).commands) - {"train"}

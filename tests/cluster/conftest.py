@@ -13,8 +13,8 @@ from tests.cluster import faulty
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only
 
-RUNNERS = {"num_cpus": 2, "resources": {"runner": 2}}
-"""A node for two env runners."""
+RUNNERS = {"num_cpus": 2, "resources": {"runner": 1}}
+"""A node for one env runner: two runners never share a node, so that a lost node always costs exactly one."""
 
 
 class Nodes:
