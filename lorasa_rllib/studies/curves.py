@@ -24,6 +24,8 @@ COLUMNS = [
     "phase",
     "episodes",
     "seconds",
+    "versions",
+    "commit",
 ]
 
 
@@ -42,6 +44,8 @@ def row_of(run: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
         "phase": result["phase"],
         "episodes": int(runners["num_episodes_lifetime"]),
         "seconds": result["time_total_s"],
+        "versions": result.get("versions"),
+        "commit": result.get("commit"),
     }
 
 

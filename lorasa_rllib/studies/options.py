@@ -31,7 +31,7 @@ def parser(description: str, name: str = "mamujoco") -> argparse.ArgumentParser:
     )
     p.add_argument("--sharing", choices=list(SHARING), default="lora", help="one sharing method")
     p.add_argument("--schedule", choices=["two_phase", "joint"], default="two_phase", help="schedule of --sharing lora")
-    p.add_argument("--seeds", default="1", help="how many seeds, or a list such as 1,4,5")
+    p.add_argument("--seeds", default="1", help="how many seeds, or a list such as 1,4,5 or 4,")
     p.add_argument("--total-env-steps", type=int, default=10_000_000, help="environment steps of every trial")
     switch = (
         "steps (12000, 0.5M), share (0.3) or auto until the adapter phase; default: as published if possible, else 0.3"
@@ -194,9 +194,9 @@ def _method(sharing: str, schedule: str, adapter_key: str) -> str:
 
 def _seeds(p: argparse.ArgumentParser, text: str) -> tuple[int, ...]:
     try:
-        numbers = tuple(int(part) for part in text.split(","))
+        numbers = tuple(int(part) for part in text.removesuffix(",").split(","))
     except ValueError:
-        p.error(f"--seeds={text} must be a count (3) or a list (1,4,5)")
+        p.error(f"--seeds={text} must be a count (3) or a list (1,4,5, or 4, with a comma for one)")
     seeds = numbers if "," in text else tuple(range(1, numbers[0] + 1))
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         p.error(f"--seeds={text} must give at least one seed, none twice and none negative")

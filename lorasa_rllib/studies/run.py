@@ -23,6 +23,7 @@ from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.forks import STEPS, ForkPoints, fork_steps, forks, trunks, whole_curves
 from lorasa_rllib.studies.progress import Progress
+from lorasa_rllib.studies.provenance import Provenance
 from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import rich_table, summary
 from lorasa_rllib.studies.termination import SaveOnTermination, exit_status
@@ -162,7 +163,7 @@ def _tuner(
                 num_to_keep=keep, checkpoint_frequency=every, checkpoint_at_end=True
             ),
             failure_config=tune.FailureConfig(max_failures=2),
-            callbacks=[Progress(stop), SaveOnTermination(), *callbacks],
+            callbacks=[Progress(stop), Provenance(), SaveOnTermination(), *callbacks],
             verbose=0,
         ),
     )

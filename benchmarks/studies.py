@@ -1,0 +1,191 @@
+"""The training runs behind README's "Results": which there are, and a queue that works them off.
+
+Compared   sharing methods within every study: equal budgets, presets of `lorasa_rllib/studies/presets.py`, one torch
+           thread per run, one run per core
+Run        python benchmarks/studies.py [STUDY ...] --slots 2 [--minutes 120]
+           one process of tune_configs/compare_methods.py for each run that has no CSV yet; interrupted runs go on where
+           they were. `--list` shows what is there and what is missing. Then `make results`
+Recorded   results/<study>/runs/<task>_<method>_seed<k>.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from lorasa_rllib.studies.options import in_files
+from lorasa_rllib.studies.suites import SUITES
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a study. name: of its folder while it runs, and of its CSV."""
+
+    study: Study
+    task: str
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return in_files(f"{self.task}_{self.method}_seed{self.seed}")
+
+    @property
+    def csv(self) -> Path:
+        return self.study.folder / "runs" / f"{self.name}.csv"
+
+    @property
+    def experiment(self) -> str:
+        return f"{self.study.name}_{self.name}"
+
+    def command(self) -> list[str]:
+        study = self.study
+        return [
+            "tune_configs/compare_methods.py", "--suite", study.suite, f"--{SUITES[study.suite].option}", self.task,
+            "--algorithm", study.algorithm, "--methods", self.method, "--seeds", f"{self.seed},",
+            "--total-env-steps", str(study.total_env_steps), *study.options,
+            "--storage-path", str(RESULTS / "runs"), "--name", self.experiment, "--resume", "--address", "local",
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Study:
+    """Every method on every task with every seed."""
+
+    name: str
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    total_env_steps: int = MILLION
+    suite: str = "mamujoco"
+    algorithm: str = "mappo"
+    seeds: tuple[int, ...] = (1, 2, 3)
+    options: tuple[str, ...] = ("--phase-switch", "0.3", "--evaluation-interval", "50")
+
+    @property
+    def folder(self) -> Path:
+        return RESULTS / self.name
+
+    def runs(self) -> list[Run]:
+        return [Run(self, t, m, s) for t in self.tasks for s in self.seeds for m in self.methods]
+
+
+SHARED_OR_NOT = ("ps", "nps", "lora", "lora-joint")
+STUDIES = {
+    study.name: study
+    for study in (
+        Study("methods", ("HalfCheetah-2x3", "HalfCheetah-6x1", "Walker2d-2x3", "Ant-4x2"), SHARED_OR_NOT),
+        Study("all_methods", ("HalfCheetah-6x1",), ("mtl", "seps", "seps-lora")),
+        Study(
+            "roles", ("smacv2_5_units",), ("ps", "lora", "lora-joint", "lora-role", "lora-role-joint"), suite="smax",
+            options=("--phase-switch", "0.3"),
+        ),
+        Study("a2po", ("HalfCheetah-2x3", "Ant-4x2"), ("ps", "nps", "lora"), algorithm="a2po"),
+        Study("switch", ("HalfCheetah-2x3",), ("lora:switch=0.1", "lora:switch=0.5", "lora:switch=auto")),
+        Study("adapter_lr", ("HalfCheetah-2x3",), ("lora:lr=1", "lora:lr=10")),
+        Study("rank", ("HalfCheetah-2x3",), ("lora:r=2", "lora:r=4", "lora:r=16", "lora:r=64")),
+        Study("placement", ("HalfCheetah-2x3",), ("lora:on=head", "lora:on=first", "lora:on=hidden")),
+        Study("many_agents", ("ManySegmentSwimmer-4x1", "ManySegmentSwimmer-16x1"), SHARED_OR_NOT),
+    )
+}  # fmt: skip
+"""By name, in order of value."""
+
+
+def work_off(queue: list[Run], slots: int, minutes: float, console: Console) -> int:
+    """Runs the queue on `slots` processes, starts none after `minutes`. Number of runs that failed."""
+    until, waiting, failed = time.monotonic() + 60 * minutes, iter(queue), 0
+    running: dict[subprocess.Popen[bytes], Run] = {}
+    try:
+        while True:
+            for run in _next(waiting, slots - len(running), until):
+                console.print(f"{time.strftime('%H:%M')} {run.experiment} starts", highlight=False)
+                running[_start(run)] = run
+            if not running:
+                return failed
+            time.sleep(1)
+            for process in [p for p in running if p.poll() is not None]:
+                run = running.pop(process)
+                failed += process.returncode != 0
+                told = "done" if _keep(run, process.returncode) else f"failed, see {_log(run)}"
+                console.print(f"{time.strftime('%H:%M')} {run.experiment} {told}", highlight=False)
+    finally:  # Ctrl-C reaches this process only: runs are in groups of their own, and save what they have
+        for process in running:
+            os.killpg(process.pid, signal.SIGTERM)
+        for process in running:
+            process.wait(timeout=120)
+
+
+def _next(waiting: Iterator[Run], free: int, until: float) -> Iterator[Run]:
+    while free > 0 and time.monotonic() < until and (run := next(waiting, None)) is not None:
+        if not run.csv.is_file():
+            free -= 1
+            yield run
+
+
+def _start(run: Run) -> subprocess.Popen[bytes]:
+    _log(run).parent.mkdir(parents=True, exist_ok=True)
+    with _log(run).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, *run.command()], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+
+def _log(run: Run) -> Path:
+    return RESULTS / "runs" / f"{run.experiment}.log"
+
+
+def _keep(run: Run, status: int) -> bool:
+    """Takes a finished run's curve to where it is recorded."""
+    written = RESULTS / "runs" / run.experiment / "curves.csv"
+    if status or not written.is_file():
+        return False
+    run.csv.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(written, run.csv.with_suffix(".part"))
+    os.replace(run.csv.with_suffix(".part"), run.csv)
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)}; default: all")
+    parser.add_argument("--tasks", nargs="+", help="only these tasks")
+    parser.add_argument("--methods", nargs="+", help="only these methods")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
+    parser.add_argument("--slots", type=int, default=1, help="runs at once: one per core")
+    parser.add_argument("--minutes", type=float, default=1e9, help="start no run after so many")
+    parser.add_argument("--list", action="store_true", help="show what is there and what is missing, run nothing")
+    options = parser.parse_args()
+    if unknown := sorted(set(options.studies) - set(STUDIES)):
+        parser.error(f"there are no studies {unknown}; choose from {', '.join(STUDIES)}")
+    runs = [run for name in options.studies or STUDIES for run in STUDIES[name].runs()]
+    for field, wanted in (("task", options.tasks), ("method", options.methods), ("seed", options.seeds)):
+        runs = [run for run in runs if wanted is None or getattr(run, field) in wanted]
+    console = Console(width=120)
+    if options.list:
+        for run in runs:
+            console.print(
+                f"{'done   ' if run.csv.is_file() else 'missing'} {run.study.name}: {run.name}", highlight=False
+            )
+        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    return min(1, work_off(runs, options.slots, options.minutes, console))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""What a number came from: versions of packages, and the commit of this package."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+
+PACKAGES = ("lorasa-rllib", "ray", "torch", "gymnasium-robotics", "mujoco", "jaxmarl", "smac", "smacv2", "pettingzoo")
+
+
+@cache
+def provenance() -> dict[str, str]:
+    """{"versions": "ray 2.60.0, torch ...", "commit": "4134559"} of this process; see `commit`."""
+    return {
+        "versions": ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name))),
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """Short hash of the checkout that this package runs from, "+" behind it if files differ; "" if it is installed."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    try:
+        found = [
+            subprocess.run([*git, *ask], capture_output=True, text=True, timeout=30, check=True).stdout.strip()
+            for ask in (["rev-parse", "--short=9", "HEAD"], ["status", "--porcelain", "--untracked-files=no", "."])
+        ]
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return found[0] + "+" * bool(found[1])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+class Provenance(Callback):
+    """Tune callback: writes `provenance` into every result, where a resumed run keeps what each part came from."""
+
+    def on_trial_result(self, result: dict[str, Any], **info: Any) -> None:
+        result.update(provenance())  # documented by Tune: callbacks may change results
