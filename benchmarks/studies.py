@@ -75,7 +75,7 @@ class Study:
     suite: str = "mamujoco"
     algorithm: str = "mappo"
     seeds: tuple[int, ...] = (1, 2, 3)
-    options: tuple[str, ...] = ("--phase-switch", "0.3", "--evaluation-interval", "50")
+    options: tuple[str, ...] = ("--phase-switch", "0.3", "--evaluation-interval", "75")
 
     @property
     def folder(self) -> Path:
@@ -89,13 +89,14 @@ SHARED_OR_NOT = ("ps", "nps", "lora", "lora-joint")
 STUDIES = {
     study.name: study
     for study in (
-        Study("methods", ("HalfCheetah-2x3", "HalfCheetah-6x1", "Walker2d-2x3", "Ant-4x2"), SHARED_OR_NOT),
-        Study("all_methods", ("HalfCheetah-6x1",), ("mtl", "seps", "seps-lora")),
+        Study("methods", ("HalfCheetah-2x3", "HalfCheetah-6x1", "Walker2d-2x3"), SHARED_OR_NOT, 3 * MILLION),
+        Study("ant", ("Ant-4x2",), SHARED_OR_NOT, 2 * MILLION),
+        Study("all_methods", ("HalfCheetah-6x1",), ("mtl", "seps", "seps-lora"), 3 * MILLION),
         Study(
             "roles", ("smacv2_5_units",), ("ps", "lora", "lora-joint", "lora-role", "lora-role-joint"), suite="smax",
             options=("--phase-switch", "0.3"),
         ),
-        Study("a2po", ("HalfCheetah-2x3", "Ant-4x2"), ("ps", "nps", "lora"), algorithm="a2po"),
+        Study("a2po", ("HalfCheetah-2x3",), ("ps", "nps", "lora"), 3 * MILLION, algorithm="a2po"),
         Study("switch", ("HalfCheetah-2x3",), ("lora:switch=0.1", "lora:switch=0.5", "lora:switch=auto")),
         Study("adapter_lr", ("HalfCheetah-2x3",), ("lora:lr=1", "lora:lr=10")),
         Study("rank", ("HalfCheetah-2x3",), ("lora:r=2", "lora:r=4", "lora:r=16", "lora:r=64")),
