@@ -7,10 +7,10 @@ TRAIN_ARGS ?= --scenario HalfCheetah-2x3 --methods ps lora lora-joint --total-en
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-cluster lint bench
+.PHONY: help train test test-cluster lint bench results
 
 # One thread per process: env runners and learners run side by side and would otherwise compete for the cores.
-train test test-cluster bench: export OMP_NUM_THREADS = 1
+train test test-cluster bench results: export OMP_NUM_THREADS = 1
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST))
@@ -32,10 +32,14 @@ lint: $(INSTALLED) ## check style, formatting and types
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-bench: $(INSTALLED) ## measure sampling and the learning step
+bench: $(INSTALLED) ## measure sampling, the learning step and acting
 	.venv/bin/python benchmarks/sampling.py
 	.venv/bin/python benchmarks/sampling_smax.py
 	.venv/bin/python benchmarks/learning_step.py
+	.venv/bin/python benchmarks/acting.py
+
+results: $(INSTALLED) ## draw figures and tables of README anew from the recorded curves
+	.venv/bin/python benchmarks/results.py
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@[ -x .venv/bin/pip ] || { \

@@ -86,6 +86,15 @@ class Study:
 
 
 SHARED_OR_NOT = ("ps", "nps", "lora", "lora-joint")
+ABLATIONS = tuple(
+    f"lora:{one}"
+    for one in (
+        "switch=0.1", "switch=0.5", "switch=auto", "lr=1", "lr=10", "r=2", "r=4", "r=16", "r=64", "on=head", "on=first",
+        "on=hidden",
+    )
+)  # fmt: skip
+"""Of the switch, adapters' learning rate, rank (64: full), and placement; "lora" itself: 0.3, 3, 8, everywhere."""
+
 STUDIES = {
     study.name: study
     for study in (
@@ -97,11 +106,10 @@ STUDIES = {
             options=("--phase-switch", "0.3"),
         ),
         Study("a2po", ("HalfCheetah-2x3",), ("ps", "nps", "lora"), 3 * MILLION, algorithm="a2po"),
-        Study("switch", ("HalfCheetah-2x3",), ("lora:switch=0.1", "lora:switch=0.5", "lora:switch=auto")),
-        Study("adapter_lr", ("HalfCheetah-2x3",), ("lora:lr=1", "lora:lr=10")),
-        Study("rank", ("HalfCheetah-2x3",), ("lora:r=2", "lora:r=4", "lora:r=16", "lora:r=64")),
-        Study("placement", ("HalfCheetah-2x3",), ("lora:on=head", "lora:on=first", "lora:on=hidden")),
-        Study("many_agents", ("ManySegmentSwimmer-4x1", "ManySegmentSwimmer-16x1"), SHARED_OR_NOT),
+        Study("ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS)),
+        Study(
+            "many_agents", ("ManySegmentSwimmer-4x1", "ManySegmentSwimmer-16x1"), (*SHARED_OR_NOT, "lora:blocks=2")
+        ),
     )
 }  # fmt: skip
 """By name, in order of value."""

@@ -61,7 +61,8 @@ def config_of_checkpoint(path: str | Path) -> Any:
 def env_steps_of(path: str | Path) -> int:
     """Environment steps that the run of a checkpoint had sampled."""
     with readable(path):
-        return int(_unpickled(Path(path) / ALGORITHM)["metrics_logger"]["stats"][ENV_STEPS]["lifetime_sum"])
+        counted = _unpickled(Path(path) / ALGORITHM)["metrics_logger"]["stats"]
+        return int(counted[ENV_STEPS]["lifetime_sum"]) if ENV_STEPS in counted else 0  # nothing was sampled yet
 
 
 def read_checkpoint(path: str | Path) -> SavedPolicy:

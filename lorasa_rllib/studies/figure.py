@@ -1,16 +1,17 @@
-"""Learning curves of a study as a figure."""
+"""Figures of a study: learning curves, and final returns."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lorasa_rllib.analysis.canvas import save
 from lorasa_rllib.studies.curves import has_wins
 from lorasa_rllib.studies.methods import colours_of, label_of
+from lorasa_rllib.studies.table import final_returns
 
 ALGORITHMS = {"mappo": ("MAPPO", "-"), "a2po": ("A2PO", "--"), "ppo": ("", "-")}
 """Name and line style of each."""
@@ -22,17 +23,10 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
     Colours tell methods, line styles algorithms. Battles: the win rate of greedy evaluations, else the return while
     training.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     wins, colours = has_wins(curves), colours_of(list(dict.fromkeys(curves["method"])))
     scenarios = list(dict.fromkeys(curves["scenario"]))
-    figure, panels = pyplot.subplots(
-        1, len(scenarios), figsize=(1.5 + 5.5 * len(scenarios), 4.2), squeeze=False, layout="constrained"
-    )
-    for panel, scenario in zip(panels[0], scenarios, strict=True):
+    figure, panels = _panels(len(scenarios), 4.2)
+    for panel, scenario in zip(panels, scenarios, strict=True):
         here = curves[curves["scenario"] == scenario]
         algorithms = set(here["algorithm"]) - {"ppo"}
         for (algorithm, method), runs in here.groupby(["algorithm", "method"], sort=False):
@@ -49,17 +43,65 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
         if wins:
             panel.set_ylim(-0.02, 1.02)
             panel.yaxis.set_major_formatter("{x:.0%}")
-    panels[0][0].set_ylabel("greedy battles won" if wins else "team return of an episode")
-    panels[0][0].legend(frameon=False, loc="upper left")
+    for panel in panels[::ACROSS]:
+        panel.set_ylabel("greedy battles won" if wins else "team return of an episode")
+    named: set[str] = set()
+    for panel in panels:  # what an earlier panel has named is not named again
+        lines = {label: line for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+        new = [label for label in lines if label not in named]
+        named.update(new)
+        if new:
+            panel.legend([lines[label] for label in new], new, frameon=False, loc="upper left")
     seeds = curves.groupby(["scenario", "algorithm", "method"])["seed"].nunique()
     many = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     band = "; band: lowest to highest seed" if seeds.max() > 1 else ""
     figure.suptitle(f"{title}; mean of {many} seed{'s' if seeds.max() > 1 else ''}{band}", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
-    pyplot.close(figure)
+    save(figure, path)
+
+
+def draw_finals(curves: pd.DataFrame, path: Path, title: str) -> None:
+    """One panel per scenario, one line per method: a point for every seed, a bar at their mean. For many methods.
+
+    Battles: the win rate of greedy evaluations, else the return of the last tenth of training.
+    """
+    finals, wins = final_returns(curves), has_wins(curves)
+    measure = "greedy_win_rate" if wins else "final_return"
+    methods = list(dict.fromkeys(finals["method"]))
+    scenarios, colours = list(dict.fromkeys(finals["scenario"])), colours_of(methods)
+    figure, panels = _panels(len(scenarios), 1.2 + 0.27 * len(methods))
+    for panel, scenario in zip(panels, scenarios, strict=True):
+        here = finals[finals["scenario"] == scenario]
+        for place, method in enumerate(methods):
+            values = here.loc[here["method"] == method, measure]
+            panel.plot(values, [place] * len(values), "o", color=colours[method], markersize=5, alpha=0.7)
+            panel.plot(values.mean(), place, "|", color=colours[method], markersize=16, markeredgewidth=3)
+        panel.set_yticks(range(len(methods)), [label_of(method) for method in methods])
+        panel.set_ylim(len(methods) - 0.4, -0.6)
+        panel.set_title(scenario)
+        panel.set_xlabel("greedy battles won" if wins else "team return, last tenth of training")
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+        if wins:
+            panel.xaxis.set_major_formatter("{x:.0%}")
+    figure.suptitle(f"{title}; points: seeds, bars: their means", fontsize=10)
+    save(figure, path)
+
+
+ACROSS = 2
+"""Panels side by side."""
+
+
+def _panels(number: int, height: float) -> tuple[Any, list[Any]]:
+    """A figure with so many panels, `ACROSS` in a row, each `height` inches high."""
+    from matplotlib.figure import Figure
+
+    across = min(ACROSS, number)
+    down = -(-number // across)
+    figure = Figure(figsize=(1.5 + 5.5 * across, height * down), layout="constrained")
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    for panel in panels[number:]:
+        panel.set_visible(False)
+    return figure, panels[:number]
 
 
 def _draw_method(panel: Any, runs: pd.DataFrame, measure: str, label: str, colour: str | None, style: str) -> None:

@@ -68,9 +68,19 @@ def _placement(text: str) -> tuple[str, ...]:
     return PLACEMENTS.get(text) or tuple(text.split("+"))
 
 
+def key_of_blocks(blocks: int, num_agents: int) -> tuple[int, ...]:
+    """[N] the adapter of every agent: `blocks` runs of neighbours, as equal as they can be."""
+    if not 1 <= blocks <= num_agents:
+        raise ValueError(f"blocks={blocks} must lie between 1 and the number of agents, {num_agents}.")
+    return tuple(n * blocks // num_agents for n in range(num_agents))
+
+
 def _flag(text: str) -> bool:
     return {"yes": True, "no": False}[text]
 
+
+BLOCKS = "blocks"
+"""Not an argument: becomes an `adapter_key` once the team is known."""
 
 SETTINGS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "r": ("r", "r = {}", int),
@@ -82,9 +92,10 @@ SETTINGS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "rslora": ("use_rslora", "rank-stabilised: {}", _flag),
     "bias": ("adapt_bias", "biases: {}", _flag),
     "norm": ("adapt_norm", "LayerNorms: {}", _flag),
+    "blocks": (BLOCKS, "{} adapters, each of neighbours", int),
 }
 """Settings of variants: argument of `TeamConfig.sharing`, label, and how the text is read. "on" takes a placement or
-patterns of layers joined by +."""
+patterns of layers joined by +; "blocks" a number of adapters, which as many blocks of neighbouring agents share."""
 
 
 def method_of(name: str) -> Method:

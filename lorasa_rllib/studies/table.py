@@ -88,32 +88,49 @@ def rich_table(rows: pd.DataFrame) -> Table:
     """The summary for a terminal."""
     few = rows["seeds"].min() < 3
     caution = "With fewer than 3 seeds, such differences may be chance: --seeds 5 tells more." if few else None
-    wins = "greedy_win_rate" in rows
-    title = "Win rate of greedy battles" if wins else "Team return"
-    number = "{:.0%}" if wins else "{:,.0f}"
+    title = "Win rate of greedy battles" if "greedy_win_rate" in rows else "Team return"
     table = Table(title=f"{title}, mean over seeds (last tenth of the steps)", caption=caution)
-    for column in COMPARED:
-        table.add_column(column)
+    head, *cells = cells_of(rows)
+    for k, name in enumerate(head):
+        table.add_column(name, justify="left" if k < len(COMPARED) else "right")
+    for row in cells:
+        table.add_row(*row)
+    return table
+
+
+def markdown(rows: pd.DataFrame) -> str:
+    """The summary for a page, without columns that say the same in every row."""
+    cells = cells_of(rows)
+    kept = [k for k, column in enumerate(zip(*cells[1:], strict=True)) if k >= len(COMPARED) or len(set(column)) > 1]
+    lines = [[row[k] for k in kept] for row in cells]
+    lines.insert(1, ["---"] * len(kept))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cells_of(rows: pd.DataFrame) -> list[list[str]]:
+    """The summary as text, names of columns first."""
+    wins = "greedy_win_rate" in rows
+    number = "{:.0%}" if wins else "{:,.0f}"
     first = ("win rate", "95 % interval", "lowest to highest", "while training", "return")
-    for column in first if wins else ("final return", "95 % interval", "lowest to highest", "greedy"):
-        table.add_column(column, justify="right")
-    for column in ("seeds", "env steps", "minutes"):
-        table.add_column(column, justify="right")
+    measured = first if wins else ("final return", "95 % interval", "lowest to highest", "greedy")
 
     def shown(value: float, form: str = number) -> str:
         return "" if math.isnan(value) else form.format(value)
 
+    cells = [[*COMPARED, *measured, "seeds", "env steps", "minutes"]]
     for row in rows.itertuples():
         half, some = shown(row.interval), row.seeds > 1
         greedy = [f"{row.final_win_rate:.0%}", f"{row.final_return:.2f}"] if wins else [shown(row.greedy_return)]
-        table.add_row(
-            *(getattr(row, column) for column in COMPARED),
-            shown(row.greedy_win_rate if wins else row.final_return),
-            half and f"± {half}",
-            f"{shown(row.lowest)} to {shown(row.highest)}" if some else "",
-            *greedy,
-            str(row.seeds),
-            f"{row.env_steps:,}",
-            f"{row.minutes:.1f}",
+        cells.append(
+            [
+                *(getattr(row, column) for column in COMPARED),
+                shown(row.greedy_win_rate if wins else row.final_return),
+                half and f"± {half}",
+                f"{shown(row.lowest)} to {shown(row.highest)}" if some else "",
+                *greedy,
+                str(row.seeds),
+                f"{row.env_steps:,}",
+                f"{row.minutes:.1f}",
+            ]
         )
-    return table
+    return cells

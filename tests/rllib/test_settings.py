@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_shape_names_tensor_shapes_and_remedy(small_conf
 def test_a_backbone_path_that_is_no_checkpoint_is_a_clear_error(small_config, build, tmp_path, content):
     if content == "other":
         build(small_config().network(hidden_size=8)).save_to_path(tmp_path)
-    with pytest.raises(ValueError, match="no checkpoint" if content == "nothing" else "another policy"):
+    with pytest.raises(ValueError, match="nor a checkpoint" if content == "nothing" else "another policy"):
         build(small_config(backbone=str(tmp_path), phase_switch=0))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lorasa_rllib.studies.methods import METHODS, PAPERS, colours_of, label_of, method_of, steps_of
+from lorasa_rllib.studies.methods import METHODS, PAPERS, colours_of, key_of_blocks, label_of, method_of, steps_of
 from lorasa_rllib.studies.options import read_options
 from lorasa_rllib.studies.trials import trials
 
@@ -53,6 +53,21 @@ def test_names_that_mean_nothing_are_refused(name, message, capsys):
     with pytest.raises(SystemExit):
         read_options(["--methods", name], "")
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("blocks", "agents", "key"),
+    [(1, 3, (0, 0, 0)), (2, 6, (0, 0, 0, 1, 1, 1)), (2, 5, (0, 0, 0, 1, 1)), (4, 4, (0, 1, 2, 3))],
+)
+def test_blocks_of_neighbours(blocks, agents, key):
+    assert key_of_blocks(blocks, agents) == key
+
+
+def test_neighbours_share_adapters():
+    config = configs("--scenario", "HalfCheetah-6x1", "--methods", "lora:blocks=3")["lora:blocks=3"]
+    assert config.owners().adapter_of == (0, 0, 1, 1, 2, 2)
+    with pytest.raises(ValueError, match="blocks=7 must lie between 1 and the number of agents, 6"):
+        configs("--scenario", "HalfCheetah-6x1", "--methods", "lora:blocks=7")
 
 
 def test_a_pattern_that_matches_no_layer_is_refused_before_anything_starts():

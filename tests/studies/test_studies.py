@@ -141,6 +141,8 @@ def curves():
             "adapters" if method == "lora" and steps > 40 else "backbone",
             3,
             60,
+            "ray 1.0",
+            "abc",
         )
         for algorithm in ("mappo", "a2po")
         for method, base in (("ps", 0.0), ("lora", 10.0))

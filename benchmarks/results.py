@@ -1,0 +1,111 @@
+"""Draws every figure and table of README's "Results" anew from the recorded curves. No run is started.
+
+Run        make results, or python benchmarks/results.py
+Recorded   results/<study>/{table.csv,learning_curves.png, final_returns.png} of every study that has runs;
+           results/scores/: aggregates over tasks; README: the tables between "results" comments
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.studies import RESULTS, ROOT, STUDIES, Study
+from lorasa_rllib.analysis.score_figures import draw_aggregates, draw_improvement
+from lorasa_rllib.analysis.scores import aggregate, improvement, normalised, tidy
+from lorasa_rllib.studies.curves import write_csv
+from lorasa_rllib.studies.figure import draw_curves, draw_finals
+from lorasa_rllib.studies.methods import colours_of, label_of
+from lorasa_rllib.studies.suites import SUITES
+from lorasa_rllib.studies.table import final_returns, markdown, summary
+
+SCORED = ("methods", "ant")
+"""Studies whose tasks are averaged."""
+
+BASE = "ps"
+MANY = 8
+"""Methods beyond which curves would hide each other."""
+
+
+def curves_of(study: Study) -> pd.DataFrame:
+    """All runs that are there."""
+    found = [pd.read_csv(run.csv) for run in study.runs() if run.csv.is_file()]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def report(study: Study) -> str:
+    """Writes table and figure of one study. The table for README."""
+    curves = curves_of(study)
+    rows = summary(curves)
+    write_csv(rows, study.folder / "table.csv")
+    many = curves["method"].nunique() > MANY
+    draw, name = (draw_finals, "final_returns.png") if many else (draw_curves, "learning_curves.png")
+    draw(curves, study.folder / name, SUITES[study.suite].title)
+    return markdown(rows)
+
+
+def scores() -> str | None:
+    """Aggregates over the tasks on which every method has all its seeds. The table for README; None without any."""
+    curves = pd.concat([curves_of(STUDIES[name]) for name in SCORED], ignore_index=True)
+    if curves.empty:
+        return None
+    finals, methods = final_returns(curves), STUDIES[SCORED[0]].methods
+    complete = finals.groupby("scenario")["seed"].count() == len(methods) * len(STUDIES[SCORED[0]].seeds)
+    finals = finals[finals["scenario"].isin(complete.index[complete])]
+    if finals.empty:
+        return None
+    table = normalised(tidy(finals), BASE)
+    means = aggregate(table)
+    better = improvement(table, [(method, BASE) for method in methods if method != BASE])
+    folder, colours = RESULTS / "scores", colours_of(list(methods))
+    labels = {method: label_of(method) for method in methods}
+    write_csv(means, folder / "aggregates.csv")
+    write_csv(better, folder / "improvement.csv")
+    unit = f"return, 1 = {labels[BASE]}"
+    draw_aggregates(means, folder / "aggregates.png", "Multi-Agent MuJoCo", labels, colours, unit)
+    draw_improvement(better, folder / "improvement.png", "Probability of improvement", labels, colours)
+    iqm, over = means[means["measure"] == "iqm"].set_index("method"), better.set_index("x")
+    lines = [f"| over {iqm['tasks'].max()} tasks | interquartile mean, PS = 1 | chance to beat PS |", "|---|---|---|"]
+    for method in methods:
+        a, chance = iqm.loc[method], ""
+        if method in over.index:
+            b = over.loc[method]
+            chance = f"{b['value']:.0%} ({b['low']:.0%} to {b['high']:.0%})"
+        lines.append(f"| {labels[method]} | {a['value']:.2f} ({a['low']:.2f} to {a['high']:.2f}) | {chance} |")
+    return "\n".join(lines)
+
+
+def into_readme(tables: dict[str, str]) -> None:
+    """Replaces the tables between <!-- results: NAME --> and <!-- end -->."""
+    path = ROOT / "README.md"
+    text = path.read_text()
+    for name, table in tables.items():
+        text = re.sub(
+            rf"(<!-- results: {name} -->\n).*?(<!-- end -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.S
+        )
+    temporary = path.with_name(".README.part")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    tables = {}
+    for name, study in STUDIES.items():
+        if not any(run.csv.is_file() for run in study.runs()):
+            continue
+        tables[name] = report(study)
+        print(f"\n{name}: {study.folder.relative_to(ROOT)}\n{tables[name]}")
+    if (table := scores()) is not None:
+        tables["scores"] = table
+        print(f"\nscores: results/scores\n{table}")
+    into_readme(tables)
+
+
+if __name__ == "__main__":
+    main()
