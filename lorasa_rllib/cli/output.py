@@ -21,10 +21,10 @@ def show(data: Any) -> None:
 def table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> None:
     """Rows of the same columns, on standard output."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", header_style="bold", title_style="bold", caption=note or None)
-    drawn.caption_justify = "left"
+    drawn = Table(header_style="bold")
     for column in rows[0] if rows else ():
         numbers = all(isinstance(row[column], int | float) for row in rows)
         drawn.add_column(column, justify="right" if numbers else "left", overflow="fold")
@@ -33,7 +33,12 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> None
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)
+    console.print(
+        f"[bold]{escape(title)}[/bold]", highlight=False
+    )  # not as the table's own: narrow tables would fold them
     console.print(drawn)
+    if note:
+        console.print(f"[italic]{escape(note)}[/italic]", highlight=False)
 
 
 def text_of(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -144,12 +145,16 @@ def export_onnx(network: AgentNetwork, path: str | Path, check_rows: int = 64) -
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as error:
         raise ImportError('ONNX needs more packages: pip install "lorasa-rllib[onnx]"') from error
+    chatter = logging.getLogger("torch.onnx")  # about packages that this network does not use
+    level = chatter.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch about itself
+        chatter.setLevel(logging.ERROR)
         program = torch.onnx.export(
             program_of(network), input_names=network.inputs(), output_names=network.outputs(),
             opset_version=ONNX_OPSET, dynamo=True, verbose=False,
         )  # fmt: skip
+    chatter.setLevel(level)
     assert program is not None
     data = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
