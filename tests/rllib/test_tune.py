@@ -60,7 +60,7 @@ def test_pbt_exploits_and_the_exploited_trial_goes_on_with_its_donors_rank_and_w
                 storage_path=str(tmp_path / str(attempt)), verbose=0, stop={"training_iteration": 7}
             ),
         ).fit()
-        if all(result.metrics["training_iteration"] == 7 for result in results):
+        if all((result.metrics or {}).get("training_iteration") == 7 for result in results):
             break
     assert not results.errors and scheduler._num_perturbations > 0
     assert [result.metrics["training_iteration"] for result in results] == [7, 7]
