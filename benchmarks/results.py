@@ -1,6 +1,14 @@
 """Draws every figure and table of README's "Results" anew from the recorded curves. No run is started.
 
 Run        make results, or python benchmarks/results.py
+Compared   studies of benchmarks/studies.py, and two that were recorded before it, whole, as results/<name>/curves.csv:
+           learning   tune_configs/mamujoco.py --scenario HalfCheetah-2x3 --methods ps lora lora-joint --seeds 6
+                      --total-env-steps 1000000 --phase-switch 0.3 --evaluation-interval 50; with --seeds 3 --methods
+                      ps lora-joint --id-features none; and RLlib's stock PPO with the same widths, batch, epochs, rate,
+                      discount and clipping: PYTHONHASHSEED=0 python -m benchmarks.stock --what train
+                      --scenario HalfCheetah --agent-conf 2x3 --total-env-steps 1000000 --seed 1 --csv FILE (2, 3)
+           a2po_6x1   --scenario HalfCheetah-6x1 --methods ps lora --seeds 3 and the rest as above, with --algorithm
+                      mappo and with --algorithm a2po
 Recorded   results/<study>/{table.csv,learning_curves.png, final_returns.png} of every study that has runs;
            results/scores/: aggregates over tasks; README: the tables between "results" comments
 """
@@ -25,6 +33,9 @@ from lorasa_rllib.studies.methods import colours_of, label_of
 from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import final_returns, markdown, summary
 
+RECORDED = {"learning": "mamujoco", "a2po_6x1": "mamujoco"}
+"""Studies recorded whole, and their suites."""
+
 SCORED = ("methods", "ant")
 """Studies whose tasks are averaged."""
 
@@ -39,14 +50,13 @@ def curves_of(study: Study) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def report(study: Study) -> str:
+def report(curves: pd.DataFrame, folder: Path, suite: str) -> str:
     """Writes table and figure of one study. The table for README."""
-    curves = curves_of(study)
     rows = summary(curves)
-    write_csv(rows, study.folder / "table.csv")
+    write_csv(rows, folder / "table.csv")
     many = curves["method"].nunique() > MANY
     draw, name = (draw_finals, "final_returns.png") if many else (draw_curves, "learning_curves.png")
-    draw(curves, study.folder / name, SUITES[study.suite].title)
+    draw(curves, folder / name, SUITES[suite].title)
     return markdown(rows)
 
 
@@ -96,14 +106,15 @@ def into_readme(tables: dict[str, str]) -> None:
 
 def main() -> None:
     tables = {}
+    for name, suite in RECORDED.items():
+        tables[name] = report(pd.read_csv(RESULTS / name / "curves.csv"), RESULTS / name, suite)
     for name, study in STUDIES.items():
-        if not any(run.csv.is_file() for run in study.runs()):
-            continue
-        tables[name] = report(study)
-        print(f"\n{name}: {study.folder.relative_to(ROOT)}\n{tables[name]}")
+        if not (curves := curves_of(study)).empty:
+            tables[name] = report(curves, study.folder, study.suite)
     if (table := scores()) is not None:
         tables["scores"] = table
-        print(f"\nscores: results/scores\n{table}")
+    for name, table in tables.items():
+        print(f"\nresults/{name}\n{table}")
     into_readme(tables)
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.table import Table
 
 from lorasa_rllib.studies.curves import has_wins
+from lorasa_rllib.studies.methods import label_of
 
 LAST_SHARE = 0.1
 """A seed's final return is the mean over this last share of its steps."""
@@ -99,11 +100,11 @@ def rich_table(rows: pd.DataFrame) -> Table:
 
 
 def markdown(rows: pd.DataFrame) -> str:
-    """The summary for a page, without columns that say the same in every row."""
-    cells = cells_of(rows)
-    kept = [k for k, column in enumerate(zip(*cells[1:], strict=True)) if k >= len(COMPARED) or len(set(column)) > 1]
-    lines = [[row[k] for k in kept] for row in cells]
-    lines.insert(1, ["---"] * len(kept))
+    """The summary for a page: methods by their labels, without columns that say what was compared but never differ."""
+    head, *cells = cells_of(rows.assign(method=rows["method"].map(label_of)))
+    told = [*COMPARED, "env steps"]
+    kept = [k for k, name in enumerate(head) if name not in told or len({row[k] for row in cells}) > 1]
+    lines = [[row[k] for k in kept] for row in (head, ["---"] * len(head), *cells)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

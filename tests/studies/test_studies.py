@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
-from lorasa_rllib.studies.figure import draw_curves
+from lorasa_rllib.studies.figure import draw_curves, draw_finals
 from lorasa_rllib.studies.methods import METHODS
 from lorasa_rllib.studies.options import read_options
 from lorasa_rllib.studies.presets import PRESETS, preset_of
 from lorasa_rllib.studies.run import OfTrial, _space
 from lorasa_rllib.studies.suites import SUITES
-from lorasa_rllib.studies.table import final_returns, half_width, rich_table, summary
+from lorasa_rllib.studies.table import final_returns, half_width, markdown, rich_table, summary
 from lorasa_rllib.studies.trials import TrialName, switch_of, trials
 
 
@@ -232,3 +232,15 @@ def test_smac_chooses_the_package_by_the_name_of_the_map():
     assert suite.environment(given, "zerg_10_vs_11")[0] == "smacv2"
     assert preset_of("smac", "3s5z_vs_3s6z").lambda_ == 0.90 and preset_of("smac", "MMM2").lambda_ == 0.95
     assert preset_of("smac", "MMM2").train_batch_size == 3200
+
+
+def test_a_page_shows_labels_and_leaves_out_what_never_differs(curves):
+    head, rule, *lines = markdown(summary(curves)).splitlines()
+    assert head.startswith("| algorithm | method | final return |") and "env steps" not in head and "obs" not in head
+    assert set(rule) <= set("| -") and len(lines) == 4 and "| mappo | PS (one shared policy) |" in lines[0]
+    assert len({line.count("|") for line in (head, rule, *lines)}) == 1
+
+
+def test_final_returns_are_drawn_with_a_point_for_every_seed(curves, tmp_path):
+    draw_finals(curves, tmp_path / "finals.png", "a study")
+    assert (tmp_path / "finals.png").stat().st_size > 10_000
