@@ -9,8 +9,9 @@ Compared   studies of benchmarks/studies.py, and two that were recorded before i
                       --scenario HalfCheetah --agent-conf 2x3 --total-env-steps 1000000 --seed 1 --csv FILE (2, 3)
            a2po_6x1   --scenario HalfCheetah-6x1 --methods ps lora --seeds 3 and the rest as above, with --algorithm
                       mappo and with --algorithm a2po
-Recorded   results/<study>/{table.csv,learning_curves.png, final_returns.png} of every study that has runs;
-           results/scores/: aggregates over tasks; README: the tables between "results" comments
+Recorded   results/<study>/{table.csv,learning_curves.png,final_returns.png} of every study that has runs;
+           results/scores/: aggregates over tasks; results/differences/: figures of benchmarks/differences.py; the
+           tables between "results" comments of README
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.differences import FOLDER, draw
 from benchmarks.studies import RESULTS, ROOT, STUDIES, Study
 from lorasa_rllib.analysis.score_figures import draw_aggregates, draw_improvement
 from lorasa_rllib.analysis.scores import aggregate, improvement, normalised, tidy
@@ -55,8 +57,8 @@ def report(curves: pd.DataFrame, folder: Path, suite: str) -> str:
     rows = summary(curves)
     write_csv(rows, folder / "table.csv")
     many = curves["method"].nunique() > MANY
-    draw, name = (draw_finals, "final_returns.png") if many else (draw_curves, "learning_curves.png")
-    draw(curves, folder / name, SUITES[suite].title)
+    figure, name = (draw_finals, "final_returns.png") if many else (draw_curves, "learning_curves.png")
+    figure(curves, folder / name, SUITES[suite].title)
     return markdown(rows)
 
 
@@ -113,6 +115,8 @@ def main() -> None:
             tables[name] = report(curves, study.folder, study.suite)
     if (table := scores()) is not None:
         tables["scores"] = table
+    for folder in sorted(path for path in FOLDER.glob("*") if path.is_dir()):
+        draw(folder)
     for name, table in tables.items():
         print(f"\nresults/{name}\n{table}")
     into_readme(tables)
