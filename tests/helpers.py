@@ -91,7 +91,7 @@ def policies(draw: Any, method: str, spec: st.SearchStrategy[TeamSpec] | None = 
         lora_alpha=draw(st.sampled_from([1.0, 3.0])),
         use_rslora=draw(st.booleans()),
         target_modules=draw(st.sampled_from([("*",), ("mlp.*", "log_std"), ("head",)])),
-        rank_pattern=draw(st.sampled_from([{}, {"mlp.1": 2}, {"head": 1, "mlp.*": 3}])),
+        rank_pattern=draw(st.sampled_from([{}, {"mlp.0": 2}, {"head": 1, "mlp.*": 3}])),
         adapt_bias=draw(st.booleans()),
         adapt_norm=draw(st.booleans()),
     )

@@ -1,4 +1,4 @@
-"""Which layers need adapters? LoRASA with adapters in --placements, beside PS.
+"""Which layers need adapters? LoRASA with adapters in --placements, beside PS (or --methods).
 
     python tune_configs/ablation_placement.py --scenario HalfCheetah-2x3 --seeds 3
     python tune_configs/ablation_placement.py --placements all head first hidden mlp.1+head --base lora-joint
@@ -28,11 +28,8 @@ def main() -> int:
     from lorasa_rllib.studies.options import read_options
     from lorasa_rllib.studies.run import run
 
-    description, own = (__doc__ or "").splitlines()[0], argparse.ArgumentParser(add_help=False)
-    add_options(own)
-    chosen = own.parse_known_args()[0]
-    methods = ["ps", *(f"{chosen.base}:on={placement}" for placement in chosen.placements)]
-    options = read_options(None, description, None, methods, add_options)
+    description = (__doc__ or "").splitlines()[0]
+    options = read_options(None, description, None, ["ps"], add_options, variants)
     try:
         run(options)
     except (ValueError, ImportError) as error:
@@ -47,6 +44,10 @@ def main() -> int:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--placements", nargs="+", default=["all", "head", "first", "hidden"], help="see above")
     parser.add_argument("--base", default="lora", help="the method whose adapters are placed")
+
+
+def variants(options: argparse.Namespace) -> list[str]:
+    return [f"{options.base}{',' if ':' in options.base else ':'}on={placement}" for placement in options.placements]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Which rank do adapters need? LoRASA with --ranks, beside PS.
+"""Which rank do adapters need? LoRASA with --ranks, beside PS (or --methods).
 
     python tune_configs/ablation_rank.py --scenario HalfCheetah-2x3 --ranks 2 4 8 16 64 --seeds 3
     python tune_configs/ablation_rank.py --suite smax --map 3s5z --base lora-joint
@@ -26,11 +26,8 @@ def main() -> int:
     from lorasa_rllib.studies.options import read_options
     from lorasa_rllib.studies.run import run
 
-    description, own = (__doc__ or "").splitlines()[0], argparse.ArgumentParser(add_help=False)
-    add_options(own)
-    chosen = own.parse_known_args()[0]
-    methods = ["ps", *(f"{chosen.base}:r={rank}" for rank in chosen.ranks)]
-    options = read_options(None, description, None, methods, add_options)
+    description = (__doc__ or "").splitlines()[0]
+    options = read_options(None, description, None, ["ps"], add_options, variants)
     try:
         run(options)
     except (ValueError, ImportError) as error:
@@ -45,6 +42,10 @@ def main() -> int:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ranks", nargs="+", type=int, default=[4, 8, 16, 64], help="64 is dense in layers of 64")
     parser.add_argument("--base", default="lora", help="the method whose rank is varied")
+
+
+def variants(options: argparse.Namespace) -> list[str]:
+    return [f"{options.base}{',' if ':' in options.base else ':'}r={rank}" for rank in options.ranks]
 
 
 if __name__ == "__main__":

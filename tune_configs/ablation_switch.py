@@ -45,6 +45,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fork-at", default="0.1,0.3,0.5", help="steps (0.5M,1M) or shares of the budget at which adapters begin"
     )
+    parser.add_argument(
+        "--base", default="lora", help="the method whose switch is varied: lora, lora-role, lora:r=4 ..."
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -54,7 +56,7 @@ def analyze(
     from lorasa_rllib.studies.analyze import analyze as make
 
     folder = run_dir.expanduser().resolve()
-    _done(make(folder, out or folder / "analysis.html", env_steps, every_seed), as_json)
+    _done(make(folder, out or folder / "analysis.html", env_steps, every_seed, _command()), as_json)
 
 
 def compare(
@@ -73,7 +75,11 @@ def compare(
     """
     from lorasa_rllib.studies.compare import compare as make
 
-    _done(make([folder.expanduser().resolve() for folder in run_dir], out, baseline), as_json)
+    _done(make([folder.expanduser().resolve() for folder in run_dir], out, baseline, _command()), as_json)
+
+
+def _command() -> str:
+    return shlex.join(["lorasa", *sys.argv[1:]])
 
 
 def _done(report: Path, as_json: bool) -> None:

@@ -24,7 +24,8 @@ class AutoSwitch:
 
     The rule is ours. The paper's advice is to switch while the shared policy is competent and still rising: a plateau
     is too late, for the adapters need the rest of the budget. So `due` compares the least-squares slope of the return
-    over the last tenth of the budget with the steepest such slope so far, and says yes below a half of it.
+    over the last tenth of the budget with the steepest such slope so far, and says yes below a half of it. A run
+    of fewer than about fifty iterations has too few returns in a tenth of it: it switches at `LATEST`.
     """
 
     def __init__(self, total_env_steps: int):

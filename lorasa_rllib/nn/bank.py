@@ -48,6 +48,8 @@ class LoRAConfig:
         for name, rank in {"r": self.r, **self.rank_pattern}.items():
             if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
                 raise ValueError(f"r={rank!r} ({name}) must be an integer of at least 1.")
+        if not self.lora_alpha > 0:
+            raise ValueError(f"lora_alpha={self.lora_alpha!r} must be positive.")
         if self.init_lora_weights not in ("lorasa", "peft"):
             raise ValueError(f"init_lora_weights={self.init_lora_weights!r} must be 'lorasa' or 'peft'.")
 

@@ -48,10 +48,22 @@ class PolicyConfig:
                 "Set critic_input='agent_state'."
             )
 
+        if self.owners.num_adapters:
+            self._check_placement()
+
+    def _check_placement(self) -> None:
         layers = self.network.layers()
-        for pattern in self.lora.target_modules if self.owners.num_adapters else ():
-            if not any(fnmatch(layer, pattern) for layer in layers):
-                raise ValueError(f"target_modules: {pattern!r} matches no layer of this network; it has {layers}.")
+        for name in ("target_modules", "rank_pattern"):
+            for pattern in getattr(self.lora, name):
+                if not any(fnmatch(layer, pattern) for layer in layers):
+                    raise ValueError(f"{name}: {pattern!r} matches no layer of this network; it has {layers}.")
+        without = {"feature_norm", "gru.norm"} if not self.lora.adapt_norm else set()
+        without |= set() if self.spec.continuous else {"log_std"}
+        if not any(self.lora.rank_of(layer) for layer in layers if layer not in without):
+            raise ValueError(
+                f"target_modules={list(self.lora.target_modules)} leaves adapters without any parameter; name one of "
+                f"{[layer for layer in layers if layer not in without]}."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return {

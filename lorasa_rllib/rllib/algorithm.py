@@ -186,6 +186,12 @@ class TeamAlgorithm(PPO):
     # Checkpoints
 
     @override(PPO)
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Without what this run began with: a checkpoint holds all weights, and those files may be gone."""
+        config = self.config.copy(copy_frozen=False).sharing(backbone=None, adapters=None, fork_from=None)
+        return (config.get_state(),), {}
+
+    @override(PPO)
     def get_state(
         self,
         components: str | Collection[str] | None = None,

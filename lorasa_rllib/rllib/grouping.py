@@ -8,7 +8,9 @@ from typing import Any
 import ray
 
 from lorasa_rllib.learning.rollout import TeamRollout
+from lorasa_rllib.rllib.checkpoints import read_trained
 from lorasa_rllib.rllib.runner import TeamEnvRunner
+from lorasa_rllib.sharing.methods import takes
 from lorasa_rllib.sharing.seps import find_groups, transitions
 
 logger = logging.getLogger(__name__)
@@ -18,10 +20,18 @@ ENV_STEPS = 4000
 
 
 def with_groups(config: Any) -> Any:
-    """The config with `groups` found, where its sharing method needs them and none are given; else itself."""
+    """The config with `groups` found, where its sharing method needs them and none are given; else itself.
+
+    A run that goes on from another one with groups takes over those.
+    """
     if not config.needs_groups:
         return config
-    spec, rollout = config.team_spec(), random_rollout(config)
+    spec, begun = config.team_spec(), config.fork_checkpoint or config.backbone_checkpoint
+    if begun is not None:
+        owners = read_trained(begun).config.owners
+        if "groups" in takes(owners.method) and len(owners.backbone_of) == spec.num_agents:
+            return _grouped(config, owners.backbone_of)
+    rollout = random_rollout(config)
     data = transitions(
         rollout.obs,
         rollout.actions,
@@ -31,6 +41,10 @@ def with_groups(config: Any) -> Any:
     )
     groups = find_groups(data, spec.num_agents)
     logger.info("SePS shares actors in %d groups: %s", max(groups) + 1, dict(zip(spec.agents, groups, strict=True)))
+    return _grouped(config, groups)
+
+
+def _grouped(config: Any, groups: tuple[int, ...]) -> Any:
     found = config.copy(copy_frozen=False).sharing(groups=groups)
     found.freeze()
     return found

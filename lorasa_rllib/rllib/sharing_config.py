@@ -167,12 +167,13 @@ class SharingConfig(PPOConfig):
 
     def lora(self) -> LoRAConfig:
         """Size and placement of the adapters."""
+        targets: Any = self.lora_target_modules
         return LoRAConfig(
             r=self.lora_r,
             lora_alpha=self.lora_alpha,
             use_rslora=self.lora_use_rslora,
             init_lora_weights=self.lora_init_weights,  # type: ignore[arg-type]
-            target_modules=tuple(self.lora_target_modules),
+            target_modules=(targets,) if isinstance(targets, str) else tuple(targets),
             rank_pattern=dict(self.lora_rank_pattern),
             adapt_bias=self.lora_adapt_bias,
             adapt_norm=self.lora_adapt_norm,

@@ -4,8 +4,9 @@ An encoder gives every agent an embedding from which a decoder, with observation
 observation. Agents whose observations follow alike get alike embeddings; k-means makes groups of these.
 
 Ours, where the published code differs: features are standardised one by one (there by one smallest and largest value
-of all), next observations at the end of an episode are left out (there those of the next episode), and agents that
-cannot be told apart form one group, which also answers for teams of two, where no silhouette exists.
+of all), next observations at the end of an episode are left out (there those of the next episode), actions of the
+rollout are uniform (there those of untrained actors), and agents that cannot be told apart form one group, which also
+answers for teams of two, where no silhouette exists.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ KL_WEIGHT, LEARNING_RATE, BATCH, EPOCHS = 1e-4, 3e-4, 128, 10
 
 TOLD_APART = 2.0
 """Agents differ if the means of their embeddings lie more than this many standard deviations apart (ours)."""
+
+MOST_GROUPS = 20
+"""Of large teams: every number of groups costs a search of its own."""
 
 SEED = 42
 
@@ -97,7 +101,7 @@ def embed(data: Transitions, num_agents: int, seed: int = SEED) -> tuple[np.ndar
 
 
 def cluster(mean: np.ndarray, std: np.ndarray) -> tuple[int, ...]:
-    """[N] groups from embeddings [N, d]: k-means, k = 2 .. N - 1 with the best silhouette.
+    """[N] groups from embeddings [N, d]: k-means, k = 2 .. N - 1 (at most `MOST_GROUPS`) with the best silhouette.
 
     One group if no two agents can be told apart; otherwise a team of two has two groups.
     """
@@ -110,7 +114,8 @@ def cluster(mean: np.ndarray, std: np.ndarray) -> tuple[int, ...]:
     from sklearn.cluster import KMeans
     from sklearn.metrics import silhouette_score
 
-    found = {k: KMeans(k, n_init=10, random_state=SEED).fit_predict(mean) for k in range(2, agents)}
+    most = min(agents, MOST_GROUPS + 1)
+    found = {k: KMeans(k, n_init=10, random_state=SEED).fit_predict(mean) for k in range(2, most)}
     scores = {k: silhouette_score(mean, labels) for k, labels in found.items() if len(set(labels)) == k}
     labels = found[max(scores, key=scores.__getitem__)].tolist()
     first = list(dict.fromkeys(labels))

@@ -23,6 +23,7 @@ from lorasa_rllib.analysis.report import Part, write_report
 from lorasa_rllib.analysis.resources import counts
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.studies.curves import read_trial
+from lorasa_rllib.studies.run import COMMAND
 from lorasa_rllib.studies.trained import Trial, find_trials, load_policy_of, play
 
 ENVS, ENV_STEPS = 8, 2000
@@ -43,10 +44,13 @@ RESOURCES = (
 )
 
 
-def analyze(folder: Path, out: Path, env_steps: int = ENV_STEPS, every_seed: bool = False) -> Path:
+def analyze(
+    folder: Path, out: Path, env_steps: int = ENV_STEPS, every_seed: bool = False, command: str | None = None
+) -> Path:
     """Writes the report of an experiment's folder, or of one trial's, to `out`. Returns its path.
 
-    One trial of every method is shown, that with the lowest seed, unless every_seed. Raises ValueError if the folder
+    One trial of every method is shown, that with the lowest seed, unless every_seed. command: that the report says made
+    it, beside that of the study. Raises ValueError if the folder
     holds no trained policies.
     """
     trials = find_trials(folder)
@@ -74,9 +78,19 @@ def analyze(folder: Path, out: Path, env_steps: int = ENV_STEPS, every_seed: boo
             **{name: version(name) for name in ("lorasa-rllib", "ray", "torch")},
         }
         write_report(
-            out, f"Agents' policies: {folder.name}", facts, [*first, *parts], [f"lorasa analyze {folder.name}"]
+            out,
+            f"Agents' policies: {folder.name}",
+            facts,
+            [*first, *parts],
+            [*commands_of(folder), command or f"lorasa analyze {folder}"],
         )
     return out
+
+
+def commands_of(folder: Path) -> list[str]:
+    """How the study of an experiment or trial was called, where that is known."""
+    files = [place / COMMAND for place in (folder, folder.parent)]
+    return [next(file for file in files if file.is_file()).read_text().strip()] if any(map(Path.is_file, files)) else []
 
 
 def _trial(trial: Trial, temporary: Path, env_steps: int) -> tuple[list[Part], dict[str, object]]:

@@ -39,3 +39,4 @@ class StudyOptions:
     resume: bool
     smoke: bool
     fork_at: tuple[int, ...] = ()
+    fork_base: str = "lora"

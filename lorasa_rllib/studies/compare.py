@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,21 +12,28 @@ import pandas as pd
 from lorasa_rllib.analysis.report import Part, write_report
 from lorasa_rllib.analysis.score_figures import draw_aggregates, draw_improvement, draw_profile
 from lorasa_rllib.analysis.scores import WIN_RATE, aggregate, improvement, normalised, performance_profile, tidy
+from lorasa_rllib.studies.analyze import commands_of
 from lorasa_rllib.studies.methods import colours_of, label_of
 from lorasa_rllib.studies.table import COMPARED, final_returns, summary
+
+LEAST_SHARE = 0.95
+"""Of the longest run's steps on a task: budgets are rounded up to whole iterations."""
 
 SOURCE = "Agarwal et al. 2021 (arXiv 2108.13264): 95 % intervals by resampling seeds within every task."
 
 
-def compare(folders: Sequence[Path], out: Path, baseline: str | None = None) -> Path:
+def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, command: str | None = None) -> Path:
     """Writes the report of the experiments in `folders`, each with the curves.csv of a study, to `out`.
 
     baseline: the method in whose units returns are, with its algorithm in front where there are several ("mappo ps");
-    None: PS where it was run on every task, or returns as they are if there is only one. Raises ValueError for folders
-    without curves, and runs that appear twice.
+    None: PS where it was run on every task, or returns as they are if there is only one. command: that the report says
+    made it, beside those of the studies. Raises ValueError for folders without curves, runs that appear twice, and runs
+    of unequal length.
     """
     curves = _curves(folders)
-    scores = tidy(final_returns(curves))
+    finals = final_returns(curves)
+    _check_budgets(finals)
+    scores = tidy(finals)
     methods = list(dict.fromkeys(scores["method"]))
     returns = scores[scores["measure"] != WIN_RATE]
     if baseline is None and not returns.empty:
@@ -69,9 +77,20 @@ def compare(folders: Sequence[Path], out: Path, baseline: str | None = None) -> 
             "methods": len(methods),
             "runs": len(scores),
         }
-        named = " ".join(folder.name for folder in folders)
-        write_report(out, "Comparison of methods", facts, parts, [f"lorasa compare {named}"])
+        made = [line for folder in folders for line in commands_of(folder)]
+        named = shlex.join(["lorasa", "compare", *map(str, folders)])
+        write_report(out, "Comparison of methods", facts, parts, [*made, command or named])
     return out
+
+
+def _check_budgets(finals: pd.DataFrame) -> None:
+    for scenario, runs in finals.groupby("scenario"):
+        shortest, longest = runs.loc[runs["env_steps"].idxmin()], runs["env_steps"].max()
+        if shortest["env_steps"] < LEAST_SHARE * longest:
+            raise ValueError(
+                f"runs on {scenario} are not equally long: {shortest['method']}, seed {shortest['seed']}, ends after "
+                f"{shortest['env_steps']:,} steps, others after {longest:,}. Finish it (--resume), or leave it out."
+            )
 
 
 def _label(name: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lorasa_rllib.analysis.canvas import save
+from lorasa_rllib.analysis.palette import MARKERS
 from lorasa_rllib.studies.curves import has_wins
 from lorasa_rllib.studies.methods import colours_of, label_of
 from lorasa_rllib.studies.table import final_returns
@@ -20,10 +21,11 @@ ALGORITHMS = {"mappo": ("MAPPO", "-"), "a2po": ("A2PO", "--"), "ppo": ("", "-")}
 def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
     """One panel per scenario: mean over seeds as a line, lowest to highest seed as a band, phase switch dotted.
 
-    Colours tell methods, line styles algorithms. Battles: the win rate of greedy evaluations, else the return while
-    training.
+    Colours and marks tell methods, line styles algorithms. Battles: the win rate of greedy evaluations, else the return
+    while training.
     """
     wins, colours = has_wins(curves), colours_of(list(dict.fromkeys(curves["method"])))
+    marks = {method: MARKERS[k % len(MARKERS)] for k, method in enumerate(colours)}
     scenarios = list(dict.fromkeys(curves["scenario"]))
     figure, panels = _panels(len(scenarios), 4.2)
     for panel, scenario in zip(panels, scenarios, strict=True):
@@ -33,9 +35,8 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
             name, style = ALGORITHMS.get(algorithm, (algorithm, "-"))
             label = label_of(method)
             label = f"{name}, {label}" if len(algorithms) > 1 and name else label
-            _draw_method(
-                panel, runs, "evaluation_win_rate" if wins else "episode_return", label, colours[method], style
-            )
+            measure = "evaluation_win_rate" if wins else "episode_return"
+            _draw_method(panel, runs, measure, label, colours[method], marks[method] + style)
         panel.set_title(scenario)
         panel.set_xlabel("environment steps (millions)")
         panel.grid(alpha=0.25)
@@ -111,7 +112,9 @@ def _draw_method(panel: Any, runs: pd.DataFrame, measure: str, label: str, colou
         return
     grid = np.linspace(max(r["env_steps"].min() for r in by_seed), min(r["env_steps"].max() for r in by_seed), 200)
     values = np.stack([np.interp(grid, r["env_steps"], r[measure]) for r in by_seed])
-    (line,) = panel.plot(grid / 1e6, values.mean(0), style, label=label, color=colour, linewidth=1.8)
+    (line,) = panel.plot(
+        grid / 1e6, values.mean(0), style, label=label, color=colour, linewidth=1.6, markersize=5, markevery=25
+    )
     if len(by_seed) > 1:
         panel.fill_between(grid / 1e6, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
     adapted = runs[runs["phase"] == "adapters"]

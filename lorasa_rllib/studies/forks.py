@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,11 @@ from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.trials import TrialName, config_of, observed
 
 STEPS = "num_env_steps_sampled_lifetime"
-TRUNK = "lora"
 
 
-def fork_method(step: int) -> str:
+def fork_method(base: str, step: int) -> str:
     """The method whose adapter phase begins after so many steps."""
-    return f"{TRUNK}:switch={step}"
+    return f"{base}{',' if ':' in base else ':'}switch={step}"
 
 
 @dataclass
@@ -40,9 +40,15 @@ class ForkPoints(Callback):
 
 
 def fork_steps(options: StudyOptions, config: TeamConfig) -> tuple[int, ...]:
-    """`fork_at` rounded up to whole iterations."""
+    """`fork_at` rounded up to whole iterations. Raises ValueError if that leaves adapters no time."""
     batch = config.total_train_batch_size
-    return tuple(dict.fromkeys(-(-step // batch) * batch for step in options.fork_at))
+    steps = tuple(dict.fromkeys(-(-step // batch) * batch for step in options.fork_at))
+    if steps and steps[-1] >= options.total_env_steps:
+        raise ValueError(
+            f"--fork-at {options.fork_at[-1]}: the iteration that reaches it ends at {steps[-1]}, the budget is "
+            f"--total-env-steps {options.total_env_steps}; fork earlier."
+        )
+    return steps
 
 
 def trunks(options: StudyOptions) -> dict[TrialName, TeamConfig]:
@@ -50,7 +56,7 @@ def trunks(options: StudyOptions) -> dict[TrialName, TeamConfig]:
     named = {}
     for scenario in options.scenarios:
         for seed in options.seeds:
-            config = config_of(options, scenario, TRUNK, seed)
+            config = config_of(options, scenario, options.fork_base, seed)
             config.sharing(phase_switch=options.total_env_steps - 1)
             named[TrialName(scenario, "", options.algorithm, "trunk", seed)] = config
     return named
@@ -61,23 +67,25 @@ def forks(options: StudyOptions, checkpoints: dict[tuple[str, int], dict[int, st
     named = {}
     for (scenario, seed), by_step in checkpoints.items():
         for step, path in by_step.items():
-            config = config_of(options, scenario, TRUNK, seed).sharing(phase_switch=step, fork_from=path)
+            config = config_of(options, scenario, options.fork_base, seed).sharing(phase_switch=step, fork_from=path)
             config.copy(copy_frozen=False).validate()
-            name = TrialName(scenario, observed(options, scenario), options.algorithm, fork_method(step), seed)
+            method = fork_method(options.fork_base, step)
+            name = TrialName(scenario, observed(options, scenario), options.algorithm, method, seed)
             named[name] = config
     return named
 
 
-def whole_curves(curves: pd.DataFrame, trunk_curves: pd.DataFrame) -> pd.DataFrame:
-    """Curves of forks with those of their trunks before them, as if each had run from the start."""
+def whole_curves(curves: pd.DataFrame, trunk_curves: pd.DataFrame, forked: Collection[str]) -> pd.DataFrame:
+    """Curves of the methods in `forked` with those of their trunks before them, as if each had run from the start."""
     if trunk_curves.empty:
         return curves
     parts = []
     for (scenario, method, seed), fork in curves.groupby(["scenario", "method", "seed"], sort=False):
         before = trunk_curves[(trunk_curves["scenario"] == scenario) & (trunk_curves["seed"] == seed)]
         before = before[before["env_steps"] < fork["env_steps"].min()].copy()
-        if str(method).startswith(f"{TRUNK}:switch="):
+        if method in forked and len(before):
             before[["obs", "method"]] = fork.iloc[0][["obs", "method"]].tolist()
+            fork = fork.assign(seconds=fork["seconds"] + before["seconds"].max())
             parts.append(before)
         parts.append(fork)
     return pd.concat(parts, ignore_index=True)

@@ -16,8 +16,8 @@ from lorasa_rllib.studies.suites import SUITES
 FEED_FORWARD = "feedforward"
 
 
-def parser(description: str, name: str = "mamujoco") -> argparse.ArgumentParser:
-    """The command line of a study on a suite."""
+def parser(description: str, name: str = "mamujoco", one: bool = True) -> argparse.ArgumentParser:
+    """The command line of a study on a suite. one: with the options that describe a single method."""
     suite = SUITES[name]
     known = [name for name, method in METHODS.items() if suite.roles or method.adapter_key == "agent"]
     p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -26,11 +26,12 @@ def parser(description: str, name: str = "mamujoco") -> argparse.ArgumentParser:
     )
     p.add_argument("--algorithm", choices=["mappo", "a2po"], default="mappo", help="how policies are updated")
     variants = f"of {', '.join(known)}, and variants such as lora:r=16 or lora:on=head,switch=auto"
-    p.add_argument(
-        "--methods", nargs="+", metavar="METHOD", help=f"methods to compare, {variants}; overrides --sharing"
-    )
-    p.add_argument("--sharing", choices=list(SHARING), default="lora", help="one sharing method")
-    p.add_argument("--schedule", choices=["two_phase", "joint"], default="two_phase", help="schedule of --sharing lora")
+    overrides = "; overrides --sharing" if one else ""
+    p.add_argument("--methods", nargs="+", metavar="METHOD", help=f"methods to compare, {variants}{overrides}")
+    if one:
+        p.add_argument("--sharing", choices=list(SHARING), default="lora", help="one sharing method")
+        schedule = "schedule of --sharing lora"
+        p.add_argument("--schedule", choices=["two_phase", "joint"], default="two_phase", help=schedule)
     p.add_argument("--seeds", default="1", help="how many seeds, or a list such as 1,4,5 or 4,")
     p.add_argument("--total-env-steps", type=int, default=10_000_000, help="environment steps of every trial")
     switch = (
@@ -38,8 +39,9 @@ def parser(description: str, name: str = "mamujoco") -> argparse.ArgumentParser:
     )
     p.add_argument("--phase-switch", help=switch)
     if suite.roles:
-        whose = "adapters of agents or of their roles (unit types), for --sharing lora"
-        p.add_argument("--adapter-key", choices=["agent", "role"], default="agent", help=whose)
+        if one:
+            whose = "adapters of agents or of their roles (unit types), for --sharing lora"
+            p.add_argument("--adapter-key", choices=["agent", "role"], default="agent", help=whose)
         sees = "what the critic sees; default: the preset"
         p.add_argument("--state", choices=["global", "agent", "pruned"], help=sees)
     if suite.joints:
@@ -84,20 +86,25 @@ def read_options(
     suite: str | None = "mamujoco",
     methods: Sequence[str] | None = None,
     more: Callable[[argparse.ArgumentParser], None] | None = None,
+    variants: Callable[[argparse.Namespace], list[str]] | None = None,
 ) -> StudyOptions:
     """Parses and checks. Raises SystemExit with one message that names the option.
 
-    suite: whose scenarios; None: as --suite says. methods: what is compared unless --methods or --sharing say
-    otherwise. more: adds options of one script.
+    suite: whose scenarios; None: as --suite says. methods: what is compared unless --methods says otherwise; None: one
+    method, which --sharing and others describe. more: adds options of one script. variants: methods that these ask for,
+    compared beside --methods.
     """
     several, suite = suite is None, suite or _suite(arguments)
-    p = parser(description, suite)
+    p = parser(description, suite, one=methods is None)
     if several:
         p.add_argument("--suite", choices=list(SUITES), default=suite, help="whose scenarios; other options follow it")
     p.set_defaults(methods=None if methods is None else list(methods))
     if more is not None:
         more(p)
-    return study_of(p, p.parse_args(arguments), suite)
+    given = p.parse_args(arguments)
+    if variants is not None:
+        given.methods = [*given.methods, *variants(given)]
+    return study_of(p, given, suite)
 
 
 def _suite(arguments: Sequence[str] | None) -> str:
@@ -158,6 +165,7 @@ def study_of(p: argparse.ArgumentParser, a: argparse.Namespace, suite: str) -> S
         resume=a.resume,
         smoke=a.smoke,
         fork_at=fork_at,
+        fork_base=getattr(a, "base", "lora"),
     )
     return smoke(options) if a.smoke else options
 

@@ -72,7 +72,13 @@ There time limits count as defeats; here they are bootstrapped.
 SMAX = {"*": Preset(num_epochs=10, num_envs=32, steps=128, lr=2e-3, entropy_coeff=0.01, adapter_lr_scale=1.0)}
 """Ours: what wins 3s5z within 0.5 M steps. Its learning rate is high: thrice as much for adapters unlearns."""
 
-PRESETS = {"mamujoco": MAMUJOCO, "smac": SMAC, "smax": SMAX, "pettingzoo": {"*": Preset()}}
+PRESETS = {
+    "mamujoco": MAMUJOCO,
+    "smac": SMAC,
+    "smax": SMAX,
+    "pettingzoo": {"*": Preset()},
+    "synthetic": {"*": Preset()},
+}
 """Suite -> scenario -> preset; "*" is for all others."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +34,9 @@ from lorasa_rllib.studies.trials import TrialName, trials
 CHECKPOINTS = 10
 """Checkpoints in the course of a trial."""
 
+COMMAND = "command.txt"
+"""File beside a study's curves: how it was called."""
+
 TRUNKS = "_trunks"
 """Ending of the folder of backbones that others fork from."""
 
@@ -44,18 +49,21 @@ def run(options: StudyOptions) -> pd.DataFrame:
     console = Console(width=150)
     for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    configs = trials(options)
+    configs, forked = trials(options), dict[TrialName, Any]()
+    if options.fork_at:
+        fork_steps(options, next(iter(trunks(options).values())))  # refused before anything starts
     _start_ray(options, next(iter((configs or trunks(options)).values())))
     folder = f"{options.storage_path.rstrip('/')}/{options.name}"
     before = pd.DataFrame(columns=COLUMNS)
     if options.fork_at:
         checkpoints, before = _train_trunks(options, console)
-        configs |= forks(options, checkpoints)
+        forked = forks(options, checkpoints)
+        configs |= forked
     console.print(
         f"{len(configs)} trial(s) of {options.total_env_steps:,} environment steps; torch uses one thread each."
     )
     results = _fit(options, configs, console)
-    curves = whole_curves(_curves(configs, results), before)
+    curves = whole_curves(_curves(configs, results), before, {name.method for name in forked})
     report(console, curves, folder, {name: r.checkpoint for name, r in results.items()}, options)
     return curves
 
@@ -109,12 +117,12 @@ def _lines_of(result: Any) -> list[str]:
 def report(
     console: Console, curves: pd.DataFrame, folder: str, checkpoints: dict[str, Any], options: StudyOptions
 ) -> None:
-    """Writes curves.csv, table.csv and learning_curves.png into `folder`, a path or URI, and prints what a reader wants
-    to know."""
+    """Writes curves, table, figure and command into `folder`, a path or URI, and prints what a reader wants to know."""
     rows = summary(curves)
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary if "://" in folder else folder)
         write_csv(curves, here / "curves.csv")
+        (here / COMMAND).write_text(shlex.join(sys.argv) + "\n")
         write_csv(rows, here / "table.csv")
         draw_curves(curves, here / "learning_curves.png", SUITES[options.suite].title)
         if "://" in folder:

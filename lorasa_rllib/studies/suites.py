@@ -71,6 +71,10 @@ def _pettingzoo(options: StudyOptions, scenario: str) -> tuple[str, dict[str, An
     return "pettingzoo", {"env": scenario} | ({"max_episode_steps": SMOKE_EPISODE} if options.smoke else {})
 
 
+def _synthetic(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
+    return "synthetic", {"num_agents": int(scenario)}
+
+
 def _units(env_config: dict[str, Any]) -> str:
     return "local"
 
@@ -88,5 +92,8 @@ SUITES = {
     "pettingzoo": Suite(
         "env-name", "a module with a parallel environment", "mpe2.simple_spread_v3", _pettingzoo, _units, 10,
         "PettingZoo",
+    ),
+    "synthetic": Suite(
+        "num-agents", "a number of agents", "4", _synthetic, _units, 10, "synthetic team", pattern=r"[1-9]\d*"
     ),
 }  # fmt: skip

@@ -11,7 +11,7 @@ from lorasa_rllib.rllib.a2po import A2POConfig
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.mappo import MAPPOConfig
 from lorasa_rllib.studies.choices import StudyOptions
-from lorasa_rllib.studies.methods import BLOCKS, key_of_blocks, method_of
+from lorasa_rllib.studies.methods import BLOCKS, PLACEMENTS, key_of_blocks, method_of
 from lorasa_rllib.studies.options import FEED_FORWARD, in_files
 from lorasa_rllib.studies.presets import preset_of
 from lorasa_rllib.studies.suites import SUITES
@@ -112,10 +112,9 @@ def sharing_settings(options: StudyOptions, scenario: str, method: str, config: 
     own = dict(arm.settings)
     if options.smoke:
         own.pop("phase_switch", None)  # made for a longer run
-    if "target_modules" in own:  # placements name layers that only some networks have
+    if own.get("target_modules") in PLACEMENTS.values():  # they name layers that only some networks have
         layers = NetworkConfig(**config.network_settings).layers()
         own["target_modules"] = tuple(p for p in own["target_modules"] if any(fnmatch(layer, p) for layer in layers))
-        own["target_modules"] = own["target_modules"] or arm.settings["target_modules"]
     if (blocks := own.pop(BLOCKS, None)) is not None:
         own["adapter_key"] = key_of_blocks(blocks, config.team_spec().num_agents)
     scale = preset.adapter_lr_scale if options.adapter_lr_scale is None else options.adapter_lr_scale

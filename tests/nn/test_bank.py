@@ -77,6 +77,12 @@ def test_a_rank_below_one_or_not_whole_is_refused(bad):
         LoRAConfig(**bad)
 
 
+@pytest.mark.parametrize("alpha", [0, -1.0, float("nan")])
+def test_a_scale_that_is_not_positive_is_refused(alpha):
+    with pytest.raises(ValueError, match="lora_alpha="):
+        LoRAConfig(lora_alpha=alpha)
+
+
 def test_an_unknown_initialisation_is_refused():
     with pytest.raises(ValueError, match="init_lora_weights='gaussian'"):
         LoRAConfig(init_lora_weights="gaussian")

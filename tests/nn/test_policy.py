@@ -139,3 +139,28 @@ def test_ids_and_several_backbones_do_not_go_with_routing_by_role():
     several = Owners("x", (0, 1, 1), routed_by="role", num_adapters=3)
     with pytest.raises(ValueError, match="one shared backbone"):
         TeamPolicy(PolicyConfig(UNEQUAL, several))
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"rank_pattern": {"mpl.*": 2}}, r"rank_pattern: 'mpl\.\*' matches no layer"),
+        ({"target_modules": ("mlp.7",)}, r"target_modules: 'mlp\.7' matches no layer"),
+        ({"target_modules": ()}, "leaves adapters without any parameter"),
+        ({"target_modules": ("feature_norm",)}, "leaves adapters without any parameter"),
+    ],
+)
+def test_placements_that_mean_nothing_are_refused(lora, message):
+    with pytest.raises(ValueError, match=message):
+        PolicyConfig(UNEQUAL, owner_tables(3)["lora"], LoRAConfig(**lora), critic_input="agent_state")
+    PolicyConfig(UNEQUAL, owner_tables(3)["ps"], LoRAConfig(**lora), critic_input="agent_state")  # no adapters to place
+
+
+def test_what_only_some_networks_have_can_be_all_that_is_adapted():
+    norms = LoRAConfig(target_modules=("feature_norm",), adapt_norm=True)
+    policy = TeamPolicy(PolicyConfig(UNEQUAL, owner_tables(3)["lora"], norms, critic_input="agent_state"))
+    assert policy.parameters_of("adapters")
+    with pytest.raises(ValueError, match="leaves adapters without any parameter"):  # choices have no deviation
+        PolicyConfig(
+            team((4, 2), (2, 2), continuous=False), owner_tables(2)["lora"], LoRAConfig(target_modules=("log_std",))
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -73,6 +75,24 @@ def test_a_checkpoint_of_other_groups_is_refused(small_config, build, tmp_path):
     other = build(small_config("synthetic", TEAM).sharing("seps", groups=(0, 1, 0, 1)))
     with pytest.raises(ValueError, match=r"groups=\[0, 1, 1, 0\]"):
         other.restore_from_path(str(tmp_path / "checkpoint"))
+
+
+def test_a_run_that_goes_on_from_another_keeps_its_groups_and_its_checkpoint_stands_alone(
+    small_config, build, tmp_path
+):
+    """The groups are none that a search would find; the run begun from may be gone later."""
+    begun, groups = str(tmp_path / "begun"), (0, 1, 1, 0)
+    build(small_config("synthetic", TEAM).sharing("seps", groups=groups)).save_to_path(begun)
+    for start in ({"backbone": begun}, {"fork_from": begun}):
+        algo = build(small_config("synthetic", TEAM).sharing("seps", **start))
+        assert algo.config.sharing_groups == groups
+        algo.save_to_path(str(tmp_path / "later"))
+    shutil.rmtree(begun)
+    again = MAPPO.from_checkpoint(str(tmp_path / "later"))
+    try:
+        torch.testing.assert_close(answers(again), answers(algo), rtol=0, atol=0)
+    finally:
+        again.stop()
 
 
 @pytest.mark.parametrize(

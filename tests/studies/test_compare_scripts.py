@@ -10,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lorasa_rllib.studies.methods import PAPERS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -42,15 +44,16 @@ def smoke(script: str, folder: Path, *options: str) -> Path:
 
 @pytest.mark.slow
 def test_methods_are_compared_and_the_trials_analysed(tmp_path):
-    methods = ["ps", "nps", "seps-lora"]
-    folder = smoke("compare_methods.py", tmp_path, "--methods", *methods)
-    assert pd.read_csv(folder / "table.csv")["method"].tolist() == methods
+    folder = smoke("compare_methods.py", tmp_path)
+    assert tuple(pd.read_csv(folder / "table.csv")["method"]) == PAPERS
     told = run(tmp_path, "-m", "lorasa_rllib.cli", "analyze", str(folder), "--env-steps", "200", timeout=60)
     page = (folder / "analysis.html").read_text()
     assert told.strip().endswith("analysis.html")
     for shown in ("HalfCheetah-2x3_seps-lora_seed1", "How differently do they act?", "What have adapters become?"):
         assert shown in page
-    assert page.count("data:image/png") == 3 * 3 + 1  # distances, over training, layers; adapters of one method
+    assert page.count("data:image/png") == 3 * 6 + 2  # distances, over training, layers; adapters of two methods
+    commands = page.partition("<h2>Made by</h2>")[2]
+    assert "compare_methods.py --smoke" in commands and f"analyze {folder} --env-steps 200" in commands
     run(tmp_path, "-m", "lorasa_rllib.cli", "compare", str(folder), "--out", str(tmp_path / "all.html"), timeout=60)
     assert "Probability of improvement" in (tmp_path / "all.html").read_text()
 
@@ -73,7 +76,11 @@ def test_adapter_phases_fork_from_one_backbone(tmp_path):
 @pytest.mark.parametrize(
     ("script", "options", "methods"),
     [
-        ("ablation_rank.py", ["--ranks", "2", "64", "--suite", "pettingzoo"], ["ps", "lora:r=2", "lora:r=64"]),
+        (
+            "ablation_rank.py",
+            ["--ranks", "2", "64", "--suite", "pettingzoo", "--methods", "nps"],
+            ["nps", "lora:r=2", "lora:r=64"],
+        ),
         ("ablation_placement.py", ["--placements", "head"], ["ps", "lora:on=head"]),
     ],
 )
@@ -138,6 +145,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
 
     one = curves(tmp_path / "a", "mappo", ["nps", "lora"])
     two = curves(tmp_path / "b", "mappo", ["nps", "lora"], "two")
+    short = pd.read_csv(Path(one) / "curves.csv").assign(method="ps")
+    (tmp_path / "c").mkdir()
+    short[short["env_steps"] < 200].to_csv(tmp_path / "c" / "curves.csv", index=False)
+    assert main(["compare", one, str(tmp_path / "c")]) == 2
+    assert "ps, seed 1, ends after 100 steps, others after 200" in capsys.readouterr().err
     assert main(["compare", one, one]) == 2
     assert "run one local mappo nps 1 is in a and in a" in capsys.readouterr().err
     assert main(["compare", one, two]) == 2

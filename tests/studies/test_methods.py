@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
+from lorasa_rllib.studies.forks import fork_steps, forks, trunks, whole_curves
 from lorasa_rllib.studies.methods import METHODS, PAPERS, colours_of, key_of_blocks, label_of, method_of, steps_of
 from lorasa_rllib.studies.options import read_options
 from lorasa_rllib.studies.trials import trials
@@ -71,8 +73,9 @@ def test_neighbours_share_adapters():
 
 
 def test_a_pattern_that_matches_no_layer_is_refused_before_anything_starts():
-    with pytest.raises(ValueError, match=r"'conv\*' matches no layer"):
-        configs("--methods", "lora:on=conv*")
+    for placement in ("conv*", "conv*+head"):
+        with pytest.raises(ValueError, match=r"'conv\*' matches no layer"):
+            configs("--methods", f"lora:on={placement}")
 
 
 @pytest.mark.parametrize(("text", "steps"), [("12000", 12000), ("0.5M", 500_000), ("3k", 3000), ("0.3", 0.3)])
@@ -96,6 +99,47 @@ def test_forks_are_rounded_up_to_whole_iterations_and_must_lie_within_the_budget
     with pytest.raises(SystemExit):
         read_options(["--total-env-steps", "1000", "--fork-at", "2000"], "", more=add)
     assert "--fork-at=2000 must lie within the budget" in capsys.readouterr().err
+
+
+def test_forks_are_of_the_base_and_leave_adapters_time():
+    def add(parser):
+        parser.add_argument("--fork-at")
+        parser.add_argument("--base")
+
+    given = ["--total-env-steps", "100000", "--base", "lora:r=4", "--fork-at"]
+    options = read_options([*given, "0.1"], "", None, ["ps"], add)
+    (trunk,), (fork,) = trunks(options).values(), forks(options, {("HalfCheetah-2x3", 1): {12_000: "/nowhere"}})
+    assert trunk.lora_r == 4 and fork.method == "lora:r=4,switch=12000"
+    assert fork_steps(options, trunk) == (12_000,)
+    with pytest.raises(ValueError, match=r"--fork-at 99000.*ends at 100000"):
+        fork_steps(read_options([*given, "0.99"], "", None, ["ps"], add), trunk)
+
+
+def test_a_fork_took_as_long_as_its_trunk_and_itself():
+    def part(method, steps, seconds):
+        rows = {"scenario": "A", "obs": "local", "method": method, "seed": 1, "env_steps": steps, "seconds": seconds}
+        return pd.DataFrame(rows)
+
+    forked = part("lora:switch=20", [30, 40], [1.0, 2.0])
+    whole = whole_curves(
+        pd.concat([part("ps", [10, 40], [5.0, 9.0]), forked]),
+        part("trunk", [10, 20, 30], [3.0, 4.0, 6.0]),
+        {"lora:switch=20"},
+    )
+    assert whole.loc[whole["method"] == "lora:switch=20", "env_steps"].tolist() == [10, 20, 30, 40]
+    assert whole.groupby("method")["seconds"].max().to_dict() == {"lora:switch=20": 6.0, "ps": 9.0}
+
+
+@pytest.mark.parametrize("option", ["--sharing", "--schedule", "--adapter-key"])
+def test_options_of_one_method_are_refused_where_several_are_compared(option, capsys):
+    with pytest.raises(SystemExit):
+        read_options([option, "nps"], "", None, PAPERS)
+    assert option in capsys.readouterr().err
+
+
+def test_variants_are_compared_beside_the_methods():
+    options = read_options(["--methods", "nps"], "", None, ["ps"], variants=lambda given: ["lora:r=2"])
+    assert options.methods == ("nps", "lora:r=2")
 
 
 def test_scripts_for_several_suites_follow_the_option():
