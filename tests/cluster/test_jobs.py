@@ -53,7 +53,10 @@ def series(dashboard: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for group in json.loads(get(f"{dashboard}/api/prometheus/sd")):
         for target in group["targets"]:
-            text = get(f"http://{target}/metrics")
+            try:
+                text = get(f"http://{target}/metrics")
+            except OSError:  # told of, but not up yet: Prometheus would ask again later, too
+                continue
             for name, labels in re.findall(r"^ray_(lorasa_\w+)\{(.*)\} ", text, re.M):
                 found.setdefault(name, set()).add(labels)
     return found
