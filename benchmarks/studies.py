@@ -31,6 +31,8 @@ from lorasa_rllib.studies.suites import SUITES
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 MILLION = 1_000_000
+ENDS_WITHIN = 120
+"""Seconds for a run to save a checkpoint and end."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,12 @@ def work_off(queue: list[Run], slots: int, minutes: float, console: Console) -> 
                 console.print(f"{time.strftime('%H:%M')} {run.experiment} {told}", highlight=False)
     finally:  # Ctrl-C reaches this process only: runs are in groups of their own, and save what they have
         for process in running:
-            os.killpg(process.pid, signal.SIGTERM)
+            process.terminate()  # not the group: Ray's own processes are in it, and needed for saving
         for process in running:
-            process.wait(timeout=120)
+            try:
+                process.wait(timeout=ENDS_WITHIN)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def _next(waiting: Iterator[Run], free: int, until: float) -> Iterator[Run]:
