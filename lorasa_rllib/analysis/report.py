@@ -56,7 +56,10 @@ def write_report(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.write_text(page, encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(page)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)
 
 

@@ -33,11 +33,12 @@ def list_(checkpoint: Policy, as_json: AsJSON = False) -> None:
     saved = _read(checkpoint)
     owners, names = saved.config.owners, names_of_adapters(saved.config)
     rows = []
+    moves = _moves(saved)
     for k, name in enumerate(names):
         numbers = sum(bank[k].numel() for bank in saved.adapters().values())
         users = [a for a, own in zip(saved.config.spec.agents, owners.adapter_of, strict=False) if own == k]
         rows.append({"adapter": name, "agents": ", ".join(users), "rank": saved.config.lora.r, "parameters": numbers,
-                     "moves weights by": _moves(saved)[k]})  # fmt: skip
+                     "moves weights by": moves[k]})  # fmt: skip
     if as_json:
         show({"method": owners.method, "phase": saved.phase, "keyed_by": owners.routed_by, "adapters": rows})
         return
@@ -94,6 +95,7 @@ def export(
     out: Out,
     adapter: Annotated[str | None, typer.Option(help="Only this adapter; default: the whole policy.")] = None,
     critic: Annotated[bool, typer.Option(help="Keep the critic, to go on training.")] = True,
+    as_json: AsJSON = False,
 ) -> None:
     """Writes a policy, or one adapter, as files that anyone may open: safetensors and JSON, no pickle.
 
@@ -109,9 +111,11 @@ def export(
 
     saved = _read(checkpoint)
     if adapter is not None:
-        print(save_adapter(saved, adapter, out))
+        if not critic:
+            raise ValueError("--no-critic is for whole policies: an adapter has none.")
+        _tell(save_adapter(saved, adapter, out), as_json)
         return
-    print(save_policy(saved if critic else replace(saved, critic=None), out))
+    _tell(save_policy(saved if critic else replace(saved, critic=None), out), as_json)
 
 
 @app.command()
@@ -120,6 +124,7 @@ def merge(
     checkpoint: Policy,
     out: Out,
     roles: Annotated[str | None, typer.Option(help="The role each agent keeps, such as 0,0,1; keyed by role.")] = None,
+    as_json: AsJSON = False,
 ) -> None:
     """Folds adapters and ids into dense weights of each agent: separate policies (NPS) that act alike.
 
@@ -135,7 +140,7 @@ def merge(
         kept = None if roles is None else [int(part) for part in roles.split(",")]
     except ValueError:
         raise ValueError(f"--roles {roles} must list whole numbers, such as 0,0,1.") from None
-    _save(merged(_read(checkpoint), kept), out)
+    _save(merged(_read(checkpoint), kept), out, as_json)
 
 
 @app.command()
@@ -146,6 +151,7 @@ def add(
     like: Annotated[str, typer.Option(help="The agent (or role_2) it starts as a copy of.")],
     out: Out,
     plain: Annotated[bool, typer.Option(help="Start from the plain backbone instead of like's adapter.")] = False,
+    as_json: AsJSON = False,
 ) -> None:
     """Grows a team by an agent, or a bank by a role, warm-started from another one.
 
@@ -176,7 +182,7 @@ def add(
         if name not in names_of_adapters(edited.config):
             raise ValueError(f"{name} shares its adapter with others: leave --plain out.")
         edited = plain_adapters(edited, [name])
-    _save(edited, out)
+    _save(edited, out, as_json)
 
 
 @app.command()
@@ -184,9 +190,10 @@ def add(
 def transplant(
     checkpoint: Policy,
     adapter: Annotated[str, typer.Argument(help="The adapter that is replaced.")],
-    source: Annotated[Path, typer.Option("--from", help="Another policy, or the folder of an adapter.")],
+    source: Annotated[Path, typer.Option("--from", help="Another policy (as above), or the folder of an adapter.")],
     out: Out,
     name: Annotated[str, typer.Option("--name", help="Which adapter of --from, if that is a policy.")] = "",
+    as_json: AsJSON = False,
 ) -> None:
     """Replaces an adapter by one of another policy with the same network, effect unchanged.
 
@@ -199,8 +206,11 @@ def transplant(
     from lorasa_rllib.policies import adapters
     from lorasa_rllib.policies.folder import ADAPTER_CONFIG
 
-    given: Any = source.expanduser() if (source.expanduser() / ADAPTER_CONFIG).is_file() else _read(source)
-    _save(adapters.transplant(_read(checkpoint), adapter, given, name or adapter), out)
+    alone = (source.expanduser() / ADAPTER_CONFIG).is_file()
+    if alone and name:
+        raise ValueError(f"--name {name}: {source} holds a single adapter; leave --name out.")
+    given: Any = source.expanduser() if alone else _read(source)
+    _save(adapters.transplant(_read(checkpoint), adapter, given, name or adapter), out, as_json)
 
 
 @app.command()
@@ -243,10 +253,14 @@ def fold(
     _save_and_tell(folded(_read(checkpoint), r), out, as_json)
 
 
-def _save(saved: Any, out: Path) -> None:
+def _save(saved: Any, out: Path, as_json: bool) -> None:
     from lorasa_rllib.policies.folder import save_policy
 
-    print(save_policy(saved, out))
+    _tell(save_policy(saved, out), as_json)
+
+
+def _tell(path: Path, as_json: bool) -> None:
+    show({"folder": str(path)}) if as_json else print(path)
 
 
 def _save_and_tell(edited: Any, out: Path, as_json: bool) -> None:

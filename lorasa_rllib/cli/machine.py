@@ -78,9 +78,9 @@ def doctor(
     rows += [_row("processors", OK, f"{_cpus()} usable"), _row("GPUs", *_gpus())]
     rows += [_row(f"environment {name}", *_environment(name)) for name in ABOUT]
     rows.append(
-        _row("films (.mp4)", *_import("imageio_ffmpeg", 'pip install "lorasa-rllib[video]"; .gif works without'))
+        _row("films (.mp4)", *_import(("imageio_ffmpeg",), 'pip install "lorasa-rllib[video]"; .gif works without'))
     )
-    rows.append(_row("ONNX", *_import("onnxruntime", 'pip install "lorasa-rllib[onnx]"')))
+    rows.append(_row("ONNX", *_import(("onnxruntime", "onnxscript"), 'pip install "lorasa-rllib[onnx]"')))
     if not quick:
         rows.append(_row("drawing MuJoCo", *_program(DRAW, "install libegl1 (Debian), or set MUJOCO_GL=osmesa")))
         rows.append(_row("starting Ray", *_program(RAY, "see the log named in the message")))
@@ -108,7 +108,7 @@ print("through", os.environ["MUJOCO_GL"])
 RAY = """
 import logging, ray, time
 began = time.time()
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 assert ray.get(ray.remote(lambda: 7).remote(), timeout=60) == 7
 print(f"a task came back after {time.time() - began:.0f} s")
 """
@@ -162,10 +162,10 @@ def _gpus() -> tuple[str, str]:
     return (OK, ", ".join(names)) if names else (MISSING, f"none; {build}")
 
 
-def _import(package: str, remedy: str) -> tuple[str, str]:
+def _import(packages: tuple[str, ...], remedy: str) -> tuple[str, str]:
     from importlib.util import find_spec
 
-    return (OK, "") if find_spec(package) else (MISSING, remedy)
+    return (OK, "") if all(map(find_spec, packages)) else (MISSING, remedy)
 
 
 def _program(code: str, remedy: str) -> tuple[str, str]:

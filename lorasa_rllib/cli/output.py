@@ -27,9 +27,9 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> None
     drawn = Table(header_style="bold")
     for column in rows[0] if rows else ():
         numbers = all(isinstance(row[column], int | float) for row in rows)
-        drawn.add_column(column, justify="right" if numbers else "left", overflow="fold")
+        drawn.add_column(escape(column), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*map(text_of, row.values()))
+        drawn.add_row(*(escape(_printable(text_of(value))) for value in row.values()))
     console = Console()
     if not console.is_terminal:
         console = Console(width=150)
@@ -39,6 +39,11 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> None
     console.print(drawn)
     if note:
         console.print(f"[italic]{escape(note)}[/italic]", highlight=False)
+
+
+def _printable(text: str) -> str:
+    """Without control characters: names may come from files of others."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def text_of(value: Any) -> str:
@@ -76,6 +81,8 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **kwargs)
         except (ValueError, ImportError, NotImplementedError) as error:
             _end(2, error)
+        except OSError as error:
+            _end(2, f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
         except RuntimeError as error:
             _end(1, error)
         except KeyboardInterrupt:

@@ -11,7 +11,13 @@ import typer
 
 from lorasa_rllib.cli.output import AsJSON, complain, progress, show, table
 
-Policy = Annotated[Path, typer.Argument(help="A checkpoint, a trial's folder (its last checkpoint), or policy files.")]
+WHAT = (
+    "Policy files, or a checkpoint, or a trial's folder (its last checkpoint). Checkpoints are pickles, which run code "
+    "when they are read: only your own."
+)
+Policy = Annotated[Path, typer.Argument(help=WHAT)]
+Trust = Annotated[bool, typer.Option("--trust", help="Import whatever module policy files name as environment.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of environments and sampled actions.")]
 Changes = Annotated[list[str], typer.Option("--env", help="Settings of the environment: --env max_episode_steps=200.")]
 Sampled = Annotated[bool, typer.Option("--sampled", help="Draw actions from the policy instead of the likeliest.")]
 
@@ -20,15 +26,16 @@ def evaluate(
     checkpoint: Policy,
     episodes: Annotated[int, typer.Option(min=1, help="Episodes to play.")] = 32,
     sampled: Sampled = False,
-    seed: Annotated[int, typer.Option(help="Of environments and sampled actions.")] = 0,
+    seed: Seed = 0,
     num_envs: Annotated[int, typer.Option(min=1, help="Copies that are played side by side.")] = 8,
     env: Changes = [],  # noqa: B006 - never changed
+    trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
     """Plays episodes in the environment a policy was trained in, and tells returns (and wins) with 95 % intervals.
 
-    Ctrl-C ends early and tells what was played. RLlib checkpoints are pickles: only evaluate your own; policy files
-    (lorasa adapters export) are safe to take from others.
+    Ctrl-C ends early and tells what was played. Policy files (lorasa adapters export) are safe to take from others, as
+    long as you leave --trust out.
 
     [bold]Examples[/bold]
 
@@ -40,7 +47,7 @@ def evaluate(
     from lorasa_rllib.studies import playing
 
     saved = _read(checkpoint)
-    team = playing.environment_of(saved, min(num_envs, episodes), _changes(env))
+    team = playing.environment_of(saved, min(num_envs, episodes), _changes(env), trusted=_trusted(checkpoint, trust))
     played: list[playing.Episode] = []
     interrupted = False
     try:
@@ -70,13 +77,14 @@ def render(
     steps: Annotated[int, typer.Option(min=1, help="Environment steps at most; an episode's end ends the film.")] = 300,
     fps: Annotated[int, typer.Option(min=1, help="Pictures per second.")] = 25,
     sampled: Sampled = False,
-    seed: Annotated[int, typer.Option(help="Of environment and sampled actions.")] = 0,
+    seed: Seed = 0,
     env: Changes = [],  # noqa: B006 - never changed
+    trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
     """Films a team at work, without a screen: MuJoCo bodies, SMAX battles, PettingZoo games that can draw themselves.
 
-    .mp4 needs the extra [video], .gif nothing. MuJoCo draws through EGL, or what MUJOCO_GL names (osmesa).
+    .mp4 needs the extra \\[video], .gif nothing. MuJoCo draws through EGL, or what MUJOCO_GL names (osmesa).
 
     [bold]Examples[/bold]
 
@@ -89,15 +97,21 @@ def render(
     from lorasa_rllib.studies import playing
 
     saved, out = _read(checkpoint), out.expanduser()
-    team = playing.environment_of(saved, 1, _changes(env), rendered=True)
+    team = playing.environment_of(saved, 1, _changes(env), rendered=True, trusted=_trusted(checkpoint, trust))
     try:
         with progress() as bar:
             task = bar.add_task("pictures", total=steps)
             shown = lambda step: bar.update(task, completed=step)  # noqa: E731
-            pictures = playing.record(team, LoadedPolicy(saved), out, steps, fps, not sampled, seed, shown)
+            pictures, interrupted = playing.record(team, LoadedPolicy(saved), out, steps, fps, not sampled, seed, shown)
     finally:
         team.close()
-    show({"film": str(out), "pictures": pictures}) if as_json else print(f"{out}: {pictures} pictures")
+    if as_json:
+        show({"film": str(out), "pictures": pictures, "interrupted": interrupted})
+    else:
+        print(f"{out}: {pictures} pictures")
+    if interrupted:
+        complain("interrupted: the film is shorter")
+        raise typer.Exit(130)
 
 
 def export(
@@ -139,6 +153,13 @@ def _read(path: Path) -> Any:
     return read_trained(path)
 
 
+def _trusted(path: Path, trust: bool) -> bool:
+    """Whether what a policy names as its environment may be imported: a checkpoint has run its code already."""
+    from lorasa_rllib.policies.folder import is_policy
+
+    return trust or not is_policy(path.expanduser())
+
+
 def _changes(pairs: list[str]) -> dict[str, Any]:
     changes = {}
     for pair in pairs:
@@ -156,8 +177,10 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
     """What an evaluation found, as a row of a table."""
     row = {"actions": found["actions"], "episodes": found.get("episodes", 0)}
     if "return_mean" in found:
-        low, high = found["return_interval"]
-        row |= {"return": f"{found['return_mean']:,.1f}", "95 % interval": f"{low:,.1f} to {high:,.1f}"}
+        row |= {"return": f"{found['return_mean']:,.1f}"}
+        if found["return_interval"] is not None:
+            low, high = found["return_interval"]
+            row |= {"95 % interval": f"{low:,.1f} to {high:,.1f}"}
         row |= {"lowest": found["return_min"], "highest": found["return_max"], "length": found["length_mean"]}
     if "win_rate" in found:
         low, high = found["win_rate_interval"]

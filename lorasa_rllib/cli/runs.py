@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import sys
@@ -12,22 +13,18 @@ import typer
 
 from lorasa_rllib.cli.output import AsJSON, show
 
-ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--explain"]}
-"""Options of `train` are those of the Tune scripts, which read them themselves, --help included."""
+ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""Options of `train` are those of tune_configs/compare_methods.py, read as there, --help included."""
 
 
 def train(context: typer.Context) -> None:
-    """Trains methods side by side with Ray Tune; see `lorasa train --help` for all options.
+    """Trains methods side by side with Ray Tune.
 
-    The options are those of tune_configs/compare_methods.py. Ctrl-C saves a checkpoint of every running trial; the same
-    command with --resume goes on.
+    Ctrl-C saves a checkpoint of every running trial; the same command with --resume goes on.
 
-    [bold]Examples[/bold]
-
+    Examples
       lorasa train --scenario HalfCheetah-2x3 --methods ps lora lora-joint --seeds 3
-
       lorasa train --suite smax --map 3s5z --methods lora-role --total-env-steps 1000000
-
       lorasa train --smoke
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
@@ -35,11 +32,13 @@ def train(context: typer.Context) -> None:
     from lorasa_rllib.studies.options import read_options
     from lorasa_rllib.studies.run import run
 
-    run(read_options(context.args, "Trains methods side by side with Ray Tune.", None))
+    run(read_options(context.args, inspect.cleandoc(train.__doc__ or ""), None, prog="lorasa train"))
 
 
 def analyze(
-    run_dir: Annotated[Path, typer.Argument(help="Folder of an experiment, or of one of its trials.")],
+    run_dir: Annotated[
+        Path, typer.Argument(help="Folder of an experiment, or of a trial; checkpoints are pickles: only your own.")
+    ],
     out: Annotated[Path | None, typer.Option(help="The HTML file; default: analysis.html in RUN_DIR.")] = None,
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps that policies are compared on.")] = 2000,
     every_seed: Annotated[bool, typer.Option(help="All trials, not only the first seed of each method.")] = False,

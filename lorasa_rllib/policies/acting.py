@@ -37,8 +37,12 @@ class LoadedPolicy:
 
     def __init__(self, saved: SavedPolicy, device: str = "cpu", seed: int | None = None):
         self.saved = saved
-        self._device = torch.device(device)
-        self._actor = acting_form(saved.actor().to(self._device), saved.adapters_on)
+        try:
+            self._device = torch.device(device)
+            actor = saved.actor().to(self._device)
+        except (RuntimeError, AssertionError) as error:  # torch has a kind for each build
+            raise ValueError(f"device {device!r} cannot be used here: {error}") from error
+        self._actor = acting_form(actor, saved.adapters_on)
         self._extra = {"adapters": saved.adapters_on}
         self._generator = torch.Generator(self._device)
         self.seed(seed)
@@ -118,14 +122,14 @@ class LoadedPolicy:
         if self._by_role:
             if roles is None:
                 raise ValueError("adapters are keyed by role: give roles, a whole number for each row.")
-            rows["roles"] = self._rows(roles, "roles", (*lead, width), torch.int64)
+            rows["roles"] = self._rows(roles, "roles", (*lead, width), torch.int64, whole=True)
         if self.spec.has_masks and not self.spec.continuous:
             if mask is None:
                 raise ValueError("the environment says which choices are available: give mask, bool [..., n, choices].")
-            rows["masks"] = self._rows(mask, "mask", (*lead, width, self.spec.action_size), torch.bool)
+            rows["masks"] = self._rows(mask, "mask", (*lead, width, self.spec.action_size), torch.bool, whole=True)
         if self.recurrent:
             if state is not None:
-                rows["state"] = self._rows(state, "state", (*lead, width, self._hidden), torch.float32)
+                rows["state"] = self._rows(state, "state", (*lead, width, self._hidden), torch.float32, whole=True)
             obs = obs[None]
             rows |= {name: rows[name][None] for name in ("roles", "masks") if name in rows}
         with torch.inference_mode():
@@ -145,24 +149,30 @@ class LoadedPolicy:
         centre, half = (low + high) / 2, (high - low) / 2
         return np.minimum(np.maximum(clipped * half + centre, low), high)
 
-    def _rows(self, given: Any, name: str, last: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An argument as a tensor on the device, its last axes checked."""
+    def _rows(self, given: Any, name: str, last: tuple[int, ...], dtype: torch.dtype, whole: bool = False) -> Tensor:
+        """An argument as a tensor on the device, its last axes checked (whole: it has no others)."""
         if not isinstance(given, Tensor):
             array = np.asarray(given)
+            if array.dtype.kind not in "fiub":
+                raise ValueError(f"{name} must be numbers, not {type(given).__name__} of {array.dtype}.")
             given = torch.from_numpy(array if array.flags.writeable else array.copy())
         tensor = given
         if tensor.dtype is not dtype or tensor.device != self._device:
             tensor = tensor.to(self._device, dtype)
-        if tensor.shape[-len(last) :] != last:
-            raise ValueError(f"{name} has shape {list(tensor.shape)}; its last axes must be {list(last)}.")
+        if tensor.shape[-len(last) :] != last or (whole and tensor.dim() > len(last)):
+            be = "it must be" if whole else "its last axes must be"
+            raise ValueError(f"{name} has shape {list(tensor.shape)}; {be} {list(last)}.")
         return tensor
 
     def _indices(self, agents: Sequence[Any]) -> tuple[int, ...]:
-        if unknown := [
-            a for a in agents if not (a in self._index if isinstance(a, str) else 0 <= a < len(self.agents))
-        ]:
+        if unknown := [a for a in agents if not self._knows(a)]:
             raise ValueError(f"the policy has no agents {unknown}; it has {list(self.agents[:20])}.")
         return tuple(self._index[agent] if isinstance(agent, str) else int(agent) for agent in agents)
+
+    def _knows(self, agent: Any) -> bool:
+        if isinstance(agent, str):
+            return agent in self._index
+        return isinstance(agent, int | np.integer) and 0 <= int(agent) < len(self.agents)
 
     def _one(self, obs: Any, state: Any, agent: Any, roles: Any, mask: Any, greedy: bool) -> tuple[Any, Any]:
         """One agent: no axis of agents, and its own sizes."""
@@ -172,18 +182,19 @@ class LoadedPolicy:
             raise ValueError(f"observations of {self.agents[n]} must end in {self.spec.obs_sizes[n]}, not {obs.shape}.")
         padded = np.zeros((*obs.shape[:-1], 1, self.spec.obs_size), np.float32)
         padded[..., 0, : obs.shape[-1]] = obs
-        given = {"roles": roles, "mask": self._padded_mask(mask)}
+        given = {"roles": roles, "mask": None if mask is None else self._padded_mask(mask, n)}
         rows = {name: np.asarray(x)[..., None] if name == "roles" else x for name, x in given.items() if x is not None}
         carried = None if state is None else np.asarray(state)[..., None, :]
         actions, after = self.act(padded, carried, agents=(n,), greedy=greedy, **rows)
         own = actions[..., 0, : self.spec.action_sizes[n]] if self.spec.continuous else actions[..., 0]
         return own, None if after is None else after[..., 0, :]
 
-    def _padded_mask(self, mask: Any) -> np.ndarray | None:
+    def _padded_mask(self, mask: Any, agent: int) -> np.ndarray:
         """[..., choices of the agent] -> [..., 1, choices of the team]."""
-        if mask is None:
-            return None
         given = np.asarray(mask, bool)
+        if given.shape[-1:] != (self.spec.action_sizes[agent],):
+            choices = self.spec.action_sizes[agent]
+            raise ValueError(f"mask of {self.agents[agent]} must end in {choices} choices, not {list(given.shape)}.")
         padded = np.zeros((*given.shape[:-1], 1, self.spec.action_size), bool)
         padded[..., 0, : given.shape[-1]] = given
         return padded
@@ -204,11 +215,18 @@ class LoadedPolicy:
                     f"observations of {name} must have {self.spec.obs_sizes[n]} entries, not {len(given)}."
                 )
             row[: len(given)] = given
+        for what, values in (("roles", roles), ("mask", mask), ("state", state)):
+            if values is not None and not isinstance(values, Mapping):
+                raise ValueError(f"observations are by name, so {what} must be, too, not {type(values).__name__}.")
+            if values is not None and what != "state" and (missing := [n for n in names if n not in values]):
+                raise ValueError(f"{what} of {missing} is missing.")
         rows: dict[str, Any] = {}
         if roles is not None:
             rows["roles"] = np.array([roles[name] for name in names])
         if mask is not None:
-            rows["mask"] = np.concatenate([self._padded_mask(np.asarray(mask[name])) for name in names])
+            rows["mask"] = np.concatenate(
+                [self._padded_mask(mask[name], n) for n, name in zip(who, names, strict=True)]
+            )
         carried = None
         if self.recurrent and state:
             nothing = np.zeros(self._hidden, np.float32)  # of agents that were not there before

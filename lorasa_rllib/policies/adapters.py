@@ -46,7 +46,8 @@ def transplant(target: SavedPolicy, name: str, source: SavedPolicy | str | Path,
     """The target with its adapter `name` replaced by one of another policy with the same network, or of a file.
 
     The update s B A is carried over exactly, whatever the scales, where the source's rank is not above the target's.
-    source: a policy, with `source_name`; or an adapter's folder.
+    source: a policy, with `source_name`; or an adapter's folder. A target still in its backbone phase, whose own
+    adapters have no effect yet, goes on to the adapter phase.
     """
     k = index_of_adapter(target.config, name)
     if isinstance(source, SavedPolicy):
@@ -62,7 +63,8 @@ def transplant(target: SavedPolicy, name: str, source: SavedPolicy | str | Path,
     for layer, value in fitted.items():
         weights[layer] = weights[layer].clone()
         weights[layer][k] = value
-    return target.edited(f"transplanted {origin} to {name}", weights=weights)
+    phase = target.phase if target.adapters_on else "adapters"
+    return target.edited(f"transplanted {origin} to {name}", weights=weights, phase=phase)
 
 
 def truncated(saved: SavedPolicy, r: int) -> tuple[SavedPolicy, list[Change]]:
@@ -82,6 +84,8 @@ def folded(saved: SavedPolicy, r: int | None = None) -> tuple[SavedPolicy, list[
     _check_has_adapters(saved)
     if saved.config.owners.num_backbones > 1:
         raise ValueError("folding needs one shared backbone; this policy has several.")
+    if not saved.adapters_on:
+        raise ValueError("this policy is in its backbone phase, in which adapters have no effect: nothing to fold.")
     updates, weights = updates_of(saved), dict(saved.weights)
     features = {name: layer.in_size for name, layer in _linear(saved.actor())}
     for name, update in updates.items():

@@ -41,6 +41,8 @@ class AgentNetwork(nn.Module):
         by_role = saved.config.owners.routed_by == "role" and saved.adapters_on
         if by_role and role is None:
             raise ValueError("adapters are keyed by role: say which role the agent keeps.")
+        if role is not None and not by_role:
+            raise ValueError("a role is for policies whose adapters are keyed by role; leave it out.")
         dense = merged(saved, [role or 0] * spec.num_agents if by_role else None)
         actor, obs, act = dense.actor(), spec.obs_sizes[n], spec.action_sizes[n]
         self.obs_size, self.num_choices = obs, 0 if spec.continuous else act

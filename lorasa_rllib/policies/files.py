@@ -9,6 +9,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,9 +37,8 @@ class PolicyFileError(ValueError):
 def read_json(path: Path) -> Any:
     """The contents of a JSON file: no duplicate names, no NaN, no number that could not be a size."""
     try:
-        if path.stat().st_size > JSON_LIMIT:
-            raise PolicyFileError(f"{path} is too large to be a description of a policy.")
-        data = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
+        contents = _contents(path, JSON_LIMIT, "too large to be a description of a policy")
+        data = json.loads(contents, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
         _check_numbers(data)
     except OSError as error:
         raise PolicyFileError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -53,9 +53,8 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
     """The float32 tensors of a safetensors file. Raises PolicyFileError unless they are just `expected`, and finite."""
     payload = 4 * sum(math.prod(shape) for shape in expected.values())
     try:
-        if path.stat().st_size > payload + HEADER_LIMIT:
-            raise PolicyFileError(f"{path} is larger than the policy it belongs to ({payload:,} bytes).")
-        found = dict(safetensors.deserialize(path.read_bytes()))
+        too_large = f"larger than the policy it belongs to ({payload:,} bytes)"
+        found = dict(safetensors.deserialize(_contents(path, payload + HEADER_LIMIT, too_large)))
     except OSError as error:
         raise PolicyFileError(f"{path} cannot be read: {error.strerror or error}.") from error
     except safetensors.SafetensorError as error:
@@ -74,6 +73,17 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
     if wrong := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise PolicyFileError(f"{path} holds NaN or infinite numbers, in {wrong[0]}.")
     return {name: torch.tensor(array) for name, array in arrays.items()}
+
+
+def _contents(path: Path, limit: int, too_large: str) -> bytes:
+    """The bytes of an ordinary file: devices never end, and pipes keep one waiting."""
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise PolicyFileError(f"{path} is no ordinary file.")
+        if about.st_size > limit:
+            raise PolicyFileError(f"{path} is {too_large}.")
+        return file.read(about.st_size)
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:

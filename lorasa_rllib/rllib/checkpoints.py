@@ -31,7 +31,7 @@ def readable(path: Any) -> Iterator[None]:
     """Turns what goes wrong while reading a damaged or foreign checkpoint into one ValueError that names it."""
     try:
         yield
-    except (EOFError, pickle.UnpicklingError, FileNotFoundError, IsADirectoryError, AttributeError, KeyError) as error:
+    except (EOFError, pickle.UnpicklingError, OSError, AttributeError, LookupError, TypeError) as error:
         raise ValueError(
             f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}). It is incomplete, damaged or not "
             "a checkpoint of this package; restore an earlier one."

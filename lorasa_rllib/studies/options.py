@@ -16,11 +16,15 @@ from lorasa_rllib.studies.suites import SUITES
 FEED_FORWARD = "feedforward"
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults of options, and examples as they are written."""
+
+
 def parser(description: str, name: str = "mamujoco", one: bool = True) -> argparse.ArgumentParser:
     """The command line of a study on a suite. one: with the options that describe a single method."""
     suite = SUITES[name]
     known = [name for name, method in METHODS.items() if suite.roles or method.adapter_key == "agent"]
-    p = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = argparse.ArgumentParser(description=description, formatter_class=_Help)
     p.add_argument(
         f"--{suite.option}", nargs="+", default=[suite.default], dest="scenario", help=f"{suite.form}; one or more"
     )
@@ -87,6 +91,7 @@ def read_options(
     methods: Sequence[str] | None = None,
     more: Callable[[argparse.ArgumentParser], None] | None = None,
     variants: Callable[[argparse.Namespace], list[str]] | None = None,
+    prog: str | None = None,
 ) -> StudyOptions:
     """Parses and checks. Raises SystemExit with one message that names the option.
 
@@ -96,6 +101,7 @@ def read_options(
     """
     several, suite = suite is None, suite or _suite(arguments)
     p = parser(description, suite, one=methods is None)
+    p.prog = prog or p.prog
     if several:
         p.add_argument("--suite", choices=list(SUITES), default=suite, help="whose scenarios; other options follow it")
     p.set_defaults(methods=None if methods is None else list(methods))

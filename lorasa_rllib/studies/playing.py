@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,10 +29,17 @@ class Episode:
     won: bool | None
 
 
-def environment_of(saved: SavedPolicy, num_envs: int, changes: dict[str, Any], rendered: bool = False) -> VectorTeamEnv:
+KNOWN_GAMES = re.compile(r"(mpe2|pettingzoo)\.[\w.]+")
+"""Modules that files of others may name: nothing but a game happens when they are imported."""
+
+
+def environment_of(
+    saved: SavedPolicy, num_envs: int, changes: dict[str, Any], rendered: bool = False, trusted: bool = False
+) -> VectorTeamEnv:
     """The environments that a policy was trained in, with some settings changed.
 
-    Raises ValueError if the policy does not say which, or if its team is not that of the environment.
+    trusted: whether the policy's files may name any Python module as their environment; importing one runs its code.
+    Raises ValueError if the policy does not say which environment, if that cannot be made, or has another team.
     """
     name = saved.origin.environment
     if name is None:
@@ -39,9 +48,21 @@ def environment_of(saved: SavedPolicy, num_envs: int, changes: dict[str, Any], r
             "data). Use lorasa_rllib.load_policy and step the environment yourself."
         )
     env_config = {**saved.origin.env_config, **changes}
-    if rendered:
-        env_config = environment_class(name).to_be_rendered(env_config)
-    env = make_environment(name, num_envs, env_config)
+    game = env_config.get("env")
+    if name == "pettingzoo" and not (trusted or "env" in changes or KNOWN_GAMES.fullmatch(str(game))):
+        raise ValueError(
+            f"these files name the Python module {game!r} as their environment, and importing it runs its code. If you "
+            "trust where they come from: --trust."
+        )
+    try:
+        if rendered:
+            env_config = environment_class(name).to_be_rendered(env_config)
+        env = make_environment(name, num_envs, env_config)
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:  # whatever a simulator makes of settings it does not know
+        facts = f"{type(error).__name__}: {error}"
+        raise ValueError(f"environment {name!r} cannot be made with {env_config}: {facts}") from error
     for what in ("agents", "obs_sizes", "action_sizes"):
         mine, theirs = getattr(saved.config.spec, what), getattr(env.spec, what)
         if mine != theirs:
@@ -78,15 +99,15 @@ def episodes(env: VectorTeamEnv, policy: LoadedPolicy, count: int, greedy: bool,
 
 
 def statistics(played: Sequence[Episode]) -> dict[str, Any]:
-    """Means with 95 % intervals: bootstrapped (BCa) for returns, Wilson's for win rates. Empty without episodes."""
+    """Means with 95 % intervals: bootstrapped (BCa) for returns, Wilson's for win rates. Empty without episodes; one
+    episode has no interval of its return."""
     if not played:
         return {}
     found = np.array([episode.team_return for episode in played])
-    low, high = _interval(found)
     answer: dict[str, Any] = {
         "episodes": len(played),
         "return_mean": float(found.mean()),
-        "return_interval": [low, high],
+        "return_interval": list(_interval(found)) if len(found) > 1 else None,
         "return_min": float(found.min()),
         "return_max": float(found.max()),
         "length_mean": float(np.mean([episode.length for episode in played])),
@@ -109,28 +130,42 @@ def record(
     greedy: bool,
     seed: int,
     shown: Callable[[int], None] = lambda step: None,
-) -> int:
-    """Films the first copy for so many steps, or one episode if that is shorter. Returns the number of pictures.
+) -> tuple[int, bool]:
+    """Films the first copy for so many steps, or one episode if that is shorter.
 
     path: .mp4 (needs the extra [video]) or .gif. The file appears when it is whole; an interruption ends the film, and
-    what there is of it is kept.
+    what there is of it is kept. Returns the number of pictures, and whether it was interrupted. Raises RuntimeError if
+    nothing can be drawn here.
     """
-    pictures = 0
+    pictures, interrupted = 0, False
     policy.seed(seed)
     with _film(path, fps) as add:
         step, state = env.reset(seed), None
         try:
             for pictures in range(1, steps + 1):
-                add(env.render())
+                add(_picture(env))
                 actions, state = policy.act(step.obs, state, roles=step.roles, mask=step.masks, greedy=greedy)
                 step = env.step(actions)
                 shown(pictures)
                 if 0 in step.ended:
                     break
         except KeyboardInterrupt:
+            interrupted = True
             if pictures < 2:
                 raise
-    return pictures
+    return pictures, interrupted
+
+
+def _picture(env: VectorTeamEnv) -> np.ndarray:
+    try:
+        return env.render()
+    except (ValueError, ImportError, NotImplementedError):
+        raise
+    except Exception as error:  # graphics libraries fail in their own ways
+        raise RuntimeError(
+            f"drawing failed ({type(error).__name__}: {error}). `lorasa doctor` tells what draws here; MUJOCO_GL=egl "
+            "or osmesa chooses."
+        ) from error
 
 
 class _film:
@@ -161,12 +196,14 @@ class _film:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self._writer.close()
         if kind is None:
+            with self._part.open("rb") as film:
+                os.fsync(film.fileno())
             self._part.replace(self._path)
         self._part.unlink(missing_ok=True)
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
-    if len(values) < 2 or np.ptp(values) == 0:
+    if np.ptp(values) == 0:
         return float(values.min()), float(values.max())
     from scipy.stats import bootstrap
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,8 +18,9 @@ import typer
 
 from lorasa_rllib import load_policy
 from lorasa_rllib.cli import app, machine, main
-from lorasa_rllib.policies.folder import read_policy, save_policy
+from lorasa_rllib.policies.folder import read_policy, save_adapter, save_policy
 from lorasa_rllib.policies.saved import Origin, saved
+from lorasa_rllib.rllib.checkpoints import BUILT_FROM, MODULE, STATE
 from tests.helpers import make_policy, owner_tables, team
 
 CHEETAH = {"scenario": "HalfCheetah", "agent_conf": "2x3", "obs": "local", "agent_obsk": 1, "max_episode_steps": 30}
@@ -41,6 +44,23 @@ def roles(tmp_path_factory) -> Path:
     return save_policy(
         saved(make_policy(spec, owner_tables(3)["role"]).float()), tmp_path_factory.mktemp("r") / "roles"
     )
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory, policy) -> dict[str, Path]:
+    """What others might hand one."""
+    folder = tmp_path_factory.mktemp("others")
+    made = make_policy(team((3,) * 2, (2,) * 2), owner_tables(2)["lora"]).float()
+    harm = {"env": "subprocess:getoutput", "cmd": f"touch {folder}/harmed"}
+    foreign = folder / "foreign" / MODULE
+    foreign.mkdir(parents=True)
+    for name in (STATE, BUILT_FROM):
+        (foreign / name).write_bytes(pickle.dumps([1]))
+    return {
+        "EVIL": save_policy(saved(made, Origin("MAPPO", "pettingzoo", harm, 0)), folder / "evil"),
+        "ONE": save_adapter(read_policy(policy), "agent_1", folder / "one"),
+        "FOREIGN": folder / "foreign",
+    }
 
 
 def answer(capsys, *arguments, status=0):
@@ -173,12 +193,28 @@ def test_films_are_made_without_a_screen(policy, capsys, tmp_path):
         (["adapters", "add", "POLICY", "agent_0", "--like", "agent_1", "-o", "x"], "has an agent 'agent_0' already"),
         (["adapters", "add", "ROLES", "role_9", "--like", "role_1", "-o", "x"], "the next role is role_3"),
         (["nonsense"], "No such command 'nonsense'"),
+        (["evaluate", "POLICY", "--env", "nonsense=3"], "environment 'mamujoco' cannot be made with"),
+        (["evaluate", "POLICY", "--env", "max_episode_steps=abc"], "max_episode_steps"),
+        (["evaluate", "POLICY", "--seed", "-1"], "--seed"),
+        (["evaluate", "EVIL", "--episodes", "1"], "name the Python module 'subprocess:getoutput'"),
+        (["render", "EVIL"], "name the Python module 'subprocess:getoutput'"),
+        (["export", "POLICY", "--agent", "agent_0", "--role", "1", "-o", "x.pt2"], "a role is for policies whose"),
+        (["adapters", "merge", "ROLES", "-o", "x", "--roles", "7,0,0"], "roles [7] must lie between -1 and 2"),
+        (["adapters", "export", "POLICY", "-o", "/proc/none/x"], "No such file or directory"),
+        (["adapters", "export", "POLICY", "--adapter", "agent_0", "--no-critic", "-o", "x"], "an adapter has none"),
+        (
+            ["adapters", "transplant", "POLICY", "agent_0", "--from", "ONE", "--name", "y", "-o", "x"],
+            "a single adapter",
+        ),
+        (["adapters", "list", "FOREIGN"], "cannot be read"),
         (["train", "--suite", "nonsense"], "invalid choice: 'nonsense'"),
     ],
 )
-def test_mistakes_end_with_status_2_and_one_reason(arguments, message, policy, roles, capsys, tmp_path, monkeypatch):
+def test_mistakes_end_with_status_2_and_one_reason(
+    arguments, message, policy, roles, others, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    places = {"POLICY": str(policy), "ROLES": str(roles)}
+    places = {"POLICY": str(policy), "ROLES": str(roles), **{name: str(path) for name, path in others.items()}}
     assert main([places.get(word, word) for word in arguments]) == 2
     found = capsys.readouterr()
     assert message in " ".join(found.err.replace("│", " ").split()) and not found.out
@@ -215,9 +251,27 @@ def test_every_command_has_help_with_examples(path, command):
     assert all(p.help for p in command.params if p.name != "help")
 
 
-def test_train_shows_the_options_of_the_scripts(capsys):
+def test_train_shows_the_options_of_the_scripts_and_examples(capsys):
     assert main(["train", "--help"]) == 0
-    assert "--total-env-steps" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "--total-env-steps" in told and "usage: lorasa train" in told and "  lorasa train --smoke" in told
+
+
+def test_names_of_agents_are_shown_as_they_are_but_for_control_characters(capsys, tmp_path):
+    spec = replace(team((3,) * 2, (2,) * 2), agents=("unit [/x]", "\x1b[31mred"))
+    files = save_policy(saved(make_policy(spec, owner_tables(2)["lora"]).float()), tmp_path / "policy")
+    told = answer(capsys, "adapters", "list", files)
+    assert "unit [/x]" in told and "red" in told and "\x1b[31mred" not in told
+
+
+def test_what_is_missing_comes_with_the_extra_to_install(capsys, monkeypatch):
+    monkeypatch.setitem(machine.PACKAGES, "smax", ("a_package_nobody_has",))
+    assert 'pip install "lorasa-rllib[smax]"' in answer(capsys, "envs")
+
+
+def test_a_single_episode_has_no_interval(policy, capsys):
+    assert json.loads(answer(capsys, "evaluate", policy, "--episodes", 1, "--json"))["return_interval"] is None
+    assert "95 % interval" not in answer(capsys, "evaluate", policy, "--episodes", 1)
 
 
 def test_ctrl_c_tells_what_was_played(policy):

@@ -188,3 +188,32 @@ def test_wrong_arguments_are_refused_with_a_reason(arguments, message):
     policy = make_policy(spec, owner_tables(2)["role" if needs_roles else "lora"]).float()
     with pytest.raises(ValueError, match=message):
         LoadedPolicy(saved(policy)).act(**arguments)
+
+
+def test_what_does_not_fit_is_refused_with_a_reason():
+    spec = team((3, 3), (5, 3), continuous=False, has_masks=True)
+    loaded = LoadedPolicy(saved(make_policy(spec, owner_tables(2)["role"]).float()))
+    obs, mask, roles = np.zeros((2, 3)), np.ones((2, 5), bool), np.zeros(2, int)
+    named = {name: np.zeros(3) for name in spec.agents}
+    masks = {name: np.ones(size, bool) for name, size in zip(spec.agents, spec.action_sizes, strict=True)}
+    loaded.act(named, roles=dict.fromkeys(named, 0), mask=masks)
+    for wrong, message in (
+        ({"mask": np.ones((7, 2, 5), bool)}, r"mask has shape \[7, 2, 5\]; it must be \[2, 5\]"),
+        ({"roles": np.zeros((3, 2), int)}, r"roles has shape \[3, 2\]; it must be \[2\]"),
+        ({"agents": [0.5, 1]}, r"no agents \[0\.5\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loaded.act(obs, **{"roles": roles, "mask": mask, **wrong})
+    with pytest.raises(ValueError, match="observations must be numbers"):
+        loaded.act(None, roles=roles, mask=mask)
+    for wrong, message in (
+        ({"mask": masks | {"agent_1": np.ones(5, bool)}}, r"mask of agent_1 must end in 3 choices, not \[5\]"),
+        ({"mask": masks | {"agent_1": np.ones(2, bool)}}, r"mask of agent_1 must end in 3 choices, not \[2\]"),
+        ({"mask": {"agent_0": masks["agent_0"]}}, r"mask of \['agent_1'\] is missing"),
+        ({"roles": {"agent_1": 0}}, r"roles of \['agent_0'\] is missing"),
+        ({"roles": [0, 0]}, "observations are by name, so roles must be, too"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loaded.act(named, **{"roles": dict.fromkeys(named, 0), "mask": masks, **wrong})
+    with pytest.raises(ValueError, match="device 'nonsense' cannot be used here"):
+        LoadedPolicy(loaded.saved, device="nonsense")

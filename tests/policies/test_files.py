@@ -23,7 +23,16 @@ from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.policies.acting import load_policy
 from lorasa_rllib.policies.files import PolicyFileError, new_folder, write_file
-from lorasa_rllib.policies.folder import in_folders, read_adapter, read_policy, save_adapter, save_policy
+from lorasa_rllib.policies.folder import (
+    BACKBONE,
+    CONFIG,
+    CRITIC,
+    in_folders,
+    read_adapter,
+    read_policy,
+    save_adapter,
+    save_policy,
+)
 from lorasa_rllib.policies.saved import Origin, names_of_adapters, saved, team_policy
 from tests.helpers import METHODS, make_policy, owner_tables, policies, team
 from tests.policies.test_acting import rows_of
@@ -349,3 +358,18 @@ def test_names_of_adapters_are_distinct():
         config = make_policy(spec, owner_tables(3)[name]).config
         names = names_of_adapters(config)
         assert len(set(names)) == len(names) == config.owners.num_adapters
+
+
+@pytest.mark.parametrize("file", [CONFIG, BACKBONE, CRITIC])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder"])
+def test_what_is_no_ordinary_file_is_refused_instead_of_read_for_ever(tmp_path, file, kind):
+    folder = save_policy(saved(make_policy(team((3,) * 2, (2,) * 2), owner_tables(2)["lora"]).float()), tmp_path / "p")
+    (folder / file).unlink()
+    if kind == "device":
+        (folder / file).symlink_to("/dev/zero")
+    elif kind == "pipe":
+        os.mkfifo(folder / file)
+    else:
+        (folder / file).mkdir()
+    with pytest.raises(PolicyFileError):
+        read_policy(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -164,3 +166,51 @@ def test_what_is_analysed_is_what_the_trained_policy_sees(small_config, build, t
     found = play(tmp_path / "checkpoint", 2, 80, seed=5)
     np.testing.assert_array_equal(found.obs, expected.obs)
     runner.stop()
+
+
+WITHOUT_RAY = """
+import sys
+import numpy as np
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("ray", "gymnasium"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+from lorasa_rllib import load_policy
+given, policy, state, seen = np.load(sys.argv[2]), load_policy(sys.argv[1]), None, []
+for t, obs in enumerate(given["obs"]):
+    roles = given["roles"][t] if policy.by_role else None
+    actions, state = policy.act(obs, state, roles=roles, mask=given["masks"][t] if policy.spec.has_masks else None)
+    seen.append(actions)
+np.save(sys.argv[3], seen)
+"""
+
+
+@pytest.mark.parametrize("network", [{}, {"recurrent": True}], ids=["feed-forward", "recurrent"])
+@pytest.mark.parametrize(("discrete", "key"), [(False, "agent"), (True, "agent"), (True, "role"), (False, "role")])
+def test_what_was_trained_acts_alike_in_a_process_without_ray(small_config, build, tmp_path, discrete, key, network):
+    """A thousand observations: 20 steps of 50 environments."""
+    team = {**SAME_SIZES, "discrete": discrete, "num_roles": 3}
+    config = small_config("synthetic", team, adapter_key=key).network(**network).training(chunk_length=8)
+    algo = trained(build, config)
+    spec, actor = algo.config.team_spec(), algo.env_runner.policy.acting()
+    random = np.random.default_rng(0)
+    obs = random.standard_normal((20, 50, 3, spec.obs_size)).astype(np.float32)
+    roles, masks = random.integers(-1, 3, (20, 50, 3)), random.random((20, 50, 3, spec.action_size)) < 0.7
+    masks[..., 0] = True
+    np.savez(tmp_path / "given.npz", obs=obs, roles=roles, masks=masks)
+    files = [str(tmp_path / name) for name in ("policy", "given.npz", "seen.npy")]
+    algo.save_policy(files[0])
+    done = subprocess.run([sys.executable, "-c", WITHOUT_RAY, *files], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    state, expected = None, []
+    for t in range(20):
+        time = (None,) if network else ()
+        rows = {"roles": torch.as_tensor(roles[t])[time]} if key == "role" else {}
+        rows |= {"masks": torch.as_tensor(masks[t])[time]} if discrete else {}
+        with torch.no_grad():
+            distribution, after = actor.unroll(torch.as_tensor(obs[t])[time], state=state, adapters=True, **rows)
+        mode = distribution.mode().numpy()
+        expected.append(spec.to_environment(mode[0] if network else mode))
+        state = None if after is None else after[0]
+    np.testing.assert_allclose(np.load(files[2]), expected, rtol=1e-4, atol=1e-5)
