@@ -8,6 +8,7 @@ Method     counted: parameters, bytes of weights and of Adam's moments. Measured
            1 MiB. SePS: two groups
 Run        python benchmarks/resources.py --csv FILE [--figure FILE] [--methods ps lora] [--agents 2 8 32]
            about 7 minutes
+Recorded   results/resources/resources.csv; README, "Performance"
 Expect     parameters of PS as good as constant, of NPS in proportion to agents; LoRASA trains less than NPS
 """
 
@@ -92,6 +93,13 @@ def table(methods: list[str], agents: list[int], repeats: int) -> pd.DataFrame:
     return frame.join(measured)
 
 
+def draw(frame: pd.DataFrame, path: Path) -> None:
+    """The table as a figure, methods called as in other figures."""
+    shown = frame.assign(method=frame["method"].str.replace("_", "-"))
+    title = "Sharing methods on the synthetic team, last phase, one thread"
+    draw_resources(shown, path, title, colours=colours_of(list(dict.fromkeys(shown["method"]))))
+
+
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
@@ -110,10 +118,7 @@ def main() -> None:
         options.csv.parent.mkdir(parents=True, exist_ok=True)
         frame.to_csv(options.csv, index=False, float_format="%.6g")
     if options.figure:
-        names = {name: name.replace("_", "-") for name in options.methods}  # as in other figures
-        shown = frame.assign(method=frame["method"].map(names))
-        title = "Sharing methods on the synthetic team, last phase, one thread"
-        draw_resources(shown, options.figure, title, colours=colours_of(list(names.values())))
+        draw(frame, options.figure)
 
 
 if __name__ == "__main__":

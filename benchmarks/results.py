@@ -10,7 +10,8 @@ Compared   studies of benchmarks/studies.py, and two that were recorded before i
            a2po_6x1   --scenario HalfCheetah-6x1 --methods ps lora --seeds 3 and the rest as above, with --algorithm
                       mappo and with --algorithm a2po
 Recorded   results/<study>/{table.csv,learning_curves.png,final_returns.png} of every study that has runs;
-           results/scores/: aggregates over tasks; results/differences/: figures of benchmarks/differences.py; the
+           results/scores/: aggregates over tasks; results/{differences,resources}/: figures of the
+           benchmarks of these names; the
            tables between "results" comments of README
 """
 
@@ -26,6 +27,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.differences import FOLDER, draw
+from benchmarks.resources import draw as draw_costs
 from benchmarks.studies import RESULTS, ROOT, STUDIES, Study
 from lorasa_rllib.analysis.score_figures import draw_aggregates, draw_improvement
 from lorasa_rllib.analysis.scores import aggregate, improvement, normalised, tidy
@@ -37,6 +39,8 @@ from lorasa_rllib.studies.table import final_returns, markdown, summary
 
 RECORDED = {"learning": "mamujoco", "a2po_6x1": "mamujoco"}
 """Studies recorded whole, and their suites."""
+
+RESOURCES = RESULTS / "resources" / "resources.csv"
 
 SCORED = ("methods", "ant")
 """Studies whose tasks are averaged."""
@@ -115,6 +119,7 @@ def main() -> None:
             tables[name] = report(curves, study.folder, study.suite)
     if (table := scores()) is not None:
         tables["scores"] = table
+    draw_costs(pd.read_csv(RESOURCES), RESOURCES.with_suffix(".png"))
     for folder in sorted(path for path in FOLDER.glob("*") if path.is_dir()):
         draw(folder)
     for name, table in tables.items():
