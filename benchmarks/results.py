@@ -9,10 +9,9 @@ Compared   studies of benchmarks/studies.py, and two that were recorded before i
                       --scenario HalfCheetah --agent-conf 2x3 --total-env-steps 1000000 --seed 1 --csv FILE (2, 3)
            a2po_6x1   --scenario HalfCheetah-6x1 --methods ps lora --seeds 3 and the rest as above, with --algorithm
                       mappo and with --algorithm a2po
-Recorded   results/<study>/{table.csv,learning_curves.png,final_returns.png} of every study that has runs;
-           results/scores/: aggregates over tasks; results/{differences,resources}/: figures of the
-           benchmarks of these names; the
-           tables between "results" comments of README
+Recorded   results/<study>/{table.csv,learning_curves.png,final_returns.png} of every study that has runs; aggregates
+           over tasks in results/scores/; figures of benchmarks/differences.py and benchmarks/resources.py; the tables
+           between "results" comments of README
 """
 
 from __future__ import annotations
