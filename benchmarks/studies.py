@@ -109,8 +109,8 @@ STUDIES = {
         ),
         Study(
             "roles_why", ("smacv2_5_units",),
-            ("lora-role:lr=0.3", "lora-role:init=peft", "lora-role:switch=0.6", "lora-role-joint:lr=0.3",
-             "lora-role-joint:init=peft"),
+            ("lora-role:lr=0.3", "lora-role:lr=0.1", "lora-role:init=peft", "lora-role:switch=0.6",
+             "lora-role-joint:lr=0.3", "lora-role-joint:lr=0.1", "lora-role-joint:init=peft"),
             suite="smax", seeds=(1, 2), options=("--phase-switch", "0.3"),
         ),
         Study("a2po", ("HalfCheetah-2x3",), ("ps", "nps", "lora"), 3 * MILLION, algorithm="a2po"),
