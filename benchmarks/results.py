@@ -1,7 +1,7 @@
 """Draws every figure and table of README's "Results" anew from the recorded curves. No run is started.
 
 Run        make results, or python benchmarks/results.py
-Compared   studies of benchmarks/studies.py, and three that were recorded before it, whole, as results/<name>/curves.csv:
+Compared   studies of benchmarks/studies.py, and three recorded whole before it, as results/<name>/curves.csv:
            learning   tune_configs/mamujoco.py --scenario HalfCheetah-2x3 --methods ps lora lora-joint --seeds 6
                       --total-env-steps 1000000 --phase-switch 0.3 --evaluation-interval 50; with --seeds 3 --methods
                       ps lora-joint --id-features none; and RLlib's stock PPO with the same widths, batch, epochs, rate,
@@ -9,7 +9,8 @@ Compared   studies of benchmarks/studies.py, and three that were recorded before
                       --scenario HalfCheetah --agent-conf 2x3 --total-env-steps 1000000 --seed 1 --csv FILE (2, 3)
            a2po_6x1   --scenario HalfCheetah-6x1 --methods ps lora --seeds 3 and the rest as above, with --algorithm
                       mappo and with --algorithm a2po
-           smax       tune_configs/smax.py --map smacv2_5_units --methods ps lora-role --seeds 3 --total-env-steps 1000000
+           smax       tune_configs/smax.py --map smacv2_5_units --methods ps lora-role --seeds 3
+                      --total-env-steps 1000000
 Recorded   results/<study>/{table.csv,learning_curves.png,final_returns.png} of every study that has runs; aggregates
            over tasks in results/scores/; figures of benchmarks/differences.py and benchmarks/resources.py; the tables
            between "results" comments of README
