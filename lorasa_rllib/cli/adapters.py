@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from lorasa_rllib.cli.output import AsJSON, reporting, show, table
-from lorasa_rllib.cli.play import Policy, _read
+from lorasa_rllib.cli.play import Policy, _check_roles, _read
 
 app = typer.Typer(
     help="Lists, shows, exports, merges and edits adapters. Nothing is overwritten: edits write new folders.",
@@ -140,7 +140,9 @@ def merge(
         kept = None if roles is None else [int(part) for part in roles.split(",")]
     except ValueError:
         raise ValueError(f"--roles {roles} must list whole numbers, such as 0,0,1.") from None
-    _save(merged(_read(checkpoint), kept), out, as_json)
+    saved = _read(checkpoint)
+    _check_roles(saved, kept or [])
+    _save(merged(saved, kept), out, as_json)
 
 
 @app.command()

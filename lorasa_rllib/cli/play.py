@@ -134,7 +134,9 @@ def export(
     writers = {".onnx": export_onnx, ".pt2": export_program}
     if out.suffix not in writers:
         raise ValueError(f"{out.name} must end in .onnx or .pt2.")
-    network = AgentNetwork(_read(checkpoint), agent, role)
+    saved = _read(checkpoint)
+    _check_roles(saved, [] if role is None else [role])
+    network = AgentNetwork(saved, agent, role)
     path = writers[out.suffix](network, out)
     if as_json:
         show({"file": str(path), "inputs": network.inputs(), "outputs": network.outputs()})
@@ -151,6 +153,13 @@ def _read(path: Path) -> Any:
     from lorasa_rllib.rllib.checkpoints import read_trained
 
     return read_trained(path)
+
+
+def _check_roles(saved: Any, roles: list[int]) -> None:
+    """A program may mean it: roles without an adapter act as the plain backbone. On a command line it is a slip."""
+    adapters = saved.config.owners.num_adapters
+    if saved.config.owners.routed_by == "role" and (wrong := [k for k in roles if not -1 <= k < adapters]):
+        raise ValueError(f"roles {wrong} must lie between -1 (the plain backbone) and {adapters - 1}.")
 
 
 def _trusted(path: Path, trust: bool) -> bool:

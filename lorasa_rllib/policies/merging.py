@@ -24,9 +24,7 @@ def merged(saved: SavedPolicy, roles: Sequence[int] | None = None) -> SavedPolic
     if config.owners.routed_by == "role" and adapters:
         if roles is None or len(roles) != spec.num_agents:
             raise ValueError(f"adapters are keyed by role: give roles, one for each of the {spec.num_agents} agents.")
-        if wrong := [k for k in roles if not -1 <= k < config.owners.num_adapters]:
-            raise ValueError(f"roles {wrong} must lie between -1 and {config.owners.num_adapters - 1}.")
-        known = torch.tensor([config.owners.num_adapters if k < 0 else k for k in roles])
+        known = torch.tensor([k if 0 <= k < config.owners.num_adapters else config.owners.num_adapters for k in roles])
         slots = actor.router.slots_of_roles(known)
     elif roles is not None:
         raise ValueError("roles are for policies whose adapters are keyed by role; leave them out.")

@@ -199,7 +199,10 @@ def test_films_are_made_without_a_screen(policy, capsys, tmp_path):
         (["evaluate", "EVIL", "--episodes", "1"], "name the Python module 'subprocess:getoutput'"),
         (["render", "EVIL"], "name the Python module 'subprocess:getoutput'"),
         (["export", "POLICY", "--agent", "agent_0", "--role", "1", "-o", "x.pt2"], "a role is for policies whose"),
-        (["adapters", "merge", "ROLES", "-o", "x", "--roles", "7,0,0"], "roles [7] must lie between -1 and 2"),
+        (
+            ["adapters", "merge", "ROLES", "-o", "x", "--roles", "7,0,0"],
+            "roles [7] must lie between -1 (the plain backbone) and 2",
+        ),
         (["adapters", "export", "POLICY", "-o", "/proc/none/x"], "No such file or directory"),
         (["adapters", "export", "POLICY", "--adapter", "agent_0", "--no-critic", "-o", "x"], "an adapter has none"),
         (
