@@ -181,6 +181,8 @@ DISTRIBUTION_MAP = {"teams": Teams}
 def test_draws_under_a_seed_are_alike_and_leave_the_package_and_pythons_own_stream_alone(tmp_path, monkeypatch):
     folder = tmp_path / "smacv2" / "env" / "starcraft2"
     folder.mkdir(parents=True)
+    for package in (folder, folder.parent, folder.parent.parent):
+        (package / "__init__.py").touch()  # comes before the real one, where that is installed
     (folder / "distributions.py").write_text(PACKAGE)
     for name in [name for name in sys.modules if name.partition(".")[0] == "smacv2"]:
         monkeypatch.delitem(sys.modules, name)
