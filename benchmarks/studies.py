@@ -105,13 +105,13 @@ STUDIES = {
         Study("all_methods", ("HalfCheetah-6x1",), ("mtl", "seps", "seps-lora"), 3 * MILLION),
         Study(
             "roles", ("smacv2_5_units",), ("ps", "lora", "lora-joint", "lora-role", "lora-role-joint"), suite="smax",
-            options=("--phase-switch", "0.3"),
+            options=("--phase-switch", "0.3", "--adapter-lr-scale", "1"),
         ),
         Study(
             "roles_why", ("smacv2_5_units",),
             ("lora-role:lr=0.3", "lora-role:lr=0.1", "lora-role:init=peft", "lora-role:switch=0.6",
              "lora-role-joint:lr=0.3", "lora-role-joint:lr=0.1", "lora-role-joint:init=peft"),
-            suite="smax", seeds=(1, 2), options=("--phase-switch", "0.3"),
+            suite="smax", seeds=(1, 2), options=("--phase-switch", "0.3", "--adapter-lr-scale", "1"),
         ),
         Study("a2po", ("HalfCheetah-2x3",), ("ps", "nps", "lora"), 3 * MILLION, algorithm="a2po"),
         Study("ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS)),
