@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,20 @@ def export_program(network: AgentNetwork, path: str | Path) -> Path:
     return path
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch says about itself, and about packages that no network here uses."""
+    chatter = logging.getLogger("torch.onnx")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        chatter.setLevel(level)
+
+
 def export_onnx(network: AgentNetwork, path: str | Path, check_rows: int = 64) -> Path:
     """Writes an ONNX file, and checks it with onnxruntime against the network on random rows before. Returns its path.
 
@@ -147,16 +163,11 @@ def export_onnx(network: AgentNetwork, path: str | Path, check_rows: int = 64) -
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as error:
         raise ImportError('ONNX needs more packages: pip install "lorasa-rllib[onnx]"') from error
-    chatter = logging.getLogger("torch.onnx")  # about packages that this network does not use
-    level = chatter.level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch about itself
-        chatter.setLevel(logging.ERROR)
+    with _quiet():
         program = torch.onnx.export(
             program_of(network), input_names=network.inputs(), output_names=network.outputs(),
             opset_version=ONNX_OPSET, dynamo=True, verbose=False,
         )  # fmt: skip
-    chatter.setLevel(level)
     assert program is not None
     data = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
