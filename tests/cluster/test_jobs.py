@@ -33,10 +33,11 @@ def dashboard():
     os.environ[interval] = "1000"
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     port = free_port()
-    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": port}
+    own = "dashboard_agent_listen_port"  # any other Ray on this machine has taken the usual one
+    head = {"num_cpus": 2, "include_dashboard": True, "dashboard_port": port, own: free_port()}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
-        cluster.add_node(num_cpus=2)
+        cluster.add_node(num_cpus=2, **{own: free_port()})
     cluster.wait_for_nodes(timeout=60)
     yield f"http://127.0.0.1:{port}"
     cluster.shutdown()
@@ -62,11 +63,16 @@ def series(dashboard: str) -> dict[str, set[str]]:
     return found
 
 
-def ray_job(dashboard: str, *arguments: str, limit: float = 60, **where: Path) -> str:
+def ray_job(dashboard: str, *arguments: str, limit: float = 120, **where: Path) -> str:
     command = [str(Path(sys.executable).parent / "ray"), "job", arguments[0], "--address", dashboard, *arguments[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, **where)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    deadline = time.monotonic() + limit
+    while True:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, **where)
+        told = done.stdout + done.stderr
+        if "No available agent" not in told or time.monotonic() > deadline:  # a young cluster: "try again later"
+            assert done.returncode == 0, told
+            return done.stdout
+        time.sleep(2)
 
 
 def screenshot(page: str, picture: Path) -> None:
