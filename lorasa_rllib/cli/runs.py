@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from lorasa_rllib.cli.output import AsJSON, show
+from lorasa_rllib.cli.output import AsJSON, progress, show
 
 ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Options of `train` are those of tune_configs/compare_methods.py, read as there, --help included."""
@@ -44,7 +44,7 @@ def analyze(
     every_seed: Annotated[bool, typer.Option(help="All trials, not only the first seed of each method.")] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """How agents' policies differ: one HTML report of an experiment or a trial.
+    """How agents' policies differ: one HTML report of an experiment or a trial. Ctrl-C ends with what there is of it.
 
     [bold]Examples[/bold]
 
@@ -55,7 +55,11 @@ def analyze(
     from lorasa_rllib.studies.analyze import analyze as make
 
     folder = run_dir.expanduser().resolve()
-    _done(make(folder, out or folder / "analysis.html", env_steps, every_seed, _command()), as_json)
+    with progress() as bar:
+        task = bar.add_task("trials", total=None)
+        shown = lambda done, of: bar.update(task, completed=done, total=of)  # noqa: E731
+        report = make(folder, out or folder / "analysis.html", env_steps, every_seed, _command(), shown)
+    _done(report, as_json)
 
 
 def compare(

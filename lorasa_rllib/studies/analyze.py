@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -45,12 +46,18 @@ RESOURCES = (
 
 
 def analyze(
-    folder: Path, out: Path, env_steps: int = ENV_STEPS, every_seed: bool = False, command: str | None = None
+    folder: Path,
+    out: Path,
+    env_steps: int = ENV_STEPS,
+    every_seed: bool = False,
+    command: str | None = None,
+    shown: Callable[[int, int], None] = lambda done, of: None,
 ) -> Path:
     """Writes the report of an experiment's folder, or of one trial's, to `out`. Returns its path.
 
     One trial of every method is shown, that with the lowest seed, unless every_seed. command: that the report says made
-    it, beside that of the study. Raises ValueError if the folder
+    it, beside that of the study. shown: told after every trial how many are done, and of how many. Ctrl-C ends with a
+    report of the trials that are done. Raises ValueError if the folder
     holds no trained policies.
     """
     trials = find_trials(folder)
@@ -59,12 +66,21 @@ def analyze(
     left_out = [trial.name for trial in trials[TRIALS:]]
     parts: list[Part] = []
     with tempfile.TemporaryDirectory() as temporary:
-        sizes, overview = [], []
-        for k, trial in enumerate(trials[:TRIALS]):
-            shown, facts = _trial(trial, Path(temporary) / str(k), env_steps)
+        sizes: list[dict[str, Any]] = []
+        overview: list[dict[str, object]] = []
+        chosen, interrupted = trials[:TRIALS], False
+        for k, trial in enumerate(chosen):
+            try:
+                about, facts = _trial(trial, Path(temporary) / str(k), env_steps)
+            except KeyboardInterrupt:
+                if not overview:
+                    raise
+                left_out, interrupted = [trial.name for trial in trials[k:]], True
+                break
             overview.append(facts)
             sizes.append({"trial": trial.name, **_sizes(load_policy_of(trial.last))})
-            parts += shown
+            parts += about
+            shown(k + 1, len(chosen))
         first = [
             Part("Overview", OVERVIEW, table=pd.DataFrame(overview), level=2),
             Part("Resources", RESOURCES, table=pd.DataFrame(sizes), level=2),
@@ -84,6 +100,8 @@ def analyze(
             [*first, *parts],
             [*commands_of(folder), command or f"lorasa analyze {folder}"],
         )
+    if interrupted:
+        raise KeyboardInterrupt
     return out
 
 

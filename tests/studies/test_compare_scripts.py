@@ -154,3 +154,25 @@ def test_what_cannot_be_compared_is_refused(tmp_path, capsys):
     assert "run one local mappo nps 1 is in a and in a" in capsys.readouterr().err
     assert main(["compare", one, two]) == 2
     assert "need a --baseline" in capsys.readouterr().err
+
+
+def test_an_interrupted_analysis_reports_the_trials_that_are_done(tmp_path, monkeypatch):
+    from lorasa_rllib.studies import analyze
+
+    folders = [tmp_path / f"{method}_seed1" for method in ("lora", "ps")]
+    trials = [analyze.Trial(folder, {10: folder / "checkpoint_000000"}) for folder in folders]
+
+    def one(trial, temporary, env_steps):
+        if trial.name == "ps_seed1":
+            raise KeyboardInterrupt
+        return [analyze.Part(trial.name, "as it acts", level=2)], {"trial": trial.name}
+
+    monkeypatch.setattr(analyze, "find_trials", lambda folder: trials)
+    monkeypatch.setattr(analyze, "_trial", one)
+    monkeypatch.setattr(analyze, "load_policy_of", lambda checkpoint: None)
+    monkeypatch.setattr(analyze, "_sizes", lambda policy: {})
+    told = []
+    with pytest.raises(KeyboardInterrupt):
+        analyze.analyze(tmp_path, tmp_path / "report.html", shown=lambda done, of: told.append((done, of)))
+    page = (tmp_path / "report.html").read_text()
+    assert told == [(1, 2)] and "as it acts" in page and "by their own folders: ps_seed1" in page
