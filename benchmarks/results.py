@@ -51,9 +51,12 @@ MANY = 8
 """Methods beyond which curves would hide each other."""
 
 
-def curves_of(study: Study) -> pd.DataFrame:
-    """All runs that are there."""
-    found = [pd.read_csv(run.csv) for run in study.runs() if run.csv.is_file()]
+def curves_of(study: Study, beside: bool = False) -> pd.DataFrame:
+    """All runs that are there. beside: also those of other studies that it is compared with."""
+    runs = study.runs()
+    if beside:
+        runs = [run for name in study.beside for run in STUDIES[name].runs() if run.task in study.tasks] + runs
+    found = [pd.read_csv(run.csv) for run in runs if run.csv.is_file()]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
@@ -116,8 +119,8 @@ def main() -> None:
     for name, suite in RECORDED.items():
         tables[name] = report(pd.read_csv(RESULTS / name / "curves.csv"), RESULTS / name, suite)
     for name, study in STUDIES.items():
-        if not (curves := curves_of(study)).empty:
-            tables[name] = report(curves, study.folder, study.suite)
+        if not curves_of(study).empty:
+            tables[name] = report(curves_of(study, beside=True), study.folder, study.suite)
     if (table := scores()) is not None:
         tables["scores"] = table
     draw_costs(pd.read_csv(RESOURCES), RESOURCES.with_suffix(".png"))

@@ -68,7 +68,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """Every method on every task with every seed."""
+    """Every method on every task with every seed. beside: studies whose runs on these tasks are shown beside."""
 
     name: str
     tasks: tuple[str, ...]
@@ -78,6 +78,7 @@ class Study:
     algorithm: str = "mappo"
     seeds: tuple[int, ...] = (1, 2, 3)
     options: tuple[str, ...] = ("--phase-switch", "0.3", "--evaluation-interval", "75")
+    beside: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -97,24 +98,32 @@ ABLATIONS = tuple(
 )  # fmt: skip
 """Of the switch, adapters' learning rate, rank (64: full), and placement; "lora" itself: 0.3, 3, 8, everywhere."""
 
+BATTLES = ("--phase-switch", "0.3", "--adapter-lr-scale", "1")
+LOWERED = ("ps", "lora:lr=0.3", "lora-joint:lr=0.3", "lora-role:lr=0.3", "lora-role-joint:lr=0.3")
+"""Battles at the adapters' learning rate of the preset."""
+
 STUDIES = {
     study.name: study
     for study in (
         Study("methods", ("HalfCheetah-2x3", "HalfCheetah-6x1", "Walker2d-2x3"), SHARED_OR_NOT, 3 * MILLION),
         Study("ant", ("Ant-4x2",), SHARED_OR_NOT, 2 * MILLION),
-        Study("all_methods", ("HalfCheetah-6x1",), ("mtl", "seps", "seps-lora"), 3 * MILLION),
         Study(
-            "roles", ("smacv2_5_units",), ("ps", "lora", "lora-joint", "lora-role", "lora-role-joint"), suite="smax",
-            options=("--phase-switch", "0.3", "--adapter-lr-scale", "1"),
+            "all_methods", ("HalfCheetah-2x3", "HalfCheetah-6x1"), ("mtl", "seps", "seps-lora"), 3 * MILLION,
+            beside=("methods",),
         ),
+        Study(
+            "a2po", ("HalfCheetah-2x3",), ("ps", "nps", "lora"), 3 * MILLION, algorithm="a2po", beside=("methods",)
+        ),
+        Study("a2po_ant", ("Ant-4x2",), ("ps", "nps", "lora"), 2 * MILLION, algorithm="a2po", beside=("ant",)),
+        Study("ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS), seeds=(1, 2, 3, 4, 5, 6)),
+        Study("roles", ("smacv2_5_units",), LOWERED, suite="smax", options=BATTLES),
+        Study("roles_fixed", ("3s5z_vs_3s6z",), LOWERED, suite="smax", options=BATTLES),
         Study(
             "roles_why", ("smacv2_5_units",),
-            ("lora-role:lr=0.3", "lora-role:lr=0.1", "lora-role:init=peft", "lora-role:switch=0.6",
-             "lora-role-joint:lr=0.3", "lora-role-joint:lr=0.1", "lora-role-joint:init=peft"),
-            suite="smax", seeds=(1, 2), options=("--phase-switch", "0.3", "--adapter-lr-scale", "1"),
+            ("lora", "lora-joint", "lora-role", "lora-role-joint", "lora-role:lr=0.1", "lora-role:init=peft",
+             "lora-role:switch=0.6", "lora-role-joint:lr=0.1"),
+            suite="smax", seeds=(1,), options=BATTLES,
         ),
-        Study("a2po", ("HalfCheetah-2x3",), ("ps", "nps", "lora"), 3 * MILLION, algorithm="a2po"),
-        Study("ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS)),
         Study(
             "many_agents", ("ManySegmentSwimmer-4x1", "ManySegmentSwimmer-16x1"), (*SHARED_OR_NOT, "lora:blocks=2")
         ),
