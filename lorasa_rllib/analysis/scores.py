@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 WIN_RATE = "win_rate"
-"""Value of the column `measure` for scores between 0 and 1 that need no normalisation."""
+"""Value of the column `measure` for scores between 0 and 1."""
 
 Samples = list[np.ndarray]
 """Scores of one method: an array [..., seeds] for every task, in the order of task names."""
@@ -58,15 +58,14 @@ def normalised(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
     1: as good as the baseline; 2: better than it by the size of its own mean. That is score / m where returns are
     positive, and still ranks better scores higher where they are negative. It depends on the baseline alone, not on the
     other methods in the table, as the lowest and highest of them would. m counts as known: intervals of normalised
-    scores leave out how uncertain it is. Rows whose column `measure` (if there is one) is "win_rate" stay as they are.
+    scores leave out how uncertain it is.
 
     Raises ValueError where the baseline has no runs on a task, or a mean near zero: within its own standard error, or a
     thousandth of the largest score of that task.
     """
     _check(scores)
-    is_rate = scores["measure"].eq(WIN_RATE) if "measure" in scores else pd.Series(False, scores.index)
     result = scores.astype({"score": float})
-    for task, runs in scores[~is_rate].groupby("task"):
+    for task, runs in scores.groupby("task"):
         base = runs.loc[runs["method"] == baseline, "score"].to_numpy(float)
         if not len(base):
             raise ValueError(

@@ -66,7 +66,7 @@ def compare(
     run_dir: Annotated[list[Path], typer.Argument(help="Folders of finished studies, with their curves.csv.")],
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("comparison.html"),
     baseline: Annotated[
-        str | None, typer.Option(help="The method in whose units returns are; default: ps where it was run.")
+        str | None, typer.Option(help="The method in whose units scores are; default: ps where it was run.")
     ] = None,
     as_json: AsJSON = False,
 ) -> None:

@@ -25,9 +25,9 @@ SOURCE = "Agarwal et al. 2021 (arXiv 2108.13264): 95 % intervals by resampling s
 def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, command: str | None = None) -> Path:
     """Writes the report of the experiments in `folders`, each with the curves.csv of a study, to `out`.
 
-    baseline: the method in whose units returns are, with its algorithm in front where there are several ("mappo ps");
-    None: PS where it was run on every task, or returns as they are if there is only one. command: that the report says
-    made it, beside those of the studies. Raises ValueError for folders without curves, runs that appear twice, and runs
+    baseline: the method in whose units scores are, with its algorithm in front where there are several ("mappo ps");
+    None: PS where it was run on every task, else scores as they are, which needs a single task; win rates are left as
+    they are if all tasks are battles. command: that the report says made it, beside those of the studies. Raises ValueError for folders without curves, runs that appear twice, and runs
     of unequal length.
     """
     curves = _curves(folders)
@@ -35,9 +35,9 @@ def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, com
     _check_budgets(finals)
     scores = tidy(finals)
     methods = list(dict.fromkeys(scores["method"]))
-    returns = scores[scores["measure"] != WIN_RATE]
-    if baseline is None and not returns.empty:
-        everywhere = set.intersection(*(set(here) for _, here in returns.groupby("task")["method"]))
+    battles = bool((scores["measure"] == WIN_RATE).all())
+    if baseline is None and not battles:
+        everywhere = set.intersection(*(set(here) for _, here in scores.groupby("task")["method"]))
         baseline = next((name for name in methods if name.split()[-1] == "ps" and name in everywhere), None)
         if baseline is None and scores["task"].nunique() > 1:
             raise ValueError(
@@ -45,9 +45,8 @@ def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, com
             )
     scores = scores if baseline is None else normalised(scores, baseline)
     labels = {name: _label(name) for name in methods}
-    rates, in_units = "greedy battles won", f"return, 1 = {labels.get(baseline or '', '')}"
-    plain = "return" if baseline is None else in_units
-    unit = rates if returns.empty else plain if len(returns) == len(scores) else f"{plain}; or {rates}"
+    measure = "greedy battles won" if battles else "return" if scores["measure"].nunique() == 1 else "score"
+    unit = measure if baseline is None else f"{measure}, 1 = {labels.get(baseline, baseline)}"
     colours = colours_of(methods)
     pairs = [(x, y) for x in methods for y in methods if y == (baseline or methods[0]) and x != y]
     with tempfile.TemporaryDirectory() as temporary:

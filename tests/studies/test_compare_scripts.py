@@ -136,6 +136,12 @@ def test_comparisons_over_algorithms_variants_and_battles(tmp_path):
     assert "mappo lora:r=16" in page and "a2po ps" in page
     battles = compared(tmp_path, curves(tmp_path / "c", "mappo", ["nps", "lora-role"], "3s5z", wins=True))
     assert "<td>iqm</td>\n      <td>0.2</td>" in battles  # win rates stay as they are
+    mixed = compared(
+        tmp_path,
+        curves(tmp_path / "e", "mappo", ["ps", "lora"]),
+        curves(tmp_path / "f", "mappo", ["ps", "lora"], "3s5z", wins=True),
+    )
+    assert "<td>optimality_gap</td>\n      <td>0</td>" in mixed  # twice as good on both: win rates in units of PS, too
     without_baseline = compared(tmp_path, curves(tmp_path / "d", "mappo", ["nps", "lora"]))
     assert "<td>202</td>" in without_baseline  # and so do returns of a single task
 
