@@ -43,8 +43,8 @@ RECORDED = {"learning": "mamujoco", "a2po_6x1": "mamujoco", "smax": "smax"}
 
 RESOURCES = RESULTS / "resources" / "resources.csv"
 
-SCORED = ("methods", "ant")
-"""Studies whose tasks are averaged."""
+SCORED = "methods"
+"""The study whose tasks are averaged."""
 
 BASE = "ps"
 MANY = 8
@@ -72,11 +72,11 @@ def report(curves: pd.DataFrame, folder: Path, suite: str) -> str:
 
 def scores() -> str | None:
     """Aggregates over the tasks on which every method has all its seeds. The table for README; None without any."""
-    curves = pd.concat([curves_of(STUDIES[name]) for name in SCORED], ignore_index=True)
+    study, curves = STUDIES[SCORED], curves_of(STUDIES[SCORED])
     if curves.empty:
         return None
-    finals, methods = final_returns(curves), STUDIES[SCORED[0]].methods
-    complete = finals.groupby("scenario")["seed"].count() == len(methods) * len(STUDIES[SCORED[0]].seeds)
+    finals, methods = final_returns(curves), study.methods
+    complete = finals.groupby("scenario")["seed"].count() == len(methods) * len(study.seeds)
     finals = finals[finals["scenario"].isin(complete.index[complete])]
     if finals.empty:
         return None
