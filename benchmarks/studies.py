@@ -115,7 +115,7 @@ STUDIES = {
             shorter={ANT: 2 * MILLION},
         ),
         Study(
-            "walker", ("Walker2d-2x3",), ("lora:switch=0.1", "lora:lr=10", "lora:r=64"), 3 * MILLION, seeds=(1, 2),
+            "walker", ("Walker2d-2x3",), ("lora:switch=0.1", "lora:lr=10", "lora:r=64", "lora:on=head"), 3 * MILLION, seeds=(1, 2),
             beside=("methods",),
         ),
         Study(
