@@ -115,8 +115,8 @@ STUDIES = {
             shorter={ANT: 2 * MILLION},
         ),
         Study(
-            "walker", ("Walker2d-2x3",), ("lora:switch=0.1", "lora:lr=10", "lora:r=64", "lora:on=head"), 3 * MILLION, seeds=(1, 2),
-            beside=("methods",),
+            "walker", ("Walker2d-2x3",), ("lora:switch=0.1", "lora:lr=10", "lora:r=64", "lora:on=head"), 3 * MILLION,
+            seeds=(1, 2), beside=("methods",),
         ),
         Study(
             "all_methods", ("HalfCheetah-2x3", "HalfCheetah-6x1"), ("mtl", "seps", "seps-lora"), 3 * MILLION,
