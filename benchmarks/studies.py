@@ -93,6 +93,7 @@ class Study:
 
 
 ANT = "Ant-4x2"
+SIX = (1, 2, 3, 4, 5, 6)
 SHARED_OR_NOT = ("ps", "nps", "lora", "lora-joint")
 ABLATIONS = tuple(
     f"lora:{one}"
@@ -112,7 +113,7 @@ STUDIES = {
     for study in (
         Study(
             "methods", ("HalfCheetah-2x3", "HalfCheetah-6x1", "Walker2d-2x3", ANT), SHARED_OR_NOT, 3 * MILLION,
-            shorter={ANT: 2 * MILLION},
+            seeds=SIX, shorter={ANT: 2 * MILLION},
         ),
         Study(
             "walker", ("Walker2d-2x3",), ("lora:switch=0.1", "lora:lr=10", "lora:r=64", "lora:on=head"), 3 * MILLION,
@@ -126,7 +127,7 @@ STUDIES = {
             "a2po", ("HalfCheetah-2x3", ANT), ("ps", "nps", "lora"), 3 * MILLION, algorithm="a2po",
             shorter={ANT: 2 * MILLION}, beside=("methods",),
         ),
-        Study("ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS), seeds=(1, 2, 3, 4, 5, 6)),
+        Study("ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS), seeds=SIX),
         Study("roles", ("smacv2_5_units",), LOWERED, suite="smax", options=BATTLES),
         Study("roles_fixed", ("3s5z_vs_3s6z",), LOWERED, suite="smax", options=BATTLES),
         Study(
