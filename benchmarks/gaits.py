@@ -1,0 +1,94 @@
+"""On its feet or on its back: which of HalfCheetah's two gaits has a team learnt?
+
+Returns of HalfCheetah fall into two heaps. This tells runs apart by what they do, not by how much they get.
+
+Method     greedy episodes of a trial's last checkpoint; upright: share of steps with the torso's pitch below a right
+           angle
+Run        python benchmarks/gaits.py FOLDER ...     folders of benchmarks/studies.py below results/runs, which hold
+           one trial each; then `make results`
+Recorded   results/gaits/gaits.csv, one row per trial; those that are there already are replaced
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from lorasa_rllib.envs.base import VectorTeamEnv
+from lorasa_rllib.policies.acting import LoadedPolicy
+from lorasa_rllib.rllib.checkpoints import read_checkpoint
+from lorasa_rllib.studies.curves import write_csv
+from lorasa_rllib.studies.methods import label_of
+from lorasa_rllib.studies.playing import environment_of
+from lorasa_rllib.studies.provenance import provenance
+from lorasa_rllib.studies.trained import find_trials
+
+RECORDED = Path(__file__).parents[1] / "results" / "gaits" / "gaits.csv"
+EPISODES = 8
+PITCH = 1
+"""Entry of the state, which is Gymnasium's observation of HalfCheetah: height, pitch, ..."""
+RUN = ["scenario", "method", "env_steps", "seed"]
+
+
+def gait(env: VectorTeamEnv, policy: LoadedPolicy) -> dict[str, float]:
+    """Return and share of upright steps, means over one greedy episode in every copy of the environment."""
+    step, memory = env.reset(0), None
+    returns, upright = np.zeros(env.num_envs), []
+    while True:
+        upright.append(np.cos(step.state[:, PITCH]) > 0)
+        actions, memory = policy.act(step.obs, memory, greedy=True)
+        step = env.step(actions)
+        returns += step.rewards.sum(-1)
+        if step.ended.any():  # all at once: HalfCheetah's episodes end by the time limit alone
+            return {"return": returns.mean(), "upright": np.mean(upright)}
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """The row of one run."""
+    (trial,) = find_trials(folder)
+    run = pd.read_csv(folder / "curves.csv").iloc[-1]
+    saved = read_checkpoint(trial.last)
+    env = environment_of(saved, EPISODES, {})
+    try:
+        return {name: run[name] for name in RUN} | gait(env, LoadedPolicy(saved)) | provenance()
+    finally:
+        env.close()
+
+
+def table() -> str:
+    """Markdown: of every method, how many seeds run upright, and what those return that do and that do not."""
+    runs = pd.read_csv(RECORDED)
+    lines = [
+        "| scenario | steps | method | upright | greedy return of those | on their backs | of those |",
+        "|" + " --- |" * 7,
+    ]
+    for (scenario, steps, method), seeds in runs.groupby(["scenario", "env_steps", "method"], sort=False):
+        up = seeds["upright"] > 0.5
+        cells = [scenario, f"{steps / 1e6:g} M", label_of(method)]
+        for some in (seeds[up], seeds[~up]):
+            low, high = some["return"].min(), some["return"].max()
+            spread = f"{low:,.0f} to {high:,.0f}" if len(some) > 1 else f"{low:,.0f}" if len(some) else ""
+            cells += [str(len(some)), spread]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="with a trial and its curves.csv")
+    rows = pd.DataFrame([measure(folder) for folder in parser.parse_args().folders])
+    if RECORDED.is_file():
+        rows = pd.concat([pd.read_csv(RECORDED), rows]).drop_duplicates(RUN, keep="last")
+    write_csv(rows.sort_values(RUN), RECORDED)
+    print(table())
+
+
+if __name__ == "__main__":
+    main()
