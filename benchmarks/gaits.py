@@ -21,6 +21,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.studies import STUDIES
 from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.policies.acting import LoadedPolicy
 from lorasa_rllib.rllib.checkpoints import read_checkpoint
@@ -65,8 +66,12 @@ def measure(folder: Path) -> dict[str, Any]:
 def table() -> str:
     """Markdown: of every method, how many seeds run upright, and what those return that do and that do not."""
     runs = pd.read_csv(RECORDED)
+    order = list(dict.fromkeys((*STUDIES["methods"].methods, *STUDIES["ablations"].methods)))
+    runs = runs.sort_values(
+        ["scenario", "env_steps", "method"], key=lambda x: x.map(order.index) if x.name == "method" else x
+    )
     lines = [
-        "| scenario | steps | method | upright | greedy return of those | on their backs | of those |",
+        "| scenario | steps | method | seeds upright | their greedy returns | upside down | theirs |",
         "|" + " --- |" * 7,
     ]
     for (scenario, steps, method), seeds in runs.groupby(["scenario", "env_steps", "method"], sort=False):

@@ -27,6 +27,7 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks import gaits
 from benchmarks.differences import FOLDER, draw
 from benchmarks.resources import draw as draw_costs
 from benchmarks.studies import RESULTS, ROOT, STUDIES, Study
@@ -124,6 +125,7 @@ def main() -> None:
             tables[name] = report(curves_of(study, beside=True), study.folder, study.suite)
     if (table := scores()) is not None:
         tables["scores"] = table
+    tables["gaits"] = gaits.table()
     draw_costs(pd.read_csv(RESOURCES), RESOURCES.with_suffix(".png"))
     for folder in sorted(path for path in FOLDER.glob("*") if path.is_dir()):
         draw(folder)
