@@ -4,9 +4,11 @@ Returns of HalfCheetah fall into two heaps. This tells runs apart by what they d
 
 Method     greedy episodes of a trial's last checkpoint; upright: share of steps with the torso's pitch below a right
            angle
-Run        python benchmarks/gaits.py FOLDER ...     folders of benchmarks/studies.py below results/runs, which hold
-           one trial each; then `make results`
-Recorded   results/gaits/gaits.csv, one row per trial; those that are there already are replaced
+Run        python benchmarks/gaits.py FOLDER ...     folders that studies left, those of benchmarks/studies.py in
+           results/runs; then `make results`. What teams did at the switch of 0.3 M steps:
+           tune_configs/mamujoco.py --scenario HalfCheetah-2x3 --methods ps lora --seeds 6 --total-env-steps 304000
+           --phase-switch 300000 --name trunks, which begins as the runs of the study "ablations" do
+Recorded   results/gaits/gaits.csv, one row per run; those that are there already are replaced
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from lorasa_rllib.policies.acting import LoadedPolicy
 from lorasa_rllib.rllib.checkpoints import read_checkpoint
 from lorasa_rllib.studies.curves import write_csv
 from lorasa_rllib.studies.methods import label_of
+from lorasa_rllib.studies.options import in_files
 from lorasa_rllib.studies.playing import environment_of
 from lorasa_rllib.studies.provenance import provenance
 from lorasa_rllib.studies.trained import find_trials
@@ -51,16 +54,18 @@ def gait(env: VectorTeamEnv, policy: LoadedPolicy) -> dict[str, float]:
             return {"return": returns.mean(), "upright": np.mean(upright)}
 
 
-def measure(folder: Path) -> dict[str, Any]:
-    """The row of one run."""
-    (trial,) = find_trials(folder)
-    run = pd.read_csv(folder / "curves.csv").iloc[-1]
-    saved = read_checkpoint(trial.last)
-    env = environment_of(saved, EPISODES, {})
-    try:
-        return {name: run[name] for name in RUN} | gait(env, LoadedPolicy(saved)) | provenance()
-    finally:
-        env.close()
+def measure(folder: Path) -> list[dict[str, Any]]:
+    """The rows of one study's folder."""
+    curves, rows = pd.read_csv(folder / "curves.csv"), []
+    ends = {in_files(f"{r['scenario']}_{r['method']}_seed{r['seed']}"): r for _, r in curves.iterrows()}  # the last one
+    for trial in find_trials(folder):
+        saved = read_checkpoint(trial.last)
+        env = environment_of(saved, EPISODES, {})
+        try:
+            rows.append({name: ends[trial.name][name] for name in RUN} | gait(env, LoadedPolicy(saved)) | provenance())
+        finally:
+            env.close()
+    return rows
 
 
 def table() -> str:
@@ -88,7 +93,7 @@ def table() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="with a trial and its curves.csv")
-    rows = pd.DataFrame([measure(folder) for folder in parser.parse_args().folders])
+    rows = pd.DataFrame([row for folder in parser.parse_args().folders for row in measure(folder)])
     if RECORDED.is_file():
         rows = pd.concat([pd.read_csv(RECORDED), rows]).drop_duplicates(RUN, keep="last")
     write_csv(rows.sort_values(RUN), RECORDED)
