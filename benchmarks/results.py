@@ -53,10 +53,14 @@ MANY = 8
 
 
 def curves_of(study: Study, beside: bool = False) -> pd.DataFrame:
-    """All runs that are there. beside: also those of other studies that it is compared with."""
+    """All runs that are there.
+
+    beside: also those of other studies that it is compared with; of another algorithm only the same methods.
+    """
     runs = study.runs()
     if beside:
-        runs = [run for name in study.beside for run in STUDIES[name].runs() if run.task in study.tasks] + runs
+        others = [run for name in study.beside for run in STUDIES[name].runs() if run.task in study.tasks]
+        runs = [r for r in others if r.study.algorithm == study.algorithm or r.method in study.methods] + runs
     found = [pd.read_csv(run.csv) for run in runs if run.csv.is_file()]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 

@@ -129,4 +129,4 @@ def _bars(frame: pd.DataFrame, below: bool = False) -> str:
 def _tasks_and_seeds(frame: pd.DataFrame) -> str:
     tasks, low, high = frame["tasks"].max(), frame["seeds"].min(), frame["seeds"].max()
     seeds = f"{low}" if low == high else f"{low} to {high}"
-    return f"{tasks} task{'s' if tasks > 1 else ''}, {seeds} seed{'s' if high > 1 else ''} each"
+    return f"{tasks} task{'s' if tasks > 1 else ''}, {seeds} seed{'s' if high > 1 else ''} or more each"

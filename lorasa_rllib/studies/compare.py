@@ -27,8 +27,8 @@ def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, com
 
     baseline: the method in whose units scores are, with its algorithm in front where there are several ("mappo ps");
     None: PS where it was run on every task, else scores as they are, which needs a single task; win rates are left as
-    they are if all tasks are battles. command: that the report says made it, beside those of the studies. Raises ValueError for folders without curves, runs that appear twice, and runs
-    of unequal length.
+    they are if all tasks are battles. command: that the report says made it, beside those of the studies. Raises
+    ValueError for folders without curves, runs that appear twice, and runs of unequal length.
     """
     curves = _curves(folders)
     finals = final_returns(curves)

@@ -53,8 +53,8 @@ def test_one_seed_is_said_and_several_are_not(name, drawn, tmp_path):
         draw(table(scores(seeds)), tmp_path / "unused.png", "Title")
     single, several = drawn
     assert "one seed" in words(single) and "one seed" not in words(several)
-    assert single.get_suptitle() == "Title; 2 tasks, 1 seed each"
-    assert several.get_suptitle() == "Title; 2 tasks, 5 seeds each"
+    assert single.get_suptitle() == "Title; 2 tasks, 1 seed or more each"
+    assert several.get_suptitle() == "Title; 2 tasks, 5 seeds or more each"
 
 
 @pytest.mark.parametrize("seeds", [1, 4])
