@@ -38,7 +38,8 @@ RECORDED = Path(__file__).parents[1] / "results" / "gaits" / "gaits.csv"
 EPISODES = 8
 PITCH = 1
 """Entry of the state, which is Gymnasium's observation of HalfCheetah: height, pitch, ..."""
-RUN = ["scenario", "method", "env_steps", "seed"]
+RUNS = ["scenario", "env_steps", "algorithm"]
+RUN = ["scenario", "obs", "algorithm", "method", "env_steps", "seed"]
 
 
 def gait(env: VectorTeamEnv, policy: LoadedPolicy) -> dict[str, float]:
@@ -72,16 +73,14 @@ def table() -> str:
     """Markdown: of every method, how many seeds run upright, and what those return that do and that do not."""
     runs = pd.read_csv(RECORDED)
     order = list(dict.fromkeys((*STUDIES["methods"].methods, *STUDIES["ablations"].methods)))
-    runs = runs.sort_values(
-        ["scenario", "env_steps", "method"], key=lambda x: x.map(order.index) if x.name == "method" else x
-    )
+    runs = runs.sort_values([*RUNS, "method"], key=lambda x: x.map(order.index) if x.name == "method" else x)
     lines = [
         "| scenario | steps | method | seeds upright | their greedy returns | upside down | theirs |",
         "|" + " --- |" * 7,
     ]
-    for (scenario, steps, method), seeds in runs.groupby(["scenario", "env_steps", "method"], sort=False):
+    for (scenario, steps, algorithm, method), seeds in runs.groupby([*RUNS, "method"], sort=False):
         up = seeds["upright"] > 0.5
-        cells = [scenario, f"{steps / 1e6:g} M", label_of(method)]
+        cells = [scenario, f"{steps / 1e6:g} M", f"{algorithm.upper()}, {label_of(method)}"]
         for some in (seeds[up], seeds[~up]):
             low, high = some["return"].min(), some["return"].max()
             spread = f"{low:,.0f} to {high:,.0f}" if len(some) > 1 else f"{low:,.0f}" if len(some) else ""
