@@ -59,7 +59,8 @@ def curves_of(study: Study, beside: bool = False) -> pd.DataFrame:
     """
     runs = study.runs()
     if beside:
-        others = [run for name in study.beside for run in STUDIES[name].runs() if run.task in study.tasks]
+        tasks = {run.task for run in runs if run.csv.is_file()}
+        others = [run for name in study.beside for run in STUDIES[name].runs() if run.task in tasks]
         runs = [r for r in others if r.study.algorithm == study.algorithm or r.method in study.methods] + runs
     found = [pd.read_csv(run.csv) for run in runs if run.csv.is_file()]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
