@@ -72,7 +72,8 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 def table() -> str:
     """Markdown: of every method, how many seeds run upright, and what those return that do and that do not."""
     runs = pd.read_csv(RECORDED)
-    order = list(dict.fromkeys((*STUDIES["methods"].methods, *STUDIES["ablations"].methods)))
+    order = list(dict.fromkeys(method for study in STUDIES.values() for method in study.methods))
+    order += sorted(set(runs["method"]) - set(order))
     runs = runs.sort_values([*RUNS, "method"], key=lambda x: x.map(order.index) if x.name == "method" else x)
     lines = [
         "| scenario | steps | method | seeds upright | their greedy returns | upside down | theirs |",
