@@ -59,6 +59,8 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     """The rows of one study's folder."""
     curves, rows = pd.read_csv(folder / "curves.csv"), []
     ends = {in_files(f"{r['scenario']}_{r['method']}_seed{r['seed']}"): r for _, r in curves.iterrows()}  # the last one
+    if others := sorted({name for name in curves["scenario"] if not name.startswith("HalfCheetah")}):
+        raise ValueError(f"{folder} holds runs on {others}; only HalfCheetah has these gaits.")
     for trial in find_trials(folder):
         saved = read_checkpoint(trial.last)
         env = environment_of(saved, EPISODES, {})

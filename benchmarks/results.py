@@ -126,7 +126,7 @@ def main() -> None:
     for name, suite in RECORDED.items():
         tables[name] = report(pd.read_csv(RESULTS / name / "curves.csv"), RESULTS / name, suite)
     for name, study in STUDIES.items():
-        if not curves_of(study).empty:
+        if any(run.csv.is_file() for run in study.runs()):
             tables[name] = report(curves_of(study, beside=True), study.folder, study.suite)
     if (table := scores()) is not None:
         tables["scores"] = table

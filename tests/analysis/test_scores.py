@@ -213,6 +213,12 @@ def test_the_unit_of_a_task_does_not_matter(scale, lora):
     np.testing.assert_allclose(again["score"], once["score"], atol=1e-9)
 
 
+def test_win_rates_beside_returns_are_in_units_of_the_baseline_too():
+    scores = table({"ps": {"battle": [0.2, 0.2], "run": [2.0, 2.0]}, "lora": {"battle": [0.5], "run": [3.0]}})
+    scores["measure"] = np.where(scores["task"] == "battle", "win_rate", "return")
+    np.testing.assert_allclose(normalised(scores, "ps")["score"], [1.0, 1.0, 1.0, 1.0, 2.5, 1.5])
+
+
 @pytest.mark.parametrize("base", [[1.0, -1.0], [0.0], [0.05, 0.05], [3.0, -1.0]])
 def test_a_baseline_near_zero_is_refused(base):
     with pytest.raises(ValueError, match="mean near zero on task 'one'"):
