@@ -18,7 +18,7 @@ from lorasa_rllib.learning.batch import prepare, standardise
 from lorasa_rllib.learning.units import Unit, moved_by, units_of
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import METHODS, make_policy, owner_tables, policies, random_rollout, seeded, team, teams
-from tests.learning.test_mappo import CASES, Learners, experienced, optimisers_of, uneven_rollout
+from tests.learning.helpers import CASES, Learners, experienced, optimisers_of, uneven_rollout
 
 UNEQUAL = team((4, 2, 3), (2, 3, 1))
 SETTINGS = A2POSettings(num_epochs=2, chunk_length=2, max_grad_norm=0.3, value_coeff=0.7)

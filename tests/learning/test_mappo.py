@@ -4,65 +4,28 @@ import copy
 import dataclasses
 import threading
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorasa_rllib.learning import batch as batch_module
 from lorasa_rllib.learning import mappo
-from lorasa_rllib.learning.batch import Batch, MAPPOSettings
-from lorasa_rllib.learning.owner_adam import OwnerAdam
+from lorasa_rllib.learning.batch import MAPPOSettings, prepare
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import METHODS, make_policy, owner_tables, policies, random_rollout, seeded, team, teams
-
-UNEQUAL = team((4, 2, 3), (2, 3, 1))
-SETTINGS = MAPPOSettings(entropy_coeff=0.05, value_coeff=0.7, max_grad_norm=0.3, huber_delta=0.5, chunk_length=2)
-CASES = [
-    (method, phase)
-    for method, owners in owner_tables(2).items()
-    for phase in (("adapters", "joint") if owners.num_adapters else ("backbone",))
-]
-
-
-def optimisers_of(policy, lr=0.01):
-    named = {group: list(policy.parameters_of(group).values()) for group in ("backbone", "adapters", "critic")}
-    return {group: OwnerAdam(params, lr=lr) for group, params in named.items() if params}
-
-
-def experienced(policy):
-    """The policy with a normaliser that has seen returns."""
-    size = policy.critic.num_values
-    mean = torch.linspace(-1, 2, size, dtype=torch.double)
-    for _ in range(5):
-        policy.value_norm.update(mean, mean.square() + 4)
-    return policy
-
-
-def batch_of(policy, steps=3, envs=3, seed=0, dead=(), config=SETTINGS):
-    rollout = random_rollout(policy, steps, envs, seed, dead).to("cpu")
-    return batch_module.prepare(experienced(policy), rollout, config)[0]
-
+from tests.learning.helpers import (
+    CASES,
+    SETTINGS,
+    UNEQUAL,
+    Learners,
+    batch_of,
+    experienced,
+    optimisers_of,
+    row_losses,
+    uneven_rollout,
+)
 
 # An independent update: a loop over owners, the mean loss of the rows of each, one autograd call for each
-
-
-def row_losses(policy, batch, config):
-    """Policy loss [L, B, N] and value loss [L, B, V] of every row, written out."""
-    sequence = {"state": batch.actor_state, "keep": batch.keep}
-    distribution = policy.distribution(batch.obs, roles=batch.roles, masks=batch.masks, **sequence)
-    log_ratio = distribution.log_prob(batch.actions) - batch.log_probs
-    ratio = (log_ratio.sum(-1, keepdim=True) if config.joint_ratio else log_ratio).exp()
-    a = batch.advantages.unsqueeze(-1)
-    gain = torch.where(a > 0, ratio.clamp(max=1 + config.clip), ratio.clamp(min=1 - config.clip)) * a
-    policy_loss = -gain.sum(-1) - config.entropy_coeff * distribution.entropy(seeded(5)).sum(-1)
-    values = policy.critic.unroll(batch.state, batch.critic_state, batch.keep)[0]
-    huber = torch.nn.HuberLoss(reduction="none", delta=config.huber_delta)
-    change = (values - batch.values).clamp(-config.value_clip, config.value_clip)
-    targets = policy.value_norm.normalise(batch.returns)
-    errors = torch.stack([huber(values, targets), huber(batch.values + change, targets)])
-    return policy_loss, config.value_coeff * errors.max(0).values
 
 
 def owner_by_owner(policy, batch, config):
@@ -220,166 +183,13 @@ def test_without_a_change_of_policy_ratios_are_one():
     rollout = random_rollout(policy, 4, 3).to("cpu")
     with torch.no_grad():
         rollout.log_probs = policy.distribution(rollout.obs).log_prob(rollout.actions)
-    batch, _ = batch_module.prepare(policy, rollout, SETTINGS)
+    batch, _ = prepare(policy, rollout, SETTINGS)
     stats = mappo.loss_sums(policy, batch, SETTINGS, seeded(5))[1]
     assert stats["clip_fraction"] == 0
     torch.testing.assert_close(stats["mean_kl_loss"], torch.tensor(0.0), rtol=0, atol=1e-9)
 
 
-# Targets
-
-
-@pytest.mark.parametrize("shared_reward", [True, False])
-@settings(max_examples=10)
-@given(data=st.data())
-def test_targets_are_discounted_sums_that_bootstrap_with_the_true_last_state_and_never_beyond_an_end(
-    shared_reward, data
-):
-    policy = experienced(data.draw(policies("ps", teams(shared_reward=shared_reward))))
-    rollout = random_rollout(policy, 4, 3, seed=data.draw(st.integers(0, 1000))).to("cpu")
-    before = copy.deepcopy(policy.value_norm)
-    batch, _ = batch_module.prepare(policy, rollout, SETTINGS)
-    critic = copy.deepcopy(policy.critic).requires_grad_(False)
-    last = {(int(t), int(e)): s for (t, e), s in zip(rollout.final_index, rollout.final_state, strict=True)}
-    width = critic.num_values
-    advantages = torch.zeros(4, 3, width, dtype=torch.double)
-    values = before.denormalise(critic(rollout.state))
-    for e in range(3):
-        for t in range(4):
-            weight = 1.0
-            for k in range(t, 4):
-                follows = before.denormalise(critic(last[k, e])) if (k, e) in last else values[k + 1, e]
-                if rollout.terminated[k, e]:
-                    follows = torch.zeros(width, dtype=torch.double)
-                advantages[t, e] += weight * (rollout.rewards[k, e] + SETTINGS.gamma * follows - values[k, e])
-                weight *= SETTINGS.gamma * SETTINGS.lambda_
-                if rollout.terminated[k, e] or rollout.truncated[k, e]:
-                    break
-    returns = (advantages + values[:-1]).flatten(0, 1)
-    torch.testing.assert_close(batch.returns[0], returns)
-    torch.testing.assert_close(batch.values[0], critic(rollout.state[:-1]).flatten(0, 1))
-    before.update(returns.mean(0), returns.square().mean(0))
-    torch.testing.assert_close(policy.value_norm.state_dict(), before.state_dict())
-    per_agent = advantages.expand(4, 3, rollout.num_agents).flatten(0, 1)
-    active = batch.active[0]
-    live = per_agent[active]
-    expected = (per_agent - live.mean()) / (live.std(correction=0) + 1e-5)
-    torch.testing.assert_close(batch.advantages[0][active], expected[active], rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("end", ["terminated", "truncated"])
-def test_what_follows_an_end_is_not_seen_before_it_and_a_true_last_state_is(end):
-    policy = experienced(make_policy(UNEQUAL, owner_tables(3)["ps"]))
-    rollout = random_rollout(policy, 4, 1)
-    for name in ("terminated", "truncated"):
-        getattr(rollout, name)[:] = False
-    getattr(rollout, end)[1, 0] = True
-    cut = end == "truncated"
-    rollout.final_index = np.array([[1, 0]]) if cut else np.zeros((0, 2), np.int64)
-    rollout.final_state, rollout.final_obs = rollout.final_state[:0], rollout.final_obs[:0]
-    if cut:
-        rollout.final_state, rollout.final_obs = np.ones((1, 3)), np.ones((1, *rollout.obs.shape[2:]))
-
-    def advantages(**changes):  # before they are standardised, which mixes all steps
-        fresh = copy.deepcopy(policy)
-        batch, _ = batch_module.prepare(fresh, dataclasses.replace(rollout, **changes).to("cpu"), SETTINGS)
-        return (batch.returns - policy.value_norm.denormalise(batch.values))[0, :, 0]
-
-    state = rollout.state.copy()
-    state[2] *= np.array([1.0, -2.0, 0.5])  # the first state of the next episode
-    base, next_episode = advantages(), advantages(state=state)
-    torch.testing.assert_close(next_episode[:2], base[:2], rtol=1e-9, atol=1e-9)
-    assert not torch.isclose(next_episode[2], base[2])
-    if cut:
-        true_last = advantages(final_state=rollout.final_state * np.array([1.0, -2.0, 0.5]))
-        assert not torch.isclose(true_last[:2], base[:2]).any()
-        torch.testing.assert_close(true_last[2:], base[2:], rtol=1e-9, atol=1e-9)
-
-
-@given(seed=st.integers(0, 1000), scale=st.sampled_from([1e-3, 1.0, 1e3]))
-def test_standardised_advantages_have_mean_zero_and_deviation_one_over_live_entries(seed, scale):
-    advantages = torch.randn(6, 4, 3, generator=seeded(seed), dtype=torch.double) * scale + 2 * scale
-    active = torch.rand(6, 4, 3, generator=seeded(seed + 1)) < 0.6
-    spoilt = torch.where(active, advantages, float("nan"))
-    live = batch_module.standardise(spoilt, active)[active]
-    torch.testing.assert_close(live.mean(), torch.tensor(0.0).double(), rtol=0, atol=1e-9)
-    std = advantages[active].std(correction=0)
-    torch.testing.assert_close(live.std(correction=0), std / (std + 1e-5))
-
-
-def test_a_rollout_without_a_live_entry_gives_finite_advantages():
-    assert batch_module.standardise(torch.ones(4, 3), torch.zeros(4, 3, dtype=torch.bool)).isfinite().all()
-
-
-# Minibatches
-
-
-def numbered(sequences, length=1):
-    """A batch whose observations are the numbers of its sequences."""
-    numbers = torch.arange(float(sequences)).expand(length, -1)
-    columns = dict.fromkeys(
-        ("obs", "state", "actions", "log_probs", "active", "advantages", "values", "returns"), numbers
-    )
-    return Batch(**columns)
-
-
-@given(
-    rows=st.integers(1, 40),
-    size=st.integers(1, 40),
-    length=st.integers(1, 3),
-    epochs=st.integers(1, 4),
-    seed=st.integers(0, 100),
-)
-def test_minibatches_of_an_epoch_are_whole_sequences_of_one_number_without_repeats(rows, size, length, epochs, seed):
-    config = MAPPOSettings(num_epochs=epochs, minibatch_size=size * length)
-    batch = numbered(rows, length)
-    parts = list(batch_module.minibatches(batch, config, seeded(seed)))
-    if size >= rows:
-        assert len(parts) == epochs and all(part is batch for part in parts)
-        return
-    each = rows // size
-    assert len(parts) == epochs * each
-    assert {(len(part), part.env_steps) for part in parts} == {(size, size * length)}
-    for epoch in range(epochs):
-        drawn = torch.cat([part.obs[0] for part in parts[epoch * each : (epoch + 1) * each]]).tolist()
-        assert len(set(drawn)) == each * size and set(drawn) <= set(range(rows))
-
-
-def test_a_full_batch_is_all_rows_in_order_and_epochs_are_shuffled_anew():
-    batch = numbered(64)
-    assert all(p is batch for p in batch_module.minibatches(batch, MAPPOSettings(num_epochs=3), seeded(0)))
-    first, second = batch_module.minibatches(batch, MAPPOSettings(num_epochs=2, minibatch_size=63), seeded(0))
-    assert not torch.equal(first.obs, second.obs)
-
-
-def test_indexing_a_batch_selects_rows_of_every_column():
-    spec = team((4, 2, 3), (2, 3, 4), continuous=False, has_masks=True)
-    batch = batch_of(make_policy(spec, owner_tables(3)["role"]))
-    rows = torch.tensor([5, 0, 3])
-    part = batch[rows]
-    assert len(part) == 3
-    for name, column in vars(batch).items():
-        assert column is None or torch.equal(getattr(part, name), column[:, rows]), name
-
-
 # Several learners
-
-
-class Learners:
-    """Learners in threads of one process: `all_sum(rank)` adds up over them as an all-reduce does."""
-
-    def __init__(self, size):
-        self._barrier, self._parts = threading.Barrier(size, timeout=30), [None] * size
-
-    def all_sum(self, rank):
-        def add_up(x):
-            self._parts[rank] = x.clone()
-            self._barrier.wait()
-            total = sum(self._parts)
-            self._barrier.wait()
-            return total
-
-        return add_up
 
 
 def train_together(policy, shards, config):
@@ -397,15 +207,6 @@ def train_together(policy, shards, config):
     for thread in threads:
         thread.join()
     return results
-
-
-def uneven_rollout(policy):
-    """Shards of two learners differ in live counts and episode ends; agent 1 lives in the second shard only."""
-    rollout = random_rollout(policy, 6, 4, seed=3)
-    rollout.active[:, :2, 1] = False
-    rollout.active[1:, 0] = False
-    rollout.terminated[2:, :2] = False
-    return rollout
 
 
 @pytest.mark.parametrize("method", ["ps", "lora", "nps", "seps_lora", "mtl", "role"])
@@ -457,7 +258,7 @@ def test_updates_on_advantages_make_good_actions_likelier():
     rollout = random_rollout(policy, 8, 4).to("cpu")
     with torch.no_grad():
         rollout.log_probs = policy.distribution(rollout.obs).log_prob(rollout.actions)
-    batch, _ = batch_module.prepare(copy.deepcopy(policy), rollout, MAPPOSettings())
+    batch, _ = prepare(copy.deepcopy(policy), rollout, MAPPOSettings())
     mappo.update(policy, optimisers_of(policy, 0.003), rollout, MAPPOSettings(), seeded(0))
     with torch.no_grad():
         gain = policy.distribution(batch.obs).log_prob(batch.actions) - batch.log_probs

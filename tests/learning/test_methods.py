@@ -12,7 +12,7 @@ from lorasa_rllib.learning.batch import Batch
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.spec import Owners
 from tests.helpers import make_policy, owner_tables, seeded, team
-from tests.learning.test_mappo import SETTINGS, batch_of, optimisers_of, row_losses
+from tests.learning.helpers import SETTINGS, batch_of, optimisers_of, row_losses
 
 EQUAL = team((3, 3, 3), (2, 2, 2))
 QUIET = dataclasses.replace(SETTINGS, entropy_coeff=0.0)  # its noise would differ
