@@ -38,8 +38,8 @@ from lorasa_rllib.learning.units import (
     UnitRows,
     critic_rows_of,
     leaves_of,
-    moved_by,
     product_of,
+    reaching_others,
     rows_of,
     units_of,
 )
@@ -124,7 +124,6 @@ class SequentialUpdate:
         replays = settings.quirks.single_step_ratios and policy.actor.recurrent
         self._states = actor_states(policy, self.batch) if replays else None
         self._units = units_of(policy)
-        self._everyone_moves = moved_by(policy, self._units[0]) is None
         self._scores = self.advantages.scores(self._units)
         self.order: list[Unit] = []
 
@@ -148,7 +147,8 @@ class SequentialUpdate:
             for start in range(0, len(indices), size)
         ]
         before = torch.zeros_like(self.ratios.log_ratio[..., 0])  # log product of those that moved, [L, C]
-        for position, unit in enumerate(self.order, 1):
+        reaching = reaching_others(self._policy, self.order)
+        for position, (unit, reaches_others) in enumerate(zip(self.order, reaching, strict=True), 1):
             done = self.order[: position - 1]
             if done and settings.correction:
                 yield self._correct(unit, before, done)
@@ -161,10 +161,10 @@ class SequentialUpdate:
                     yield self._step(unit, None, values, position, clip)
                 rows.others = self._others(unit, rows, before, clip)
                 yield self._step(unit, rows, values, position, clip)
-                if self._everyone_moves:
-                    self.ratios.refresh()
+                if reaches_others:  # those that are done, too
+                    self.ratios.refresh(unit)
                     before = self._product(done)
-            if not self._everyone_moves:
+            if not reaches_others:
                 self.ratios.refresh(unit)
             before = before + self.ratios.product(unit)
 

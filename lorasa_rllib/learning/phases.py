@@ -69,6 +69,11 @@ class PhaseSchedule:
             )
         return round(switch * self.total_env_steps)
 
+    @property
+    def begins_plain(self) -> bool:
+        """Whether adapters, where there are any, have no effect at first."""
+        return self.has_adapters and self.schedule == "two_phase" and self.switch_step != 0
+
     def watcher(self) -> AutoSwitch | None:
         """What an automatic switch goes by: whoever trains tells it every return. None if the switch is no such one."""
         automatic = self.has_adapters and self.schedule == "two_phase" and self.phase_switch == "auto"

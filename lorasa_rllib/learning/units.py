@@ -6,6 +6,7 @@ backbone phase), a unit is an agent, as published, and its steps move everybody.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,10 +58,8 @@ def units_of(policy: TeamPolicy) -> list[Unit]:
 
 def moved_by(policy: TeamPolicy, unit: Unit) -> tuple[int, ...] | None:
     """The agents whose policy changes when the unit steps; None: all of them. (Roles: their own rows, or all.)"""
-    owners, trains = policy.config.owners, _trains(policy)
-    if trains["backbone"] and (owners.num_backbones == 1 or owners.banked != ("*",)):
-        return None
-    if trains["adapters"] and owners.num_adapters == 1:
+    owners = policy.config.owners
+    if _all_share(policy):
         return None
     if unit.roles:
         return ()
@@ -70,6 +69,23 @@ def moved_by(policy: TeamPolicy, unit: Unit) -> tuple[int, ...] | None:
     agents = range(len(owners.backbone_of))
     moved = tuple(a for a in agents if any(_owners_of(policy, a)[bank] in touched[bank] for bank in banks))
     return None if len(moved) == len(agents) else moved
+
+
+def reaching_others(policy: TeamPolicy, units: Sequence[Unit]) -> list[bool]:
+    """Of each unit, whether its step also moves agents of another one: both then train some weight together."""
+    if _all_share(policy):
+        return [True] * len(units)
+    held = [{part for agent in unit.agents for part in enumerate(_owners_of(policy, agent))} for unit in units]
+    holders = Counter(part for parts in held for part in parts)
+    return [any(holders[part] > 1 for part in parts) for parts in held]
+
+
+def _all_share(policy: TeamPolicy) -> bool:
+    """Whether there are weights that train and that everybody reads."""
+    owners, trains = policy.config.owners, _trains(policy)
+    return (trains["backbone"] and (owners.num_backbones == 1 or owners.banked != ("*",))) or (
+        trains["adapters"] and owners.num_adapters == 1
+    )
 
 
 def _trains(policy: TeamPolicy) -> dict[str, bool]:

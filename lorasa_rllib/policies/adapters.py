@@ -160,6 +160,8 @@ def _fitted(
         a, b = f"{name}.lora_A", f"{name}.lora_B"
         if layer.dense:
             fitted[delta] = given[delta] if source.dense else source.scaling * given[b] @ given[a]
+            if fitted[delta].shape != own[delta].shape:
+                raise ValueError(f"the given adapter has other sizes on layer {name}: it belongs to another network.")
         elif source.dense or source.rank > layer.rank:
             raise ValueError(
                 f"the given adapter has rank {source.rank} on layer {name}, the policy {layer.rank}: truncate it first."

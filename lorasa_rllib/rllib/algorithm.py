@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import torch
 from ray.rllib.algorithms.ppo.ppo import PPO
-from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT_RL_MODULE
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -34,7 +34,7 @@ from lorasa_rllib.policies.saved import saved
 from lorasa_rllib.rllib.checkpoints import (
     adapter_weights,
     backbone_weights,
-    check_groups,
+    check_same_owners,
     origin_of,
     policy_config_of,
     readable,
@@ -47,6 +47,7 @@ from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import SPLIT, RecentEpisodes
 from lorasa_rllib.rllib.sampled import shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, returned
+from lorasa_rllib.rllib.storage import on_this_machine
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class TeamAlgorithm(PPO):
         if self.config.adapter_files is not None:
             self._start_from(adapter_weights(self.config.adapter_files, self.config.policy_config()))
         if self.config.fork_checkpoint is not None:
-            self.restore_from_path(str(Path(self.config.fork_checkpoint).expanduser().resolve()))
+            self.restore_from_path(self.config.fork_checkpoint)
 
     def _start_from(self, weights: dict[str, Any]) -> None:
         phase = self._phase  # from the first round on, also for those who sample it
@@ -208,16 +209,29 @@ class TeamAlgorithm(PPO):
     @override(PPO)
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
-        self._episodes.set_state(state.get("recent_episodes", []))
+        if "recent_episodes" in state:
+            self._episodes.set_state(state["recent_episodes"])
         if self._watcher is not None and "auto_switch" in state:
             self._watcher.set_state(state["auto_switch"])
+        if COMPONENT_LEARNER_GROUP in state:
+            self._act_with_what_was_restored()
 
     @override(PPO)
-    def restore_from_path(self, path: str | Path, *args: Any, **kwargs: Any) -> None:
-        """Restores a checkpoint; every env runner acts with it from the next `sample()` or `evaluate()` on."""
-        check_groups(path, policy_config_of(path).owners, self.config.owners())
-        with readable(path):
-            super().restore_from_path(path, *args, **kwargs)
+    def restore_from_path(
+        self, path: str | Path, *, component: str | None = None, filesystem: Any = None, **kwargs: Any
+    ) -> None:
+        """Restores a checkpoint; every env runner acts with it from the next `sample()` or `evaluate()` on.
+
+        path: of this machine, or a URI. component: path is the part of a checkpoint with this name, restored alone.
+        """
+        with on_this_machine(path, filesystem) as here:
+            if component is None:
+                check_same_owners(path, policy_config_of(here).owners, self.config.owners())
+            with readable(path):
+                super().restore_from_path(str(here.absolute()), component=component, **kwargs)
+        self._act_with_what_was_restored()
+
+    def _act_with_what_was_restored(self) -> None:
         self._sampling.drop()
         (phase, *_) = self.learner_group.foreach_learner(lambda learner: learner.phase)
         self._phase = phase.get()
@@ -236,9 +250,9 @@ class TeamAlgorithm(PPO):
 
     @classmethod
     @override(PPO)
-    def from_checkpoint(cls, path: str | Path, *args: Any, **kwargs: Any) -> Any:
-        with readable(path):
-            return super().from_checkpoint(path, *args, **kwargs)
+    def from_checkpoint(cls, path: str | Path, filesystem: Any = None, **kwargs: Any) -> Any:
+        with on_this_machine(path, filesystem) as here, readable(path):
+            return super().from_checkpoint(str(here.absolute()), **kwargs)
 
 
 def _warn_if_nothing_fits(config: TeamConfig) -> None:

@@ -19,6 +19,7 @@ from lorasa_rllib.policies.adapters import transplant
 from lorasa_rllib.policies.folder import is_policy, read_policy
 from lorasa_rllib.policies.saved import Origin, SavedPolicy, is_adapters, names_of_adapters, saved
 from lorasa_rllib.rllib.module import MODULE_ID, check_state
+from lorasa_rllib.rllib.storage import on_this_machine
 from lorasa_rllib.spec import Owners
 
 MODULE = Path("learner_group/learner/rl_module") / MODULE_ID
@@ -102,12 +103,23 @@ def origin_of(config: Any, env_steps: int) -> Origin:
 
 
 def read_trained(path: str | Path) -> SavedPolicy:
-    """The policy behind a path: files of a policy, a checkpoint, or a trial (its last checkpoint)."""
-    path = Path(path).expanduser()
-    if is_policy(path):
-        return read_policy(path)
-    numbered = sorted(p for p in path.glob("checkpoint_*") if is_checkpoint(p)) if path.is_dir() else []
-    return read_checkpoint(numbered[-1] if numbered else path)
+    """The policy behind a path or URI: files of a policy, a checkpoint, or a trial (its last checkpoint)."""
+    with on_this_machine(path) as here:
+        if is_policy(here):
+            return read_policy(here)
+        numbered = sorted(p for p in here.glob("checkpoint_*") if is_checkpoint(p)) if here.is_dir() else []
+        return read_checkpoint(numbered[-1] if numbered else here)
+
+
+def check_same_owners(path: str | Path, theirs: Owners, own: Owners) -> None:
+    """Raises ValueError if weights of a checkpoint would go to other agents than those that learnt them."""
+    check_groups(path, theirs, own)
+    if theirs.num_adapters == own.num_adapters and theirs.adapter_of != own.adapter_of:
+        raise ValueError(
+            f"the checkpoint {path} has adapters of agents {list(theirs.adapter_of)} (routed by {theirs.routed_by}), "
+            f"this algorithm {list(own.adapter_of)} (routed by {own.routed_by}). Build it with the same adapter_key, "
+            "or with from_checkpoint."
+        )
 
 
 def check_groups(path: str | Path, theirs: Owners, own: Owners) -> None:
@@ -130,6 +142,11 @@ def backbone_weights(path: str | Path, config: PolicyConfig) -> dict[str, Tensor
     except ValueError as error:
         raise ValueError(f"backbone={str(path)!r}: {error}") from error
     check_groups(path, source.config.owners, config.owners)
+    if source.config.spec.obs_size != config.spec.obs_size:
+        raise ValueError(
+            f"backbone={str(path)!r} reads observations of {source.config.spec.obs_size} features, agents here have "
+            f"{config.spec.obs_size}. Give it an environment with the same observations."
+        )
     own = {name: w for name, w in TeamPolicy(config).state_dict().items() if not is_adapters(name) and name != "_phase"}
     weights = {f"actor.{name}": w for name, w in source.backbone().items()}
     first = "actor.mlp.0.weight"

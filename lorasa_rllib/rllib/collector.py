@@ -22,6 +22,9 @@ from lorasa_rllib.rllib.memory import Memory, RunningCritic
 from lorasa_rllib.rllib.sampled import EpisodeSummary
 from lorasa_rllib.spec import TeamSpec
 
+SEEDS = 2**31 - 2**20
+"""Number of seeds: what every simulator takes (some take 32 bits with sign), less room for the copies' own numbers."""
+
 
 @dataclass(frozen=True)
 class Acting:
@@ -83,7 +86,7 @@ class Collector:
         """
         first, self._step = self._step is None, None
         # Seeds of env runners are consecutive and copy e of one takes seed + e: spread them out.
-        seed = self._seed * 10_007 if first and self._seed is not None else None
+        seed = self._seed * 10_007 % SEEDS if first and self._seed is not None else None
         with named_errors():
             self._step = self.env.reset(seed)
         check(self._step, self.env.spec)

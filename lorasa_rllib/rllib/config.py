@@ -216,7 +216,12 @@ class TeamConfig(SharingConfig):
         if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
             raise ValueError(f"num_adapters={n!r} must be a number of adapters of at least 1, or None.")
         self.policy_config()
-        self.phase_schedule()
+        schedule = self.phase_schedule()
+        if self.adapter_files is not None and schedule.begins_plain:
+            raise ValueError(
+                "adapters= would have no effect until the switch, and then change the policy at once. Set "
+                "phase_switch=0 to start in the adapter phase, or schedule='joint'."
+            )
         if self.adapter_lr_scale is not None and not self.adapter_lr_scale > 0:
             raise ValueError(
                 f"adapter_lr_scale={self.adapter_lr_scale} must be positive; freeze adapters with a phase."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Collection
 from typing import Any
 
@@ -189,11 +190,19 @@ class TeamLearner(TorchLearner):
             self.module.set_state(state[COMPONENT_RL_MODULE])
         super().set_state({name: part for name, part in state.items() if name != COMPONENT_RL_MODULE})
         if GENERATOR in state:
-            self._generator.set_state(torch.as_tensor(state[GENERATOR]))
+            restore_generator(self._generator, torch.as_tensor(state[GENERATOR]))
 
     @override(Learner)
     def compute_loss_for_module(self, **kwargs: Any) -> Any:
         raise NotImplementedError("the loss is computed on whole teams, see `update_policy`.")
+
+
+def restore_generator(generator: torch.Generator, state: Tensor) -> None:
+    """Goes on where the generator of a checkpoint was; of one on a device of another kind, from a seed made of it."""
+    if state.shape == generator.get_state().shape:
+        generator.set_state(state)
+    else:
+        generator.manual_seed(zlib.crc32(state.numpy().tobytes()))
 
 
 def _sum_over_learners(x: Tensor) -> Tensor:

@@ -37,6 +37,13 @@ SPLIT = "split"
 """Where the seconds of an iteration went: "sample", "transfer" (rollouts to learners), "learn", "sync" (weights)."""
 
 
+EPISODE_KEYS = (
+    EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, EPISODE_RETURN_MAX, EPISODE_LEN_MEAN, EPISODE_LEN_MIN, EPISODE_LEN_MAX,
+    EPISODE_DURATION_SEC_MEAN, WIN_RATE,
+)  # fmt: skip
+"""What `episode_statistics` says."""
+
+
 def log_restarts(metrics: Any, restarts: int) -> None:
     """Simulators (games of StarCraft, say) of one runner that failed and were started again since the last round."""
     metrics.log_value(NUM_RESTARTS, restarts, reduce="lifetime_sum")
@@ -65,10 +72,19 @@ def log_sampling(metrics: Any, sampled: Sampled, spec: TeamSpec, weights_seq_no:
 
 
 def log_evaluation(metrics: Any, sampled: Sampled) -> None:
-    """Episode statistics of an evaluation runner: over exactly the episodes of this round."""
+    """Episode statistics of an evaluation runner: over exactly the episodes of this round.
+
+    RLlib averages the means of several evaluation runners: over all episodes if each has as many.
+    """
     for key, value in episode_statistics(sampled.episodes).items():
         reduce = "min" if key.endswith("_min") else "max" if key.endswith("_max") else "mean"
         metrics.log_value(key, value, reduce=reduce, window=1)
+
+
+def forget_evaluation(metrics: Any) -> None:
+    """Takes the keys of `log_evaluation` out of a runner that samples again: the algorithm logs these itself."""
+    for key in EPISODE_KEYS:
+        metrics.delete(key, key_error=False)
 
 
 class RecentEpisodes:

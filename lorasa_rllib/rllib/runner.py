@@ -25,7 +25,7 @@ from lorasa_rllib.rllib.callbacks import RunnerCallbacks
 from lorasa_rllib.rllib.collector import Acting, Collector, Round
 from lorasa_rllib.rllib.memory import Memory
 from lorasa_rllib.rllib.module import MODULE_ID
-from lorasa_rllib.rllib.results import log_evaluation, log_restarts, log_sampling
+from lorasa_rllib.rllib.results import forget_evaluation, log_evaluation, log_restarts, log_sampling
 from lorasa_rllib.rllib.sampled import Sampled
 
 REMADE = 1_000_003
@@ -172,7 +172,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     @override(EnvRunner)
     def get_metrics(self) -> Any:
-        return self.metrics.reduce()
+        metrics = self.metrics.reduce()
+        if not self.config.in_evaluation:
+            forget_evaluation(self.metrics)
+        return metrics
 
     @override(Checkpointable)
     def get_state(
@@ -194,17 +197,18 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     @override(Checkpointable)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes weights unless it has just these: a restored checkpoint may be older than what the runner holds."""
+        """Takes weights whatever their number: those of another run, or of a checkpoint, may have the same one."""
         if COMPONENT_RL_MODULE in state:
-            number = state.get(WEIGHTS_SEQ_NO, 0)
-            if number == 0 or number != self._weights_seq_no:
-                weights = state[COMPONENT_RL_MODULE]
-                self.module.set_state(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
-                self._actor = None
-            if number > 0:
-                self._weights_seq_no = number
+            weights = state[COMPONENT_RL_MODULE]
+            self.module.set_state(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
+            self._actor = None
+            self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0) or self._weights_seq_no
         if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
+
+    def set_weights(self, weights: dict[str, Any]) -> None:
+        """Takes weights by module: RLlib's `Algorithm.set_weights` calls it."""
+        self.set_state({COMPONENT_RL_MODULE: weights})
 
     @override(Checkpointable)
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:

@@ -113,6 +113,9 @@ def check_layout(config: Any) -> None:
             f"({runners} env runners x {per_runner}). Set train_batch_size_per_learner={fitting_batch}."
         )
     check_chunks(config)
+    epochs = config.num_epochs
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"num_epochs={epochs!r} must be a number of passes over the batch of at least 1.")
     size = config.minibatch_size
     if size is not None and not 1 <= size <= batch // learners:
         raise ValueError(

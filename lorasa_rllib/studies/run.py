@@ -26,6 +26,7 @@ from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.forks import STEPS, ForkPoints, fork_steps, forks, trunks, whole_curves
 from lorasa_rllib.studies.progress import Progress
 from lorasa_rllib.studies.provenance import Provenance
+from lorasa_rllib.studies.settings import check_unchanged, remember
 from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import rich_table, summary
 from lorasa_rllib.studies.termination import SaveOnTermination, exit_status
@@ -104,7 +105,10 @@ def _train_trunks(
     results = _fit(replace(options, name=options.name + TRUNKS), configs, console, max(steps), [ForkPoints(steps)])
     found = {}
     for name in configs:
-        saved = sorted((int(metrics[STEPS]), saved.path) for saved, metrics in results[str(name)].best_checkpoints)
+        saved = sorted(
+            (int(metrics[STEPS]), located(saved.path, options.storage_path))
+            for saved, metrics in results[str(name)].best_checkpoints
+        )
         found[name.scenario, name.seed] = dict(next(pair for pair in saved if pair[0] >= step) for step in steps)
     return found, _curves(configs, results)
 
@@ -133,9 +137,16 @@ def report(
         console.print(f"{what:<12}{folder}/{name}", soft_wrap=True)
     for name, checkpoint in checkpoints.items():
         if checkpoint is not None:
-            console.print(f"checkpoint  {name}: {checkpoint.path}", soft_wrap=True)
+            console.print(f"checkpoint  {name}: {located(checkpoint.path, options.storage_path)}", soft_wrap=True)
     console.print(f"act or go on with a checkpoint:  lorasa_rllib.{options.algorithm.upper()}.from_checkpoint(path)")
     console.print(f"all numbers:  tensorboard --logdir {folder}", soft_wrap=True)
+
+
+def located(path: str, storage_path: str) -> str:
+    """A path of Tune's results as `from_checkpoint` takes it: with scheme and options of a storage that is a URI."""
+    scheme, elsewhere, rest = storage_path.partition("://")
+    _, has_options, uri_options = rest.partition("?")
+    return f"{scheme}://{path}{has_options}{uri_options}" if elsewhere else path
 
 
 def _tuner(
@@ -144,6 +155,7 @@ def _tuner(
     keep = options.keep_checkpoints if stop is None else None
     stop = stop or options.total_env_steps
     if options.resume and tune.Tuner.can_restore(folder):
+        check_unchanged(options, folder)
         return tune.Tuner.restore(
             folder, trainable=options.algorithm.upper(), param_space=_space(configs), resume_errored=True
         )
@@ -151,6 +163,7 @@ def _tuner(
         print(f"There is no experiment at {folder} yet: starting it.")
     elif tune.Tuner.can_restore(folder):
         raise ValueError(f"{folder} already holds an experiment: continue it with --resume, or give another --name.")
+    remember(options, folder)
     some = next(iter(configs.values()))
     every = max(1, -(-options.total_env_steps // some.total_train_batch_size) // CHECKPOINTS)
     return tune.Tuner(

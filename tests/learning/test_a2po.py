@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from lorasa_rllib.learning import a2po, units
 from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate
 from lorasa_rllib.learning.a2po_log import Corrected, Stepped
-from lorasa_rllib.learning.batch import prepare, standardise
-from lorasa_rllib.learning.units import Unit, moved_by, units_of
+from lorasa_rllib.learning.batch import in_time, prepare, standardise
+from lorasa_rllib.learning.units import Unit, moved_by, product_of, reaching_others, units_of
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import METHODS, make_policy, owner_tables, policies, random_rollout, seeded, team, teams
 from tests.learning.helpers import CASES, Learners, experienced, optimisers_of, uneven_rollout
@@ -94,6 +94,8 @@ def test_who_moves_with_a_unit_is_who_shares_weights_with_it(method, phase):
         shares = [n for n in range(3) if any(map(overlap, mine, reads((n,))))]
         moved = moved_by(policy, unit)
         assert shares == list(range(3) if moved is None else moved), unit
+    reaches = [moved_by(policy, unit) != unit.agents for unit in units_of(policy)]
+    assert reaching_others(policy, units_of(policy)) == reaches
 
 
 # The update
@@ -123,8 +125,17 @@ def test_ratios_at_hand_are_those_of_the_policy_of_today(method, phase, recurren
         checked += 1
 
     run.ratios.refresh = refresh_and_compare
-    done = sum(isinstance(event, Stepped) and not event.critic_only for event in run.events())
-    assert done and checked >= len(run.order)
+    stepped = 0
+    for event in run.events():
+        if isinstance(event, Stepped):
+            stepped += not event.critic_only
+        elif run._states is None:  # of those that are done, and of the unit itself
+            with torch.no_grad():
+                table = run.ratios.log_ratio_of(policy.distribution(batch.obs, **inputs).log_prob(batch.actions))
+            acted = run.order if event.unit is None else run.order[: run.order.index(event.unit) + 1]
+            product = table.sum(-1) if event.unit is None else product_of(table, batch, Unit.joined(acted))
+            torch.testing.assert_close(event.log_ratios, in_time(product, rollout.num_envs), **EXACT)
+    assert stepped and checked >= len(run.order)
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -200,3 +200,13 @@ def test_adapters_that_do_not_fit_are_refused(settings, message):
         transplant(target, "agent_0", source, "agent_1")
     with pytest.raises(ValueError, match="no adapter 'nobody'; it has agent_0, agent_1"):
         transplant(target, "nobody", source, "agent_1")
+
+
+@pytest.mark.parametrize("r", [2, 8], ids=["factored", "dense"])
+def test_adapters_of_other_observations_are_refused(r):
+    lora = LoRAConfig(r=r)
+    target, source = (
+        saved(make_policy(team((size,) * 2, (4,) * 2), owner_tables(2)["lora"], lora).float()) for size in (6, 4)
+    )
+    with pytest.raises(ValueError, match=r"other sizes on layer mlp\.0"):
+        transplant(target, "agent_0", source, "agent_1")

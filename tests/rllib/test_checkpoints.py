@@ -132,7 +132,15 @@ def test_more_ids_are_filled_up_with_the_mean_id(small_config, build, tmp_path):
 )
 def test_what_cannot_be_started_from_is_named(small_config, build, settings, message):
     with pytest.raises(ValueError, match=message):
-        build(small_config(**settings))
+        build(small_config(phase_switch=0, **settings))
+
+
+def test_a_backbone_that_reads_other_observations_is_refused(small_config, build, tmp_path):
+    """Without feature norm the ids' columns would make up for the missing features."""
+    files = build(small_config(env_config=SAME_SIZES).network(feature_norm=False)).save_policy(tmp_path / "policy")
+    wider = SAME_SIZES | {"obs_size": 5}
+    with pytest.raises(ValueError, match="reads observations of 4 features, agents here have 5"):
+        build(small_config(env_config=wider, phase_switch=0, backbone=str(files)).network(feature_norm=False))
 
 
 def test_files_of_another_network_are_refused(small_config, build, tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from lorasa_rllib.rllib.learner import restore_generator
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import TeamTrainingData
@@ -75,3 +76,13 @@ def test_two_learners_equal_one_over_three_iterations_across_the_switch(small_co
         torch.testing.assert_close(
             torch.as_tensor(first[name]), torch.as_tensor(value), rtol=1e-4, atol=1e-5, check_dtype=False, msg=name
         )
+
+
+def test_a_generator_of_a_device_of_another_kind_gives_one_that_all_learners_agree_on():
+    """States of generators on GPUs are shorter; a checkpoint of one may be restored without a GPU."""
+    own, other = torch.Generator().manual_seed(1), torch.Generator().manual_seed(2)
+    for generator in (own, other):
+        restore_generator(generator, torch.arange(16, dtype=torch.uint8))
+    assert torch.equal(torch.rand(3, generator=own), torch.rand(3, generator=other))
+    restore_generator(other, state := own.get_state())
+    assert torch.equal(other.get_state(), state)

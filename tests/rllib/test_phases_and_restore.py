@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from lorasa_rllib import A2PO, MAPPO
 from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS
@@ -121,6 +122,91 @@ def test_an_older_checkpoint_reaches_all_runners_of_a_running_algorithm(small_co
     ):
         for name, value in held.items():
             np.testing.assert_array_equal(value, saved[name], err_msg=name)
+
+
+@pytest.mark.parametrize("runners", [0, 1])
+def test_weights_with_the_same_number_of_updates_are_acted_with(small_config, build, tmp_path, runners):
+    """Numbers count updates: two runs of one length share them."""
+    config = small_config().env_runners(num_env_runners=runners, num_envs_per_env_runner=2)
+    config.evaluation(evaluation_num_env_runners=runners)
+    algo, other = build(config.copy(copy_frozen=False)), build(config.debugging(seed=7))
+    for one in (algo, other):
+        for _ in range(3):
+            one.train()
+        one.evaluate()
+    weights, phase = weights_of(other), other._phase
+
+    def check():
+        for group in (algo.env_runner_group, algo.eval_env_runner_group):
+            if group is None:
+                continue
+            for held in group.foreach_env_runner(acts_with, local_env_runner=not runners):
+                np.testing.assert_array_equal(held, expected)
+        np.testing.assert_array_equal(
+            weights_of(algo)["policy.critic.head.weight"], weights["policy.critic.head.weight"]
+        )
+        assert algo._phase == phase
+
+    (expected, *_) = other.env_runner_group.foreach_env_runner(acts_with, local_env_runner=not runners)
+    other.save_to_path(tmp_path / "other")
+    algo.restore_from_path(tmp_path / "other")
+    check()
+    algo.train()
+    algo.set_state(other.get_state())
+    check()
+    algo.train()
+    algo.set_weights({MODULE_ID: weights})
+    check()
+    algo.train()
+
+
+def acts_with(runner: TeamEnvRunner) -> np.ndarray:
+    obs = torch.ones(1, runner.spec.num_agents, runner.spec.obs_size)
+    acting = runner._acting("mode")
+    with torch.no_grad():
+        return acting.actor(obs, adapters=acting.adapters).mean.numpy()
+
+
+def test_a_part_of_a_checkpoint_is_restored_alone(small_config, build, tmp_path):
+    first = build(small_config())
+    for _ in range(3):
+        first.train()
+    first.save_to_path(tmp_path / "first")
+    second = build(small_config().debugging(seed=7))
+    for part in ("learner_group", "learner_group/learner", "learner_group/learner/rl_module"):
+        second.train()
+        second.restore_from_path(tmp_path / "first" / part, component=part)
+        for name, value in weights_of(first).items():
+            np.testing.assert_array_equal(weights_of(second)[name], value, err_msg=f"{part} {name}")
+        assert second._phase == "adapters" and second.training_iteration < 3 + 1
+
+
+def test_checkpoints_of_other_file_systems_are_restored(small_config, build, tmp_path):
+    algo = build(small_config())
+    for _ in range(3):
+        algo.train()
+    algo.save_to_path(tmp_path / "checkpoint")
+    elsewhere = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
+    for given in ({"path": (tmp_path / "checkpoint").as_uri()}, {"path": "checkpoint", "filesystem": elsewhere}):
+        again = MAPPO.from_checkpoint(**given)
+        try:
+            np.testing.assert_array_equal(acts_with(again.env_runner), acts_with(algo.env_runner))
+            again.train()
+            again.restore_from_path(**given)
+            np.testing.assert_array_equal(acts_with(again.env_runner), acts_with(algo.env_runner))
+        finally:
+            again.stop()
+    forked = build(small_config(fork_from=(tmp_path / "checkpoint").as_uri()))
+    np.testing.assert_array_equal(acts_with(forked.env_runner), acts_with(algo.env_runner))
+    with pytest.raises(ValueError, match="absent"):
+        algo.restore_from_path("absent", filesystem=elsewhere)
+
+
+def test_adapters_of_other_agents_are_refused(small_config, build, tmp_path):
+    build(small_config(adapter_key=(0, 0, 1))).save_to_path(tmp_path / "checkpoint")
+    other = build(small_config(adapter_key=(1, 0, 0)))
+    with pytest.raises(ValueError, match=r"adapters of agents \[0, 0, 1\] .* this algorithm \[1, 0, 0\]"):
+        other.restore_from_path(tmp_path / "checkpoint")
 
 
 @BOTH

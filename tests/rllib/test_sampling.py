@@ -141,3 +141,18 @@ def test_runners_receive_no_critic(small_config):
     learner = config.build_learner(spaces=config.spaces())
     weights = learner.get_state(components="rl_module", inference_only=True)["rl_module"][MODULE_ID]
     assert weights and not any("critic" in name or "value_norm" in name for name in weights)
+
+
+@pytest.mark.parametrize("in_evaluation", [False, True])
+@pytest.mark.parametrize("seed", [0, 3, 429_197, 2**31 - 1])
+def test_environments_get_seeds_that_simulators_take(small_config, seed, in_evaluation):
+    """`numpy.random.RandomState` takes 32 bits, some simulators a signed integer of as many."""
+    config = small_config().debugging(seed=seed)
+    config.in_evaluation = in_evaluation
+    runner, seen = TeamEnvRunner(config=config, worker_index=2), []
+    reset = runner.env.reset
+    runner.env.reset = lambda number: seen.append(number) or reset(number)
+    for _ in range(2):
+        runner.collector.restart()
+        runner._remade += 1
+    assert isinstance(seen[0], int) and 0 <= seen[0] < 2**31 - runner.num_envs and seen[1] is None

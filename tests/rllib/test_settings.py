@@ -56,6 +56,8 @@ BAD_SETTINGS = {
     "unknown method": (lambda c: c.sharing("lorax"), "'lorax' is unknown"),
     "unknown schedule": (lambda c: c.sharing(schedule="three_phase"), "schedule='three_phase'"),
     "switch beyond the budget": (lambda c: c.sharing(phase_switch=20_000), "phase_switch=20000"),
+    "adapters that come on at the switch": (lambda c: c.sharing(adapters="policy"), "adapters= .* phase_switch=0"),
+    "no epochs": (lambda c: c.training(num_epochs=0), "num_epochs=0"),
     "no switch": (lambda c: c.sharing(phase_switch=None), "phase_switch=None"),
     "fraction of nothing": (lambda c: c.sharing(phase_switch=0.5, total_env_steps=None), "total_env_steps"),
     "unknown environment": (lambda c: c.environment("no-such-env"), "no-such-env"),

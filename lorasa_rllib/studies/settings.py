@@ -1,0 +1,51 @@
+"""What an experiment was started with: Tune goes on with that, so a resumed one must not be given anything else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from pyarrow.fs import FileSystem, FileType
+
+from lorasa_rllib.studies.choices import StudyOptions
+
+FILE = "settings.json"
+"""Beside Tune's own files in the experiment's folder."""
+
+FREE = ("address", "resume", "storage_path")
+"""Options that may change: where the cluster and the same folder are."""
+
+
+def remember(options: StudyOptions, folder: str) -> None:
+    """Writes the options of a new experiment into its folder, a path or URI."""
+    filesystem, path = FileSystem.from_uri(folder)
+    filesystem.create_dir(path, recursive=True)
+    with filesystem.open_output_stream(f"{path}/{FILE}.part") as file:
+        file.write(json.dumps(_kept(options), indent=1).encode())
+    filesystem.move(f"{path}/{FILE}.part", f"{path}/{FILE}")
+
+
+def check_unchanged(options: StudyOptions, folder: str) -> None:
+    """Raises ValueError if the experiment in the folder was started with other options."""
+    filesystem, path = FileSystem.from_uri(folder)
+    if filesystem.get_file_info(f"{path}/{FILE}").type == FileType.NotFound:
+        return  # of an older version
+    with filesystem.open_input_stream(f"{path}/{FILE}") as file:
+        begun = json.loads(file.read())
+    changed = [f"{_flag(name)} {value!r} (begun with {begun[name]!r})" for name, value in _kept(options).items()
+               if name in begun and value != begun[name]]  # fmt: skip
+    if changed:
+        raise ValueError(
+            f"--resume goes on with what {folder} was started with, but now there is {', '.join(changed)}. "
+            "Give the same options, or start another experiment with another --name."
+        )
+
+
+def _kept(options: StudyOptions) -> dict[str, Any]:
+    kept = {name: value for name, value in asdict(options).items() if name not in FREE}
+    return json.loads(json.dumps(kept))  # tuples as lists, as they are read
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
