@@ -91,13 +91,14 @@ class SharingConfig(PPOConfig):
             adapt_bias, adapt_norm: adapters have biases, and gains and offsets of LayerNorms, too. Not as published.
             adapter_lr_scale: learning rate of the adapters as a multiple of `lr`. None: 3 in the adapter phase of two,
                 where adapters alone must move the policy, and 1 in joint training.
-            backbone: path of a checkpoint of this package, or of a policy's files, whose backbone, critic and
-                normaliser this run starts from; with `phase_switch=0` training starts in the adapter phase. Files
-                without a critic give the actor alone, also to a team with more agents.
+            backbone: path (or URI, s3://...) of a checkpoint of this package or of a policy's files, whose backbone,
+                critic and normaliser this run starts from; with `phase_switch=0` training starts in the adapter phase.
+                Files without a critic give the actor alone, also to a team with more agents.
             adapters: where the adapters start from: a checkpoint or a policy's files, each from that of the same name;
                 or name -> folder of one adapter, such as {"scout": "policy/adapters/front"}. The rest start plain.
-            fork_from: path of a checkpoint of a run with the same settings that this run goes on from, counters and
-                optimisers included; only what comes later, such as `phase_switch`, may differ.
+                Adapters must train from the start: `phase_switch=0` or joint.
+            fork_from: path (or URI) of a checkpoint of a run with the same settings that this run goes on from, with
+                its counters and optimisers; only what comes later, such as `phase_switch`, may differ.
         """
         return self._store(
             sharing_method=method,
