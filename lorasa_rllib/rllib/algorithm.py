@@ -35,6 +35,7 @@ from lorasa_rllib.rllib.checkpoints import (
     adapter_weights,
     backbone_weights,
     check_same_owners,
+    checkpoint_at,
     origin_of,
     policy_config_of,
     readable,
@@ -226,6 +227,7 @@ class TeamAlgorithm(PPO):
         """
         with on_this_machine(path, filesystem) as here:
             if component is None:
+                here = checkpoint_at(here)
                 check_same_owners(path, policy_config_of(here).owners, self.config.owners())
             with readable(path):
                 super().restore_from_path(str(here.absolute()), component=component, **kwargs)
@@ -251,8 +253,9 @@ class TeamAlgorithm(PPO):
     @classmethod
     @override(PPO)
     def from_checkpoint(cls, path: str | Path, filesystem: Any = None, **kwargs: Any) -> Any:
+        """A new algorithm as it was saved. path: of this machine, or a URI; of a trial, its last checkpoint."""
         with on_this_machine(path, filesystem) as here, readable(path):
-            return super().from_checkpoint(str(here.absolute()), **kwargs)
+            return super().from_checkpoint(str(checkpoint_at(here).absolute()), **kwargs)
 
 
 def _warn_if_nothing_fits(config: TeamConfig) -> None:

@@ -44,6 +44,32 @@ def is_checkpoint(path: str | Path) -> bool:
     return (Path(path) / MODULE / STATE).is_file()
 
 
+def last_checkpoint(trial: Path) -> Path | None:
+    """The last checkpoint in the folder of a trial, None if there is none."""
+    return max((p for p in trial.glob("checkpoint_*") if is_checkpoint(p)), default=None)
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint of an algorithm that a path means: itself, or the last one of a trial.
+
+    Raises ValueError that says what is there instead.
+    """
+    found = path if (path / BUILT_FROM).is_file() else last_checkpoint(path)
+    if found is None:
+        raise ValueError(f"{path} is no checkpoint of an algorithm: {_what_is_there(path)}")
+    return found
+
+
+def _what_is_there(path: Path) -> str:
+    if not path.exists():
+        return "it does not exist."
+    if is_policy(path):
+        return "it holds a policy's files. load_policy acts with them, .sharing(backbone=...) starts from them."
+    if trials := sorted({p.parent.name for p in path.glob("*/checkpoint_*") if is_checkpoint(p)}):
+        return f"it holds trials. Give one of {trials[:10]}."
+    return f"it holds no {MODULE / STATE}."
+
+
 def policy_config_of(path: str | Path) -> PolicyConfig:
     """What the policy of a checkpoint was built from. Raises ValueError if it is none of this package."""
     with readable(path):
@@ -74,8 +100,7 @@ def read_checkpoint(path: str | Path) -> SavedPolicy:
     path = Path(path).expanduser()
     module = _module_of(path)
     if not (module / STATE).is_file():
-        what = f"it holds no {MODULE / STATE}" if path.exists() else "it does not exist"
-        raise ValueError(f"{path} is neither a policy's files nor a checkpoint: {what}.")
+        raise ValueError(f"{path} is neither a policy's files nor a checkpoint: {_what_is_there(path)}")
     policy = TeamPolicy(policy_config_of(path))
     with readable(path):
         state = _unpickled(module / STATE)
@@ -105,10 +130,7 @@ def origin_of(config: Any, env_steps: int) -> Origin:
 def read_trained(path: str | Path) -> SavedPolicy:
     """The policy behind a path or URI: files of a policy, a checkpoint, or a trial (its last checkpoint)."""
     with on_this_machine(path) as here:
-        if is_policy(here):
-            return read_policy(here)
-        numbered = sorted(p for p in here.glob("checkpoint_*") if is_checkpoint(p)) if here.is_dir() else []
-        return read_checkpoint(numbered[-1] if numbered else here)
+        return read_policy(here) if is_policy(here) else read_checkpoint(last_checkpoint(here) or here)
 
 
 def check_same_owners(path: str | Path, theirs: Owners, own: Owners) -> None:

@@ -18,7 +18,7 @@ from lorasa_rllib.nn.policy import PolicyConfig
 from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
 from lorasa_rllib.rllib.sharing_config import SharingConfig
 from lorasa_rllib.rllib.spaces import row_spaces
-from lorasa_rllib.rllib.validation import check_inherited_settings, check_layout
+from lorasa_rllib.rllib.validation import check_inherited_settings, check_layout, check_numbers
 
 
 class TeamConfig(SharingConfig):
@@ -229,6 +229,7 @@ class TeamConfig(SharingConfig):
         if not self.in_evaluation:
             if self.sample_ahead and not self.num_env_runners:
                 raise ValueError("sample_ahead=True needs remote env runners: set num_env_runners to 1 or more.")
+            check_numbers(self)
             check_layout(self)
 
     @override(PPOConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
@@ -74,7 +75,8 @@ def check_inherited_settings(config: Any, defaults: Any) -> None:
     """Raises ValueError for every inherited setting whose value would be ignored. defaults: a fresh config."""
     works = WORKS | {"batch_mode"} if config.in_evaluation else WORKS  # RLlib changes it for evaluation itself
     problems = [
-        f"{name.lstrip('_')}={value!r} is not supported ({_why_not(name)}); leave it at {getattr(defaults, name)!r}."
+        f"{name.lstrip('_')}={short(value)} is not supported ({_why_not(name)}); leave it at "
+        f"{short(getattr(defaults, name))}."
         for name in sorted(set(vars(PPOConfig())) - works)
         if (value := getattr(config, name)) != getattr(defaults, name)
     ]
@@ -91,8 +93,37 @@ def check_inherited_settings(config: Any, defaults: Any) -> None:
         raise ValueError(" ".join(problems))
 
 
+def short(value: Any, most: int = 120) -> str:
+    """A value as messages show it: dictionaries of RLlib fill pages."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
 def _why_not(name: str) -> str:
     return UNCALLED if name.startswith("callbacks_on_") else WHY_NOT.get(name, "it has no effect on team algorithms")
+
+
+def check_numbers(config: Any) -> None:
+    """Raises ValueError for numbers that no update can be made with."""
+    problems = [
+        f"{name}={value!r} must be a number from 0 to 1."
+        for name in ("gamma", "lambda_")
+        if not _is_number(value := getattr(config, name)) or not 0 <= value <= 1
+    ]
+    problems += [
+        f"{name}={value!r} must be a number above 0{'' if name == 'clip_param' else ', or None for no limit'}."
+        for name in ("clip_param", "vf_clip_param", "grad_clip", "huber_delta")
+        if (value := getattr(config, name)) is not None or name == "clip_param"
+        if not _is_number(value) or not value > 0
+    ]
+    if isinstance(config.num_epochs, bool) or not isinstance(config.num_epochs, int) or config.num_epochs < 1:
+        problems.append(f"num_epochs={config.num_epochs!r} must be a number of passes over the batch of at least 1.")
+    if problems:
+        raise ValueError(" ".join(problems))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def check_layout(config: Any) -> None:
@@ -113,9 +144,6 @@ def check_layout(config: Any) -> None:
             f"({runners} env runners x {per_runner}). Set train_batch_size_per_learner={fitting_batch}."
         )
     check_chunks(config)
-    epochs = config.num_epochs
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"num_epochs={epochs!r} must be a number of passes over the batch of at least 1.")
     size = config.minibatch_size
     if size is not None and not 1 <= size <= batch // learners:
         raise ValueError(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
 
+from lorasa_rllib import MAPPO
 from lorasa_rllib.analysis.observations import bank_of
 from lorasa_rllib.policies.acting import LoadedPolicy, load_policy
 from lorasa_rllib.policies.adapters import updates_of
@@ -149,12 +150,32 @@ def test_files_of_another_network_are_refused(small_config, build, tmp_path):
         build(small_config(backbone=str(files)).network(hidden_size=8))
 
 
+def test_paths_that_mean_no_checkpoint_say_what_is_there(small_config, build, tmp_path):
+    algo = trained(build, small_config(), 1)
+    algo.save_to_path(tmp_path / "experiment/trial/checkpoint_000000")
+    algo.save_policy(tmp_path / "policy")
+    for given, message in {
+        "absent": "it does not exist",
+        "policy": "holds a policy's files. load_policy acts with them",
+        "experiment": r"it holds trials. Give one of \['trial'\]",
+    }.items():
+        for read in (MAPPO.from_checkpoint, algo.restore_from_path):
+            with pytest.raises(ValueError, match=message):
+                read(tmp_path / given)
+        if given != "policy":
+            with pytest.raises(ValueError, match=message):
+                read_trained(tmp_path / given)
+
+
 def test_trials_mean_their_last_checkpoint(small_config, build, tmp_path):
     algo = trained(build, small_config(), 1)
     for k in range(2):
         algo.save_to_path(tmp_path / f"trial/checkpoint_00000{k}")
         algo.train()
     assert read_trained(tmp_path / "trial").origin.env_steps == 128
+    again = MAPPO.from_checkpoint(tmp_path / "trial")
+    again.stop()
+    assert again.iteration == 2
 
 
 def test_what_is_analysed_is_what_the_trained_policy_sees(small_config, build, tmp_path):
