@@ -34,7 +34,12 @@ def modules(folder: str) -> list[str]:
 
 
 def test_everything_below_the_ray_layer_imports_where_ray_does_not():
-    names = ["lorasa_rllib", "lorasa_rllib.spec", *(name for folder in WITHOUT_RAY for name in modules(folder))]
+    names = [
+        "lorasa_rllib",
+        "lorasa_rllib.spec",
+        "lorasa_rllib.install",
+        *(name for folder in WITHOUT_RAY for name in modules(folder)),
+    ]
     assert {"lorasa_rllib.nn.policy", "lorasa_rllib.learning.mappo", "lorasa_rllib.envs.synthetic"} <= set(names)
     # modules of an optional simulator may need it: what must not appear is Ray
     code = f"""
@@ -71,9 +76,9 @@ def test_the_spec_loads_neither_ray_nor_torch():
     [
         ("nn", ("spec", "nn")),
         ("sharing", ("spec", "nn", "sharing")),
-        ("policies", ("spec", "nn", "sharing", "policies")),
+        ("policies", ("spec", "install", "nn", "sharing", "policies")),
         ("learning", ("spec", "nn", "sharing", "learning")),
-        ("envs", ("spec", "envs")),
+        ("envs", ("spec", "install", "envs")),
         ("analysis", ("spec", "nn", "sharing", "analysis")),
         ("rllib", ("spec", "nn", "sharing", "policies", "learning", "envs", "rllib")),
     ],

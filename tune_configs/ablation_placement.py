@@ -42,7 +42,8 @@ def main() -> int:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--placements", nargs="+", default=["all", "head", "first", "hidden"], help="see above")
+    what = "all, head, first, hidden, or patterns of layers joined by +, such as mlp.1+head"
+    parser.add_argument("--placements", nargs="+", default=["all", "head", "first", "hidden"], help=what)
     parser.add_argument("--base", default="lora", help="the method whose adapters are placed")
 
 

@@ -5,8 +5,8 @@
     python tune_configs/smax.py --map 3s5z --algorithm a2po
     ray submit cluster/aws.yaml tune_configs/smax.py -- --map smacv2_10_units --num-env-runners 8
 
-Needs: pip install "lorasa-rllib[smax]". Ends with a table of win rates, a figure of the learning curves and a
-checkpoint per trial; --resume continues an interrupted run. Hyper-parameters: lorasa_rllib/studies/presets.py.
+Needs: pip install -e ".[smax]" -c constraints.txt. Ends with a table of win rates, a figure of the learning curves and
+a checkpoint per trial; --resume continues an interrupted run. Hyper-parameters: lorasa_rllib/studies/presets.py.
 """
 
 from __future__ import annotations

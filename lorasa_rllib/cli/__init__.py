@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
+from lorasa_rllib import __version__
 from lorasa_rllib.cli import adapters, machine, play, runs
 from lorasa_rllib.cli.output import reporting
 
@@ -20,6 +22,23 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"lorasa {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 TRAINED, LOOK, MACHINE = "Trained policies", "Training and comparing", "This machine"
 for panel, functions in (
     (LOOK, (runs.train, runs.analyze, runs.compare)),

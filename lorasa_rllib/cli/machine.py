@@ -12,14 +12,15 @@ from typing import Annotated, Any
 import typer
 
 from lorasa_rllib.cli.output import AsJSON, show, table
+from lorasa_rllib.install import installing
 
 ABOUT = {
-    "mamujoco": ("Multi-Agent MuJoCo: bodies whose joints are shared out", 'pip install "lorasa-rllib"'),
-    "pettingzoo": ("any PettingZoo parallel environment", 'pip install "lorasa-rllib"; games: pip install mpe2 ...'),
+    "mamujoco": ("Multi-Agent MuJoCo: bodies whose joints are shared out", installing()),
+    "pettingzoo": ("any PettingZoo parallel environment", f"{installing()}; games: pip install mpe2 ..."),
     "smac": ("StarCraft II battles on fixed maps", "bash cluster/install_starcraft.sh"),
     "smacv2": ("StarCraft II battles with drawn teams", "bash cluster/install_starcraft.sh"),
-    "smax": ("StarCraft-like battles in JAX", 'pip install "lorasa-rllib[smax]"'),
-    "synthetic": ("a free task of any team size, for benchmarks", 'pip install "lorasa-rllib"'),
+    "smax": ("StarCraft-like battles in JAX", installing("smax")),
+    "synthetic": ("a free task of any team size, for benchmarks", installing()),
 }
 PACKAGES = {
     "mamujoco": ("mujoco", "gymnasium_robotics"),
@@ -77,10 +78,8 @@ def doctor(
     rows += [_row(name, *_version(name)) for name in VERSIONS]
     rows += [_row("processors", OK, f"{_cpus()} usable"), _row("GPUs", *_gpus())]
     rows += [_row(f"environment {name}", *_environment(name)) for name in ABOUT]
-    rows.append(
-        _row("films (.mp4)", *_import(("imageio_ffmpeg",), 'pip install "lorasa-rllib[video]"; .gif works without'))
-    )
-    rows.append(_row("ONNX", *_import(("onnxruntime", "onnxscript"), 'pip install "lorasa-rllib[onnx]"')))
+    rows.append(_row("films (.mp4)", *_import(("imageio_ffmpeg",), f"{installing('video')}; .gif works without")))
+    rows.append(_row("ONNX", *_import(("onnxruntime", "onnxscript"), installing("onnx"))))
     if not quick:
         rows.append(_row("drawing MuJoCo", *_program(DRAW, "install libegl1 (Debian), or set MUJOCO_GL=osmesa")))
         rows.append(_row("starting Ray", *_program(RAY, "see the log named in the message")))

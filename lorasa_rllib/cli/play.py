@@ -66,7 +66,9 @@ def evaluate(
     if as_json:
         show(found)
     else:
-        table(f"{saved.origin.environment}: {checkpoint}", [_row(found)], "Intervals hold the mean with 95 %.")
+        how = "Student's t; 10 episodes and more are resampled" if len(played) < playing.FEW else "by resampling"
+        note = f"Intervals hold the mean with 95 % (returns: {how})."
+        table(f"{saved.origin.environment}: {checkpoint}", [_row(found)], note)
     if interrupted:
         raise typer.Exit(130)
 
@@ -151,7 +153,9 @@ def _read(path: Path) -> Any:
     if is_policy(path):  # without Ray
         return read_policy(path)
     from lorasa_rllib.rllib.checkpoints import read_trained
+    from lorasa_rllib.studies.modules import import_from_here
 
+    import_from_here()
     return read_trained(path)
 
 

@@ -6,6 +6,8 @@ import inspect
 import os
 import shlex
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -30,9 +32,15 @@ def train(context: typer.Context) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
     from lorasa_rllib.studies.options import read_options
+
+    options = partial(read_options, description=inspect.cleandoc(train.__doc__ or ""), suite=None, prog="lorasa train")
+    if not context.args:
+        with suppress(SystemExit):
+            options(["--help"])
+        raise typer.Exit(2)
     from lorasa_rllib.studies.run import run
 
-    run(read_options(context.args, inspect.cleandoc(train.__doc__ or ""), None, prog="lorasa train"))
+    run(options(context.args))
 
 
 def analyze(
@@ -53,7 +61,9 @@ def analyze(
       lorasa analyze ~/lorasa_results/NAME/TRIAL --env-steps 5000 --out report.html
     """
     from lorasa_rllib.studies.analyze import analyze as make
+    from lorasa_rllib.studies.modules import import_from_here
 
+    import_from_here()
     folder = run_dir.expanduser().resolve()
     with progress() as bar:
         task = bar.add_task("trials", total=None)
@@ -63,7 +73,9 @@ def analyze(
 
 
 def compare(
-    run_dir: Annotated[list[Path], typer.Argument(help="Folders of finished studies, with their curves.csv.")],
+    run_dir: Annotated[
+        list[Path], typer.Argument(help="Folders of finished studies, with their curves.csv or runs/*.csv.")
+    ],
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("comparison.html"),
     baseline: Annotated[
         str | None, typer.Option(help="The method in whose units scores are; default: ps where it was run.")

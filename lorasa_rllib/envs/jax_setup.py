@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lorasa_rllib.install import installing
+
 SETTINGS = {
     "JAX_PLATFORMS": "cpu",  # JAX would take most of a GPU's memory at once
     "NPROC": "1",  # size of XLA's thread pool
@@ -40,8 +42,7 @@ def import_jax() -> Any:
         warnings.filterwarnings("ignore", "os.fork\\(\\) was called", RuntimeWarning)
     except ModuleNotFoundError as error:
         raise ImportError(
-            f'environment "smax" needs the package {error.name}, which is not installed. '
-            'Run: pip install "lorasa-rllib[smax]"'
+            f'environment "smax" needs the package {error.name}, which is not installed. Run: {installing("smax")}'
         ) from error
     return jax
 

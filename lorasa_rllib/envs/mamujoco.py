@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import numpy as np
 
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.mamujoco_gather import ObservationGather
-from lorasa_rllib.envs.mamujoco_library import make_library_environment
+from lorasa_rllib.envs.mamujoco_library import make_library_environment, unknown_setting
 from lorasa_rllib.spec import TeamSpec
 
 Observed = Literal["local", "global"]
@@ -84,7 +85,7 @@ class MAMuJoCo(VectorTeamEnv):
         id_capacity: int = 0,
         **options: Any,
     ) -> TeamSpec:
-        """The team; loads the model once per configuration. Raises ValueError for settings the library lacks."""
+        """The team; loads the model once per configuration. Raises ValueError for settings that nobody knows."""
         if obs not in ("local", "global"):
             raise ValueError(f"obs={obs!r} must be 'local' or 'global'.")
         if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, int) or agent_obsk < 0:
@@ -94,7 +95,13 @@ class MAMuJoCo(VectorTeamEnv):
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1.")
         names = tuple(sorted((name, repr(value)) for name, value in options.items()))
-        return _team_spec(scenario, agent_conf, obs, agent_obsk, id_capacity, names, _Hidden(options))
+        try:
+            return _team_spec(scenario, agent_conf, obs, agent_obsk, id_capacity, names, _Hidden(options))
+        except TypeError as problem:
+            ours = [name for name in inspect.signature(cls.team_spec).parameters if name != "options"]
+            if unknown := unknown_setting(scenario, options, ours, problem):
+                raise ValueError(unknown) from problem
+            raise
 
     def reset(self, seed: int | None = None) -> TeamStep:
         for e, task in enumerate(self._tasks):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
 import io
+import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ SEGMENTED = {"ManySegmentAnt": "Ant-v5", "ManySegmentSwimmer": "Swimmer-v5"}
 """Scenarios of any size, `agent_conf` "<agents>x<segments per agent>" -> the task they are built on."""
 
 
+LIBRARY_SETTINGS = ("local_categories", "global_categories")
 SCENARIOS = sorted([*FACTORISATIONS, *SEGMENTED])
 
 
@@ -68,9 +72,7 @@ def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: 
                 'environment "mamujoco" needs gymnasium-robotics and mujoco. '
                 'Run: pip install "gymnasium-robotics>=1.4" mujoco'
             ) from error
-        library: dict[str, Any] = {
-            name: options.pop(name) for name in ("local_categories", "global_categories") if name in options
-        }
+        library: dict[str, Any] = {name: options.pop(name) for name in LIBRARY_SETTINGS if name in options}
         if scenario in SEGMENTED:
             library["gym_env"] = _segmented(scenario, str(agent_conf), options)
             options = {}
@@ -81,6 +83,31 @@ def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: 
         for distance, joints in joints_at.items():
             joints_at[distance] = sorted(joints, key=lambda joint: (joint.label, joint.act_ids or 0))
     return env
+
+
+def unknown_setting(scenario: str, options: Mapping[str, Any], ours: Collection[str], problem: TypeError) -> str | None:
+    """What to tell a user if `problem` is that one of `options` is unknown to the task; None if it is another.
+
+    ours: settings that never reach the library.
+    """
+    named = re.search(r"unexpected keyword argument '(\w+)'", str(problem))
+    if named is None or named[1] not in options:
+        return None
+    import gymnasium
+    from gymnasium.envs.registration import load_env_creator
+
+    task = SEGMENTED.get(scenario, f"{scenario}-v5")
+    entry = gymnasium.spec(task).entry_point
+    creator = load_env_creator(entry) if isinstance(entry, str) else entry
+    theirs = [name for name in inspect.signature(creator).parameters if name != "kwargs"] if creator else []
+    theirs = [*LIBRARY_SETTINGS, "render_mode", *theirs]
+    nearest = difflib.get_close_matches(named[1], [*ours, *theirs], n=1)
+    return (
+        f"env_config has the unknown setting {named[1]!r}"
+        + (f"; did you mean {nearest[0]!r}? " if nearest else ". ")
+        + f"Settings of the environment are {', '.join(ours)}; those handed on to the library and to {task} are "
+        f"{', '.join(theirs)}."
+    )
 
 
 @contextlib.contextmanager

@@ -1,16 +1,17 @@
-"""Any PettingZoo parallel environment as a vectorised team environment."""
+"""Any PettingZoo parallel environment, or MultiAgentEnv of RLlib, as a vectorised team environment."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
-from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo import ParallelEnv
 
 from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
-from lorasa_rllib.envs.pettingzoo_spaces import AgentView
+from lorasa_rllib.envs.pettingzoo_games import make_game
+from lorasa_rllib.envs.pettingzoo_spaces import AgentView, described
 from lorasa_rllib.spec import TeamSpec
 
 
@@ -18,7 +19,7 @@ class PettingZooTeam(VectorTeamEnv):
     """E copies of a PettingZoo parallel environment, stepped one after the other.
 
     env:               module with a `parallel_env` ("mpe2.simple_spread_v3"), "module:function", or any callable that
-                       returns a `ParallelEnv`, such as its class.
+                       returns a `ParallelEnv`, such as its class; or a `MultiAgentEnv` of RLlib, see `RLlibGame`.
     team_reward:       None: every agent has its own reward; "mean" or "sum": one reward for the team, over all
                        agents (those that have left get 0).
     max_episode_steps: time limit on top of the environment's own.
@@ -28,6 +29,7 @@ class PettingZooTeam(VectorTeamEnv):
     Observations: Box of any shape (flattened), Discrete (one-hot), or Dict with "observation" and "action_mask"; masks
     may also come as `infos[agent]["action_mask"]`. Actions: Box with finite bounds, or Discrete; all agents alike. The
     state is `state()` if the environment has one, else all observations in a row.
+    An observation that has not its space's shape, or is missing, is a TeamEnvError with the name of the agent.
     Agents that leave stay in the arrays as inactive, with zeros. An episode ends when all agents have left, and is
     truncated if any of the last ones was.
     """
@@ -90,11 +92,12 @@ class PettingZooTeam(VectorTeamEnv):
             who = [self._index[agent] for agent in acted]
             moves = {agent: self._views[n].action(actions[e, n]) for agent, n in zip(acted, who, strict=True)}
             obs, earned, ends, cuts, infos = game.step(moves)
-            rewards[e, who] = [earned[agent] for agent in acted]
-            left[e, who] = [bool(ends[agent]) for agent in acted]
-            over = not game.agents or all(ends[agent] or cuts[agent] for agent in acted)
+            rewards[e, who] = _numbers(_of_each(acted, earned, "reward"), acted)
+            ended, cut = _of_each(acted, ends, "termination"), _of_each(acted, cuts, "truncation")
+            left[e, who] = [bool(end) for end in ended]
+            over = not game.agents or all(end or stop for end, stop in zip(ended, cut, strict=True))
             if over or self._time[e] == self._limit:
-                truncated[e] = not over or any(cuts[agent] for agent in acted)
+                truncated[e] = not over or any(cut)
                 terminated[e] = not truncated[e]
                 self._observe(e, acted, obs, None)
                 final.append((self._obs[e].copy(), self._state[e].copy()))
@@ -122,19 +125,23 @@ class PettingZooTeam(VectorTeamEnv):
         self._time[e] = 0
         self._observe(e, self._games[e].agents, obs, infos)
 
-    def _observe(self, e: int, agents: Iterable[str], obs: Mapping[str, Any], infos: Mapping[str, Any] | None) -> None:
+    def _observe(self, e: int, agents: Sequence[str], obs: Mapping[str, Any], infos: Mapping[str, Any] | None) -> None:
         """Rows of the agents that are there, zeros for the others. infos: None after the last step, without masks."""
         self._obs[e], self._active[e] = 0.0, False
         if self._masks is not None:
             self._masks[e] = False
             self._masks[e, :, 0] = True  # those who have left choose among one
-        for agent in agents:
+        for agent, seen in zip(agents, _of_each(agents, obs, "observation"), strict=True):
+            if agent not in self._index:
+                raise TeamEnvError(
+                    f"agent {agent!r} is not one of the possible_agents {self.spec.agents}; list all that ever appear."
+                )
             n = self._index[agent]
             view = self._views[n]
             self._active[e, n] = True
-            view.observe(obs[agent], self._obs[e, n])
+            view.observe(seen, self._obs[e, n])
             if self._masks is not None and infos is not None:
-                self._masks[e, n] = view.mask(obs[agent], infos.get(agent, {}), self.spec.action_size)
+                self._masks[e, n] = view.mask(seen, infos.get(agent, {}), self.spec.action_size)
         if not self._own_state:
             self._state[e] = self._obs[e][self._in_use]
             return
@@ -163,37 +170,30 @@ class PettingZooTeam(VectorTeamEnv):
         )
 
 
-def make_game(env: Any, env_kwargs: Mapping[str, Any]) -> ParallelEnv[Any, Any, Any]:
-    """One copy of the environment. Raises ValueError if there is none, or if it is not a parallel one."""
-    function = _function(env)
+def _of_each(agents: Sequence[str], given: Mapping[str, Any], what: str) -> list[Any]:
+    """What reset() or step() gave to each of `agents`. Raises TeamEnvError if one of them got nothing."""
     try:
-        game = function(**env_kwargs)
-    except TypeError as problem:
-        raise ValueError(f"env={env!r} does not take the settings {sorted(env_kwargs)}: {problem}") from problem
-    if isinstance(game, AECEnv):
-        raise ValueError(
-            f"env={env!r} takes turns (AEC). Where agents may act at once, hand over a function that wraps it in "
-            "pettingzoo.utils.aec_to_parallel."
-        )
-    missing = [name for name in ("possible_agents", "reset", "step") if not hasattr(game, name)]
-    if missing:
-        raise ValueError(f"env={env!r} is not a PettingZoo parallel environment: it has no {', '.join(missing)}.")
-    return game
+        return [given[agent] for agent in agents]
+    except (KeyError, TypeError):
+        is_dict = isinstance(given, Mapping)
+        lacking = next((agent for agent in agents if not is_dict or agent not in given), None)
+        came = list(given) if is_dict else described(given)
+        raise TeamEnvError(
+            f"agent {lacking!r} was given no {what}, only {came} came with one. Every agent that acts needs an "
+            "observation, reward, termination and truncation from step(), and one that is there after reset() an "
+            "observation; those that have left must not be among `agents`."
+        ) from None
 
 
-def _function(env: Any) -> Callable[..., Any]:
-    if callable(env):
-        return env
-    if not isinstance(env, str) or not env:
-        raise ValueError(
-            f'env={env!r} must name a module with a parallel_env, such as "mpe2.simple_spread_v3", be '
-            '"module:function", or be a callable that returns a parallel environment.'
-        )
-    module, _, name = env.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name or "parallel_env")
-    except (ImportError, AttributeError) as problem:
-        raise ValueError(f"env={env!r} cannot be imported ({problem}). Is its package installed?") from problem
+def _numbers(rewards: list[Any], agents: Sequence[str]) -> list[Any]:
+    """The rewards. Raises TeamEnvError if one is not a single number."""
+    for agent, reward in zip(agents, rewards, strict=True):
+        if not (isinstance(reward, Real) or getattr(reward, "shape", None) == ()):
+            raise TeamEnvError(
+                f"agent {agent!r} was given the reward {described(reward)}. Let step() give it one number, or use "
+                "team_reward for one reward of the whole team."
+            )
+    return rewards
 
 
 def _checked_limit(steps: int | None) -> int | None:
@@ -209,11 +209,16 @@ def _describe(
     if team_reward not in (None, "mean", "sum"):
         raise ValueError(f"team_reward={team_reward!r} must be 'mean', 'sum' or None.")
     agents = tuple(game.possible_agents)
-    _, infos = game.reset()
+    obs, infos = game.reset()
     views = [
-        AgentView.of(agent, game.observation_space(agent), game.action_space(agent), infos.get(agent, {}))
+        AgentView.of(
+            agent, _space(game, "observation_space", agent), _space(game, "action_space", agent), infos.get(agent, {})
+        )
         for agent in agents
     ]
+    for agent, view in zip(agents, views, strict=True):
+        if agent in obs:  # what does not fit its space is reported here rather than by an env runner
+            view.observe(obs[agent], np.zeros(view.obs_size, np.float32))
     kinds = {view.kind for view in views}
     if len(kinds) > 1:
         raise ValueError(
@@ -237,3 +242,14 @@ def _describe(
         id_capacity=id_capacity,
     )
     return spec, views, own_state
+
+
+def _space(game: ParallelEnv[Any, Any, Any], which: str, agent: str) -> Any:
+    """The space of one agent. Raises ValueError if the environment does not know it."""
+    try:
+        return getattr(game, which)(agent)
+    except (AttributeError, KeyError, TypeError) as problem:
+        raise ValueError(
+            f"there is no {which} of agent {agent!r} ({type(problem).__name__}: {problem}); give every one of the "
+            "possible_agents its spaces."
+        ) from problem

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +14,8 @@ from gymnasium import spaces
 from lorasa_rllib.envs.base import TeamEnvError
 
 MASK, OBSERVATION = "action_mask", "observation"
+RLLIBS_OBSERVATION = "observations"  # as RLlib's own modules with action masks have it
+SHOWN = 80  # characters of a value in an error
 
 
 @dataclass(frozen=True)
@@ -19,29 +23,29 @@ class AgentView:
     """How one agent sees and acts.
 
     sees, acts:  its spaces; `sees` is that of the observation proper.
-    in_dict:     observations are dictionaries with the observation proper under "observation".
+    under:       key of the observation proper where observations are dictionaries, else None.
     mask_in:     where its action mask is: in the observation, in the infos, or nowhere.
     """
 
     agent: str
     sees: spaces.Box | spaces.Discrete
     acts: spaces.Box | spaces.Discrete
-    in_dict: bool
+    under: str | None
     mask_in: Literal["observation", "infos"] | None
 
     @classmethod
     def of(cls, agent: str, observation: Any, action: Any, infos: Mapping[str, Any]) -> AgentView:
         """From the spaces of `agent` and its infos after a reset. Raises ValueError for what we cannot represent."""
-        in_dict = isinstance(observation, spaces.Dict)
-        sees = observation
+        sees, under = observation, None
         mask_in: Any = "infos" if MASK in infos else None
-        if in_dict:
-            if not {OBSERVATION} <= set(observation) <= {OBSERVATION, MASK}:
+        if isinstance(observation, spaces.Dict):
+            under = RLLIBS_OBSERVATION if RLLIBS_OBSERVATION in set(observation) else OBSERVATION
+            if not {under} <= set(observation) <= {under, MASK}:
                 raise ValueError(
                     f"the observation space of agent {agent!r} has the keys {sorted(observation)}; it must have "
                     f'"{OBSERVATION}" and may have "{MASK}". Flatten the rest into one Box.'
                 )
-            sees = observation[OBSERVATION]
+            sees = observation[under]
             mask_in = "observation" if MASK in set(observation) else mask_in
         if not isinstance(sees, spaces.Box | spaces.Discrete):
             raise ValueError(f"the observation space of agent {agent!r} is {sees}; it must be a Box or Discrete.")
@@ -56,17 +60,22 @@ class AgentView:
             )
         if mask_in and isinstance(action, spaces.Box):
             raise ValueError(f"agent {agent!r} has an action mask, but continuous actions; masks are for Discrete.")
-        return cls(agent, sees, action, in_dict, mask_in)
+        return cls(agent, sees, action, under, mask_in)
 
     @property
     def kind(self) -> str:
         return "discrete" if isinstance(self.acts, spaces.Discrete) else "continuous"
 
-    @property
+    @cached_property
     def obs_size(self) -> int:
         return _size(self.sees)
 
-    @property
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Of its observations, () where they are choices."""
+        return tuple(self.sees.shape or ())
+
+    @cached_property
     def action_size(self) -> int:
         return _size(self.acts)
 
@@ -79,12 +88,43 @@ class AgentView:
         return tuple(np.ravel(self.acts.high).tolist())  # type: ignore[union-attr]
 
     def observe(self, observation: Any, row: np.ndarray) -> None:
-        """Writes an observation into the first entries of `row`."""
-        seen = observation[OBSERVATION] if self.in_dict else observation
+        """Writes an observation into the first entries of `row`, which are zero.
+
+        Raises TeamEnvError unless it has its space's shape, or is one of its choices. Bounds are not looked at.
+        """
+        seen = observation
+        if self.under is not None:
+            if not isinstance(observation, Mapping) or self.under not in observation:
+                raise self._refused(observation, f'a dictionary with "{self.under}"')
+            seen = observation[self.under]
         if isinstance(self.sees, spaces.Discrete):
-            row[int(seen) - int(self.sees.start)] = 1.0
-        else:
-            row[: self.obs_size] = np.ravel(seen)
+            row[self._choice(seen)] = 1.0
+            return
+        try:
+            numbers = np.asarray(seen)
+            if numbers.shape == self.shape:
+                row[: self.obs_size] = numbers.reshape(-1)
+                return
+        except (TypeError, ValueError):  # ragged lists, or no numbers
+            pass
+        raise self._refused(seen, f"numbers of shape {self.shape}")
+
+    def _choice(self, seen: Any) -> int:
+        """Position of a Discrete observation among its choices."""
+        first, count = int(self.sees.start), self.obs_size  # type: ignore[union-attr]
+        try:
+            choice = operator.index(seen) - first
+        except TypeError:
+            choice = -1
+        if not 0 <= choice < count:
+            raise self._refused(seen, f"a whole number from {first} to {first + count - 1}")
+        return choice
+
+    def _refused(self, seen: Any, expected: str) -> TeamEnvError:
+        return TeamEnvError(
+            f"agent {self.agent!r} was given the observation {described(seen)}, but its space is {self.sees}. Let "
+            f"reset() and step() give it {expected}, or declare the observation space that it has."
+        )
 
     def mask(self, observation: Any, infos: Mapping[str, Any], width: int) -> np.ndarray:
         """bool [width]: the choices it has now."""
@@ -106,6 +146,13 @@ class AgentView:
         if isinstance(self.acts, spaces.Discrete):
             return int(row) + int(self.acts.start)
         return row[: self.action_size].reshape(self.acts.shape).astype(self.acts.dtype)
+
+
+def described(value: Any) -> str:
+    """A value in an error: its beginning, and its shape if it is an array."""
+    text = " ".join(repr(value).split())
+    shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
+    return (text if len(text) <= SHOWN else f"{text[:SHOWN]}...") + shape
 
 
 def _size(space: spaces.Box | spaces.Discrete) -> int:

@@ -23,9 +23,11 @@ def environment_class(env: Any) -> type[VectorTeamEnv]:
     """The class behind a registered name, or `env` itself if it is such a class. Raises ValueError otherwise."""
     if isinstance(env, type) and issubclass(env, VectorTeamEnv):
         return env
-    if env not in ENVIRONMENTS:
+    if not isinstance(env, str) or env not in ENVIRONMENTS:
         raise ValueError(
-            f"environment {env!r} is unknown; use one of {sorted(ENVIRONMENTS)} or a subclass of VectorTeamEnv."
+            f"environment {env!r} is unknown; use one of {sorted(ENVIRONMENTS)} or a subclass of VectorTeamEnv. A "
+            "MultiAgentEnv of RLlib or a ParallelEnv of PettingZoo goes by its class, or by a function that makes it: "
+            '.environment("pettingzoo", env_config={"env": YourEnv, ...its settings}).'
         )
     module, _, name = ENVIRONMENTS[env].partition(":")
     return getattr(importlib.import_module(module), name)

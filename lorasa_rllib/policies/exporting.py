@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lorasa_rllib.install import installing
 from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear
 from lorasa_rllib.nn.gru import gru_cell
 from lorasa_rllib.nn.network import ACTIVATION
@@ -162,7 +163,7 @@ def export_onnx(network: AgentNetwork, path: str | Path, check_rows: int = 64) -
         import onnxruntime
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ImportError as error:
-        raise ImportError('ONNX needs more packages: pip install "lorasa-rllib[onnx]"') from error
+        raise ImportError(f"ONNX needs more packages: {installing('onnx')}") from error
     with _quiet():
         program = torch.onnx.export(
             program_of(network), input_names=network.inputs(), output_names=network.outputs(),

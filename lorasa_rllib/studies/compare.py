@@ -14,7 +14,7 @@ from lorasa_rllib.analysis.score_figures import draw_aggregates, draw_improvemen
 from lorasa_rllib.analysis.scores import WIN_RATE, aggregate, improvement, normalised, performance_profile, tidy
 from lorasa_rllib.studies.analyze import commands_of
 from lorasa_rllib.studies.methods import colours_of, label_of
-from lorasa_rllib.studies.table import COMPARED, final_returns, summary
+from lorasa_rllib.studies.table import COMPARED, NO_EPISODE, final_returns, summary
 
 LEAST_SHARE = 0.95
 """Of the longest run's steps on a task: budgets are rounded up to whole iterations."""
@@ -23,7 +23,7 @@ SOURCE = "Agarwal et al. 2021 (arXiv 2108.13264): 95 % intervals by resampling s
 
 
 def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, command: str | None = None) -> Path:
-    """Writes the report of the experiments in `folders`, each with the curves.csv of a study, to `out`.
+    """Writes the report of the experiments in `folders`, each with a study's curves.csv or runs/*.csv, to `out`.
 
     baseline: the method in whose units scores are, with its algorithm in front where there are several ("mappo ps");
     None: PS where it was run on every task, else scores as they are, which needs a single task; win rates are left as
@@ -102,12 +102,15 @@ def _curves(folders: Sequence[Path]) -> pd.DataFrame:
     found: list[pd.DataFrame] = []
     seen: dict[tuple[object, ...], Path] = {}
     for folder in folders:
-        file = folder / "curves.csv"
-        if not file.is_file():
-            raise ValueError(f"{folder} holds no curves.csv: give folders of finished studies.")
-        found.append(pd.read_csv(file))
+        files = [file] if (file := folder / "curves.csv").is_file() else sorted((folder / "runs").glob("*.csv"))
+        if not files:
+            raise ValueError(f"{folder} holds neither curves.csv nor runs/*.csv: give folders of finished studies.")
+        found.append(pd.concat(map(pd.read_csv, files), ignore_index=True))
         for run in found[-1][[*COMPARED, "seed"]].drop_duplicates().itertuples(index=False, name=None):
             if run in seen:
                 raise ValueError(f"run {' '.join(map(str, run))} is in {seen[run].name} and in {folder.name}.")
             seen[run] = folder
-    return pd.concat(found, ignore_index=True)
+    curves = pd.concat(found, ignore_index=True)
+    if curves.empty:
+        raise ValueError(NO_EPISODE)
+    return curves

@@ -77,7 +77,7 @@ def forks(options: StudyOptions, checkpoints: dict[tuple[str, int], dict[int, st
 
 def whole_curves(curves: pd.DataFrame, trunk_curves: pd.DataFrame, forked: Collection[str]) -> pd.DataFrame:
     """Curves of the methods in `forked` with those of their trunks before them, as if each had run from the start."""
-    if trunk_curves.empty:
+    if trunk_curves.empty or curves.empty:
         return curves
     parts = []
     for (scenario, method, seed), fork in curves.groupby(["scenario", "method", "seed"], sort=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -57,10 +58,13 @@ OTHER_COLOURS = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77
 
 
 def steps_of(text: str) -> int | float:
-    """A number of steps (500000, "500k", "0.5M") or, with a point alone, a share (0.3)."""
+    """A number of steps (500000, "500k", "0.5M") or, with a point alone, a share (0.3). Else ValueError."""
     for suffix, times in (("M", 1_000_000), ("k", 1_000)):
         if text.endswith(suffix):
-            return round(float(text.removesuffix(suffix)) * times)
+            steps = float(text.removesuffix(suffix)) * times
+            if not math.isfinite(steps):
+                raise ValueError(f"{text} is not finite")
+            return round(steps)
     return float(text) if "." in text else int(text)
 
 

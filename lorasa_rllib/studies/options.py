@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from lorasa_rllib.nn.network import PRESETS
 from lorasa_rllib.studies.choices import StudyOptions
@@ -14,20 +15,32 @@ from lorasa_rllib.studies.methods import METHODS, method_of, steps_of
 from lorasa_rllib.studies.suites import SUITES
 
 FEED_FORWARD = "feedforward"
+LEAST = {
+    "total_env_steps": 1, "r": 1, "keep_checkpoints": 1, "num_envs_per_env_runner": 1, "evaluation_interval": 1,
+    "max_concurrent": 1, "num_env_runners": 0, "num_learners": 0, "num_gpus_per_learner": 0, "obsk": 0,
+}  # fmt: skip
+"""The lowest values of options."""
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults of options, and examples as they are written."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line: the usage of a study fills a screen."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see --help)\n")
+
+
 def parser(description: str, name: str = "mamujoco", one: bool = True) -> argparse.ArgumentParser:
     """The command line of a study on a suite. one: with the options that describe a single method."""
     suite = SUITES[name]
     known = [name for name, method in METHODS.items() if suite.roles or method.adapter_key == "agent"]
-    p = argparse.ArgumentParser(description=description, formatter_class=_Help)
-    p.add_argument(
-        f"--{suite.option}", nargs="+", default=[suite.default], dest="scenario", help=f"{suite.form}; one or more"
-    )
+    p = _Parser(description=description, formatter_class=_Help)
+    names = dict.fromkeys([f"--{suite.option}", "--scenario"])
+    shown = f"{suite.form}; one or more"
+    p.add_argument(*names, nargs="+", default=[suite.default], dest="scenario", help=shown)
     p.add_argument("--algorithm", choices=["mappo", "a2po"], default="mappo", help="how policies are updated")
     variants = f"of {', '.join(known)}, and variants such as lora:r=16 or lora:on=head,switch=auto"
     overrides = "; overrides --sharing" if one else ""
@@ -37,7 +50,8 @@ def parser(description: str, name: str = "mamujoco", one: bool = True) -> argpar
         schedule = "schedule of --sharing lora"
         p.add_argument("--schedule", choices=["two_phase", "joint"], default="two_phase", help=schedule)
     p.add_argument("--seeds", default="1", help="how many seeds, or a list such as 1,4,5 or 4,")
-    p.add_argument("--total-env-steps", type=int, default=10_000_000, help="environment steps of every trial")
+    budget = "environment steps of every trial, such as 12000 or 0.5M"
+    p.add_argument("--total-env-steps", type=_steps, default=10_000_000, metavar="STEPS", help=budget)
     switch = (
         "steps (12000, 0.5M), share (0.3) or auto until the adapter phase; default: as published if possible, else 0.3"
     )
@@ -99,7 +113,7 @@ def read_options(
     method, which --sharing and others describe. more: adds options of one script. variants: methods that these ask for,
     compared beside --methods.
     """
-    several, suite = suite is None, suite or _suite(arguments)
+    several, suite = suite is None, suite or _suite(arguments, prog)
     p = parser(description, suite, one=methods is None)
     p.prog = prog or p.prog
     if several:
@@ -113,9 +127,9 @@ def read_options(
     return study_of(p, given, suite)
 
 
-def _suite(arguments: Sequence[str] | None) -> str:
+def _suite(arguments: Sequence[str] | None, prog: str | None) -> str:
     """The suite that --suite names: other options depend on it."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = _Parser(prog=prog, add_help=False, allow_abbrev=False)
     first.add_argument("--suite", choices=list(SUITES), default="mamujoco")
     return str(first.parse_known_args(arguments)[0].suite)
 
@@ -131,9 +145,10 @@ def study_of(p: argparse.ArgumentParser, a: argparse.Namespace, suite: str) -> S
                 p.error(f"--methods: {name} needs roles, which {suite} does not have")
         except ValueError as error:
             p.error(f"--methods: {error}")
-    for name in ("total_env_steps", "r", "keep_checkpoints"):
-        if getattr(a, name) < 1:
-            p.error(f"--{name.replace('_', '-')}={getattr(a, name)} must be at least 1")
+    for name, least in LEAST.items():
+        value = getattr(a, name, None)
+        if value is not None and not value >= least:
+            p.error(f"--{name.replace('_', '-')}={value} must be at least {least}")
     which = SUITES[suite]
     for scenario in a.scenario:
         if not re.fullmatch(which.pattern, scenario):
@@ -204,6 +219,17 @@ def _method(sharing: str, schedule: str, adapter_key: str) -> str:
     """The method that --sharing, --schedule and --adapter-key describe."""
     parts = ["role"] * (adapter_key == "role") + ["joint"] * (schedule == "joint") if sharing == "lora" else []
     return "-".join([SHARING[sharing], *parts])
+
+
+def _steps(text: str) -> int:
+    """A number of environment steps: 12000, 500k, 0.5M. As a type of argparse."""
+    try:
+        steps = steps_of(text)
+    except ValueError:
+        steps = 0.5
+    if isinstance(steps, float):
+        raise argparse.ArgumentTypeError(f"{text} must be a number of steps, such as 12000, 500k or 0.5M")
+    return steps
 
 
 def _seeds(p: argparse.ArgumentParser, text: str) -> tuple[int, ...]:

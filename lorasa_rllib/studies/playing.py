@@ -14,10 +14,15 @@ import numpy as np
 
 from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.registry import environment_class, make_environment
+from lorasa_rllib.install import installing
 from lorasa_rllib.policies.acting import LoadedPolicy
 from lorasa_rllib.policies.saved import SavedPolicy
+from lorasa_rllib.studies.modules import import_from_here
+from lorasa_rllib.studies.table import half_width
 
 CONFIDENCE = 0.95
+FEW = 10
+"""Fewer episodes have a t-interval: resampling them would only tell the lowest and the highest."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,9 @@ def environment_of(
         )
     env_config = {**saved.origin.env_config, **changes}
     game = env_config.get("env")
-    if name == "pettingzoo" and not (trusted or "env" in changes or KNOWN_GAMES.fullmatch(str(game))):
+    if trusted := trusted or "env" in changes:
+        import_from_here()
+    if name == "pettingzoo" and not (trusted or KNOWN_GAMES.fullmatch(str(game))):
         raise ValueError(
             f"these files name the Python module {game!r} as their environment, and importing it runs its code. If you "
             "trust where they come from: --trust."
@@ -99,8 +106,10 @@ def episodes(env: VectorTeamEnv, policy: LoadedPolicy, count: int, greedy: bool,
 
 
 def statistics(played: Sequence[Episode]) -> dict[str, Any]:
-    """Means with 95 % intervals: bootstrapped (BCa) for returns, Wilson's for win rates. Empty without episodes; one
-    episode has no interval of its return."""
+    """Means with 95 % intervals. Empty without episodes; one episode has no interval of its return.
+
+    Returns: bootstrapped (BCa), Student's t for fewer than `FEW` episodes. Win rates: Wilson's.
+    """
     if not played:
         return {}
     found = np.array([episode.team_return for episode in played])
@@ -186,7 +195,7 @@ class _film:
                 import imageio_ffmpeg  # noqa: F401
             except ImportError as error:
                 raise ImportError(
-                    'films in MP4 need one more package: pip install "lorasa-rllib[video]"; or write a .gif.'
+                    f"films in MP4 need one more package: {installing('video')}; or write a .gif."
                 ) from error
             self._writer: Any = imageio.get_writer(self._part, fps=self._fps, macro_block_size=8)
         else:
@@ -205,6 +214,8 @@ class _film:
 def _interval(values: np.ndarray) -> tuple[float, float]:
     if np.ptp(values) == 0:
         return float(values.min()), float(values.max())
+    if len(values) < FEW:
+        return float(values.mean() - half_width(values)), float(values.mean() + half_width(values))
     from scipy.stats import bootstrap
 
     found = bootstrap((values,), np.mean, confidence_level=CONFIDENCE, rng=np.random.default_rng(0)).confidence_interval

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.forks import STEPS, ForkPoints, fork_steps, forks, trunks, whole_curves
+from lorasa_rllib.studies.modules import import_from_here
 from lorasa_rllib.studies.progress import Progress
 from lorasa_rllib.studies.provenance import Provenance
 from lorasa_rllib.studies.settings import check_unchanged, remember
 from lorasa_rllib.studies.suites import SUITES
-from lorasa_rllib.studies.table import rich_table, summary
-from lorasa_rllib.studies.termination import SaveOnTermination, exit_status
+from lorasa_rllib.studies.table import NO_EPISODE, rich_table, summary
+from lorasa_rllib.studies.termination import SaveOnTermination, exit_status, spared
 from lorasa_rllib.studies.trials import TrialName, trials
 
 CHECKPOINTS = 10
@@ -47,14 +49,16 @@ def run(options: StudyOptions) -> pd.DataFrame:
 
     Raises ValueError for bad settings before Ray starts, RuntimeError if a trial failed.
     """
+    import_from_here()
     console = Console(width=150)
     for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     configs, forked = trials(options), dict[TrialName, Any]()
     if options.fork_at:
         fork_steps(options, next(iter(trunks(options).values())))  # refused before anything starts
-    _start_ray(options, next(iter((configs or trunks(options)).values())))
     folder = f"{options.storage_path.rstrip('/')}/{options.name}"
+    console.print(f"Writes into {folder}", soft_wrap=True)
+    _start_ray(options, next(iter((configs or trunks(options)).values())))
     before = pd.DataFrame(columns=COLUMNS)
     if options.fork_at:
         checkpoints, before = _train_trunks(options, console)
@@ -121,25 +125,35 @@ def _lines_of(result: Any) -> list[str]:
 def report(
     console: Console, curves: pd.DataFrame, folder: str, checkpoints: dict[str, Any], options: StudyOptions
 ) -> None:
-    """Writes curves, table, figure and command into `folder`, a path or URI, and prints what a reader wants to know."""
-    rows = summary(curves)
+    """Writes curves, table, figure and command into `folder`, a path or URI, and prints what a reader wants to know.
+
+    Without a finished episode there is neither table nor figure, and the curves are empty.
+    """
+    written = {"curves": "curves.csv"}
+    if not curves.empty:
+        written = {"table": "table.csv", **written, "figure": "learning_curves.png"}
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary if "://" in folder else folder)
         write_csv(curves, here / "curves.csv")
         (here / COMMAND).write_text(shlex.join(sys.argv) + "\n")
-        write_csv(rows, here / "table.csv")
-        draw_curves(curves, here / "learning_curves.png", SUITES[options.suite].title)
+        if not curves.empty:
+            write_csv(summary(curves), here / written["table"])
+            draw_curves(curves, here / written["figure"], SUITES[options.suite].title)
         if "://" in folder:
             filesystem, path = FileSystem.from_uri(folder)
             copy_files(temporary, path, destination_filesystem=filesystem)
-    console.print(rich_table(rows))
-    for what, name in (("table", "table.csv"), ("curves", "curves.csv"), ("figure", "learning_curves.png")):
+    if curves.empty:
+        console.print(f"No table, no figure: {NO_EPISODE}", soft_wrap=True)
+    else:
+        console.print(rich_table(summary(curves)))
+    for what, name in written.items():
         console.print(f"{what:<12}{folder}/{name}", soft_wrap=True)
     for name, checkpoint in checkpoints.items():
         if checkpoint is not None:
             console.print(f"checkpoint  {name}: {located(checkpoint.path, options.storage_path)}", soft_wrap=True)
     console.print(f"act or go on with a checkpoint:  lorasa_rllib.{options.algorithm.upper()}.from_checkpoint(path)")
-    console.print(f"all numbers:  tensorboard --logdir {folder}", soft_wrap=True)
+    missing = "" if find_spec("tensorboard") else "  (pip install tensorboard)"
+    console.print(f"all numbers:  tensorboard --logdir {folder}{missing}", soft_wrap=True)
 
 
 def located(path: str, storage_path: str) -> str:
@@ -224,7 +238,8 @@ def _start_ray(options: StudyOptions, config: Any) -> None:
     if ray.is_initialized():
         return
     address = options.address or os.environ.get("RAY_ADDRESS")
-    context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    with spared():
+        context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     if not context.address_info["session_dir"].endswith(f"_{os.getpid()}"):
         return  # started by somebody else: it may grow
     environment_class(config.env).check_machine()

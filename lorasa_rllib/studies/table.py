@@ -17,6 +17,8 @@ LAST_SHARE = 0.1
 COMPARED = ["scenario", "obs", "algorithm", "method"]
 """Columns of curves that tell one row of a summary from another."""
 
+NO_EPISODE = "no episode ended in this study; raise --total-env-steps until every environment has played one."
+
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
@@ -55,7 +57,7 @@ def summary(curves: pd.DataFrame) -> pd.DataFrame:
     Interval, lowest and highest are those of the measure: the greedy win rate of battles, else the final return.
     """
     if curves.empty:
-        raise ValueError("no episode ended in this study; raise --total-env-steps beyond the length of an episode.")
+        raise ValueError(NO_EPISODE)
     rows, wins = [], has_wins(curves)
     measure = "greedy_win_rate" if wins else "final_return"
     for which, seeds in final_returns(curves).groupby(COMPARED, sort=False):

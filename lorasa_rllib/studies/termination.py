@@ -1,6 +1,8 @@
 """Ctrl-C, and SIGTERM as spot machines and schedulers send it: running trials save a checkpoint, then the study ends.
 
-The same command with --resume goes on from there. A second signal ends at once.
+The same command with --resume goes on from there. A second signal ends at once. Signals to the whole process group
+(`timeout`, Slurm) or to all of a service's processes (systemd) are for the script to act on: Ray's processes, which
+saving needs, block SIGTERM. Ray and Tune end them otherwise.
 """
 
 from __future__ import annotations
@@ -9,6 +11,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray.tune import Callback
@@ -17,8 +21,23 @@ from ray.tune.result import SHOULD_CHECKPOINT
 LIMIT = 90.0
 """Seconds for saving; spot machines of AWS are taken away 120 s after the notice."""
 
+SAME = 2.0
+"""Seconds within which a second signal is the first one once more: `timeout` sends its own to the group as well."""
+
 _asked = threading.Event()
 _received: list[int] = []
+_at = [0.0]
+"""When a study was asked to end."""
+
+
+@contextmanager
+def spared() -> Iterator[None]:
+    """Processes started inside block SIGTERM; the caller receives it, at the latest when this ends."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class SaveOnTermination(Callback):
@@ -57,9 +76,12 @@ def _end() -> None:
 
 def _ask(number: int, frame: Any) -> None:
     if _asked.is_set():
+        if time.monotonic() - _at[0] < SAME:
+            return
         raise SystemExit(128 + number)
     print(f"{signal.Signals(number).name}: saving a checkpoint of every running trial, then ending.", flush=True)
     _received.append(number)
+    _at[0] = time.monotonic()
     _asked.set()
     threading.Thread(target=_give_up, daemon=True).start()
 

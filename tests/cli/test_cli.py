@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import typer
 
+import lorasa_rllib
 from lorasa_rllib import load_policy
 from lorasa_rllib.cli import app, machine, main
 from lorasa_rllib.policies.folder import read_policy, save_adapter, save_policy
@@ -193,7 +194,7 @@ def test_films_are_made_without_a_screen(policy, capsys, tmp_path):
         (["adapters", "add", "POLICY", "agent_0", "--like", "agent_1", "-o", "x"], "has an agent 'agent_0' already"),
         (["adapters", "add", "ROLES", "role_9", "--like", "role_1", "-o", "x"], "the next role is role_3"),
         (["nonsense"], "No such command 'nonsense'"),
-        (["evaluate", "POLICY", "--env", "nonsense=3"], "environment 'mamujoco' cannot be made with"),
+        (["evaluate", "POLICY", "--env", "nonsense=3"], "the unknown setting 'nonsense'"),
         (["evaluate", "POLICY", "--env", "max_episode_steps=abc"], "max_episode_steps"),
         (["evaluate", "POLICY", "--seed", "-1"], "--seed"),
         (["evaluate", "EVIL", "--episodes", "1"], "name the Python module 'subprocess:getoutput'"),
@@ -210,7 +211,7 @@ def test_films_are_made_without_a_screen(policy, capsys, tmp_path):
             "a single adapter",
         ),
         (["adapters", "list", "FOREIGN"], "cannot be read"),
-        (["train", "--suite", "nonsense"], "invalid choice: 'nonsense'"),
+        (["train", "--suite", "nonsense"], "lorasa train: argument --suite: invalid choice: 'nonsense'"),
     ],
 )
 def test_mistakes_end_with_status_2_and_one_reason(
@@ -260,6 +261,16 @@ def test_train_shows_the_options_of_the_scripts_and_examples(capsys):
     assert "--total-env-steps" in told and "usage: lorasa train" in told and "  lorasa train --smoke" in told
 
 
+def test_train_without_options_shows_help_and_starts_nothing(capsys):
+    assert main(["train"]) == 2
+    assert "--total-env-steps" in capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"lorasa {lorasa_rllib.__version__}\n"
+
+
 def test_names_of_agents_are_shown_as_they_are_but_for_control_characters(capsys, tmp_path):
     spec = replace(team((3,) * 2, (2,) * 2), agents=("unit [/x]", "\x1b[31mred"))
     files = save_policy(saved(make_policy(spec, owner_tables(2)["lora"]).float()), tmp_path / "policy")
@@ -269,12 +280,20 @@ def test_names_of_agents_are_shown_as_they_are_but_for_control_characters(capsys
 
 def test_what_is_missing_comes_with_the_extra_to_install(capsys, monkeypatch):
     monkeypatch.setitem(machine.PACKAGES, "smax", ("a_package_nobody_has",))
-    assert 'pip install "lorasa-rllib[smax]"' in answer(capsys, "envs")
+    found = {row["name"]: row["how to get it"] for row in json.loads(answer(capsys, "envs", "--json"))}
+    assert found["smax"].startswith('pip install -e ".[smax]" -c constraints.txt')
 
 
 def test_a_single_episode_has_no_interval(policy, capsys):
     assert json.loads(answer(capsys, "evaluate", policy, "--episodes", 1, "--json"))["return_interval"] is None
     assert "95 % interval" not in answer(capsys, "evaluate", policy, "--episodes", 1)
+
+
+def test_few_episodes_have_a_t_interval_that_is_wider_than_what_was_seen(policy, capsys):
+    found = json.loads(answer(capsys, "evaluate", policy, "--episodes", 2, "--sampled", "--json"))
+    low, high = found["return_interval"]
+    assert low < found["return_min"] < found["return_max"] < high
+    assert "Student's t" in answer(capsys, "evaluate", policy, "--episodes", 2, "--sampled")
 
 
 def test_ctrl_c_tells_what_was_played(policy):

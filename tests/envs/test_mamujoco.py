@@ -111,6 +111,16 @@ BAD = {
     "obsk": ({"agent_obsk": None}, "agent_obsk=None.*global"),
     "negative obsk": ({"agent_obsk": -1}, "agent_obsk=-1"),
     "limit": ({"max_episode_steps": 0}, "max_episode_steps=0"),
+    "misspelt": (
+        {"agentobsk": 1},
+        "setting 'agentobsk'; did you mean 'agent_obsk'.*scenario, agent_conf, obs, agent_obsk",
+    ),
+    "misspelt, segmented": (
+        {"scenario": "ManySegmentSwimmer", "agent_conf": "2x2", "max_episode_step": 9},
+        "setting 'max_episode_step'; did you mean 'max_episode_steps'",
+    ),
+    "misspelt, the task's": ({"frame_skp": 3}, "setting 'frame_skp'; did you mean 'frame_skip'.*to HalfCheetah-v5 are"),
+    "nothing like it": ({"zzz": 1}, r"unknown setting 'zzz'\. Settings of the environment are scenario"),
 }
 
 
@@ -119,6 +129,13 @@ def test_bad_settings_name_the_setting_and_the_choices(case):
     settings, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         MAMuJoCo.team_spec(**settings)
+
+
+def test_settings_of_the_task_reach_it():
+    options = {"frame_skip": 3, "ctrl_cost_weight": 0.7, "global_categories": ("qpos",)}
+    env = MAMuJoCo(1, **options)
+    task = env._tasks[0]
+    assert (task.frame_skip, task._ctrl_cost_weight, env._library[0].global_categories) == (3, 0.7, ("qpos",))
 
 
 def test_segmented_scenarios_leave_no_files_and_do_not_race():

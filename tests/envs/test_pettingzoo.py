@@ -215,3 +215,64 @@ def test_pictures():
         plain = PettingZooTeam(1, env="mpe2.simple_spread_v3")
         plain.reset(seed=0)
         plain.render()
+
+
+def without(part, value=None):
+    """A game whose steps lack bob's `part`, or have `value` in its place."""
+
+    class Lacking(games.Game):
+        def step(self, actions):
+            answer = list(super().step(actions))
+            if value is None:
+                del answer[part]["bob"]
+            else:
+                answer[part]["bob"] = value
+            return answer
+
+    return Lacking
+
+
+@pytest.mark.parametrize(
+    ("game", "message"),
+    [
+        (without(0), r"agent 'bob' was given no observation, only \['ann', 'cleo'\] came with one"),
+        (without(1), "agent 'bob' was given no reward, only"),
+        (without(2), "agent 'bob' was given no termination, only"),
+        (without(3), "agent 'bob' was given no truncation, only"),
+        (without(1, "much"), "agent 'bob' was given the reward 'much'.*team_reward"),
+        (without(1, np.zeros(2)), r"agent 'bob' was given the reward array.*of shape \(2,\)"),
+    ],
+)
+def test_what_a_step_lacks_is_an_error_with_the_agents_name(game, message):
+    team = PettingZooTeam(1, env=game)
+    team.reset(seed=0)
+    with pytest.raises(TeamEnvError, match=message):
+        team.step(np.ones((1, 3), np.int64))
+
+
+def test_a_stranger_is_an_error():
+    class Visited(games.Game):
+        def reset(self, seed=None, options=None):
+            obs, infos = super().reset(seed)
+            self.agents = [*self.agents, "dora"]
+            return {**obs, "dora": obs["ann"]}, infos
+
+    with pytest.raises(TeamEnvError, match="agent 'dora' is not one of the possible_agents"):
+        PettingZooTeam(1, env=Visited).reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "remedy"),
+    [
+        ("mpe2.simple_spread_v3", "mpe2", "pip install mpe2"),
+        ("pettingzoo.sisl.pursuit_v4", "pygame", r'pip install "pettingzoo\[sisl\]"'),
+        ("no_such_package.game", "no_such_package", "Install the package that has the module 'no_such_package'"),
+    ],
+)
+def test_a_missing_package_is_named(monkeypatch, module, name, remedy):
+    def missing(_):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr("lorasa_rllib.envs.pettingzoo_games.importlib.import_module", missing)
+    with pytest.raises(ValueError, match=f"cannot be imported.*{remedy}"):
+        PettingZooTeam.team_spec(env=module)

@@ -194,4 +194,4 @@ try:
 except ImportError as error:
     print(error)
 """
-    assert 'pip install "lorasa-rllib[smax]"' in run(code)
+    assert 'pip install -e ".[smax]" -c constraints.txt' in run(code)

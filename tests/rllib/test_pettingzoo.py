@@ -10,6 +10,7 @@ from lorasa_rllib import MAPPO
 from lorasa_rllib.envs.base import TeamEnvError
 from lorasa_rllib.rllib.module import MODULE_ID
 from tests.envs import games
+from tests.envs.rllib_twin import as_multi_agent
 
 ENVIRONMENTS = {
     "spread": {"env": "mpe2.simple_spread_v3", "max_cycles": 10},
@@ -18,6 +19,7 @@ ENVIRONMENTS = {
     "masked": {"env": games.Masked},
     "leavers": {"env": games.Leavers},
     "masked in infos, leavers": {"env": games.MaskedInInfos},
+    "MultiAgentEnv": {"env": as_multi_agent(games.Leavers), "length": 9, "team_reward": "mean"},
 }
 
 
@@ -44,6 +46,11 @@ def test_trains_evaluates_saves_and_restores(small_config, build, tmp_path, name
         np.testing.assert_array_equal(value, weights_of(restored)[key])
     assert restored.train()["training_iteration"] == 4
     restored.stop()
+
+
+def test_a_multi_agent_env_by_itself_is_told_the_way(small_config):
+    with pytest.raises(ValueError, match=r'\.environment\("pettingzoo", env_config=\{"env": YourEnv'):
+        small_config(as_multi_agent(games.Game), {}).validate()
 
 
 def test_an_agent_without_a_choice_stops_training_with_its_name(small_config, build):

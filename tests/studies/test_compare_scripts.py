@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,7 @@ def test_ablations_run(tmp_path, script, options, methods):
     [
         (["analyze", "absent"], "is no folder"),
         (["analyze", "."], "holds no trial with a checkpoint"),
-        (["compare", "."], "holds no curves.csv"),
+        (["compare", "."], "holds neither curves.csv nor runs/*.csv"),
         (["analyze", ".", "--env-steps", "0"], "--env-steps"),
     ],
 )
@@ -144,6 +145,15 @@ def test_comparisons_over_algorithms_variants_and_battles(tmp_path):
     assert "<td>optimality_gap</td>\n      <td>0</td>" in mixed  # twice as good on both: win rates in units of PS, too
     without_baseline = compared(tmp_path, curves(tmp_path / "d", "mappo", ["nps", "lora"]))
     assert "<td>202</td>" in without_baseline  # and so do returns of a single task
+
+
+def test_curves_of_single_runs_are_compared_too(tmp_path):
+    whole = Path(curves(tmp_path / "a", "mappo", ["ps", "lora"]))
+    (tmp_path / "b" / "runs").mkdir(parents=True)
+    for k, (_, run) in enumerate(pd.read_csv(whole / "curves.csv").groupby(["method", "seed"], sort=False)):
+        run.to_csv(tmp_path / "b" / "runs" / f"{k}.csv", index=False)
+    tables = [re.findall("<table.*?</table>", compared(tmp_path, str(tmp_path / name)), re.S) for name in ("a", "b")]
+    assert tables[0] and tables[0][-1] == tables[1][-1]
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path, capsys):

@@ -60,16 +60,23 @@ def test_a_killed_run_resumes_and_ends_with_the_exact_number_of_steps(tmp_path):
     assert curves["env_steps"].max() == 1200 and curves["env_steps"].is_unique
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_a_terminated_run_saves_a_checkpoint_and_goes_on_from_it(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "whole_group"),
+    [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)],
+    ids=["SIGTERM", "SIGINT", "SIGTERM to the group, twice, as timeout sends it"],
+)
+def test_a_terminated_run_saves_a_checkpoint_and_goes_on_from_it(tmp_path, number, whole_group):
     # Tune itself would save for the first time after 40 iterations.
     arguments = ["--total-env-steps", 1_600_000, "--phase-switch", 0, "--storage-path", tmp_path, "--name", "spot"]
     process = start(*arguments)
     trial = tmp_path / "spot" / "HalfCheetah-2x3_lora_seed1"
     wait_for_iterations(process, trial, 2)
     process.send_signal(number)
+    if whole_group:
+        os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=100)
-    assert process.returncode == 128 + number and "--resume --name spot continues" in output
+    assert process.returncode == 128 + number and "--resume --name spot continues" in output, output
+    assert not living(process.pid)
     assert list(trial.glob("checkpoint_*/algorithm_state.pkl"))
     done = len(iterations(trial))
     resumed = start(*arguments, "--resume")
@@ -77,6 +84,17 @@ def test_a_terminated_run_saves_a_checkpoint_and_goes_on_from_it(tmp_path, numbe
     os.killpg(resumed.pid, signal.SIGKILL)
     resumed.wait(timeout=30)
     assert iterations(trial)[: done + 1] == list(range(1, done + 2))  # none lost, none twice
+
+
+def living(session: int) -> list[str]:
+    """Processes of a session that go on 10 s after its leader's end."""
+    deadline = time.monotonic() + 10
+    while True:
+        listed = subprocess.run(["ps", "-o", "stat=,args=", "-s", str(session)], capture_output=True, text=True)
+        found = [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
 
 
 def iterations(trial: Path) -> list[int]:

@@ -9,13 +9,14 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves, draw_finals
 from lorasa_rllib.studies.methods import METHODS
 from lorasa_rllib.studies.options import read_options
 from lorasa_rllib.studies.presets import PRESETS, preset_of
-from lorasa_rllib.studies.run import OfTrial, _space
+from lorasa_rllib.studies.run import OfTrial, _space, report
 from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import final_returns, half_width, markdown, rich_table, summary
 from lorasa_rllib.studies.trials import TrialName, switch_of, trials
@@ -49,6 +50,13 @@ BAD = {
     "--phase-switch=soon": ["--phase-switch", "soon"],
     "--scenario": ["--scenario", "HalfCheetah"],
     "--r": ["--r", "0"],
+    "--num-env-runners=-1 must be at least 0": ["--num-env-runners", "-1"],
+    "--evaluation-interval=0 must be at least 1": ["--evaluation-interval", "0"],
+    "--max-concurrent": ["--max-concurrent", "0"],
+    "--num-gpus-per-learner": ["--num-gpus-per-learner", "nan"],
+    "--total-env-steps: 0.5": ["--total-env-steps", "0.5"],
+    "--total-env-steps: infM": ["--total-env-steps", "infM"],
+    "--phase-switch=infM": ["--phase-switch", "infM"],
 }
 
 
@@ -56,7 +64,20 @@ BAD = {
 def test_bad_options_end_with_a_message_that_names_them(named, capsys):
     with pytest.raises(SystemExit) as error:
         options(*BAD[named])
-    assert error.value.code == 2 and named in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert error.value.code == 2 and named in told and told.count("\n") == 1
+
+
+def test_steps_are_written_alike_in_all_options():
+    given = options("--total-env-steps", "2M", "--phase-switch", "500k")
+    assert (given.total_env_steps, given.phase_switch) == (2_000_000, 500_000)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_takes_its_scenarios_by_that_name_and_its_own(suite):
+    some = SUITES[suite].default
+    for name in ("scenario", SUITES[suite].option):
+        assert options(f"--{name}", some, some, suite=suite).scenarios == (some,)
 
 
 def test_the_switch_is_the_given_one_else_the_published_one_else_a_share():
@@ -244,3 +265,14 @@ def test_a_page_shows_labels_and_leaves_out_what_never_differs(curves):
 def test_final_returns_are_drawn_with_a_point_for_every_seed(curves, tmp_path):
     draw_finals(curves, tmp_path / "finals.png", "a study")
     assert (tmp_path / "finals.png").stat().st_size > 10_000
+
+
+def test_a_study_without_a_finished_episode_still_tells_its_checkpoints(tmp_path, capsys):
+    run = TrialName("A-1x1", "global", "mappo", "lora", 1)
+    nothing = read_trial([json.dumps(result(1, 100, 0.0, episodes=0))], asdict(run))
+    saved = type("Saved", (), {"path": f"{tmp_path}/trial/checkpoint_000000"})
+    report(Console(width=150), nothing, str(tmp_path / "study"), {str(run): saved}, options())
+    told = capsys.readouterr().out
+    assert "No table, no figure: no episode ended" in told and "trial/checkpoint_000000" in told
+    assert sorted(file.name for file in (tmp_path / "study").iterdir()) == ["command.txt", "curves.csv"]
+    assert pd.read_csv(tmp_path / "study" / "curves.csv").columns.tolist() == COLUMNS
