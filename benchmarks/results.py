@@ -48,6 +48,9 @@ SCORED, SEEDS = "methods", 3
 """The study whose tasks are averaged: those with so many seeds of every method, or more."""
 
 BASE = "ps"
+RIVALS = (BASE, "nps")
+"""Whom the others are compared with, pair by pair."""
+
 MANY = 8
 """Methods beyond which curves would hide each other."""
 
@@ -89,22 +92,26 @@ def scores() -> str | None:
         return None
     table = normalised(tidy(finals), BASE)
     means = aggregate(table)
-    better = improvement(table, [(method, BASE) for method in methods if method != BASE])
+    better = improvement(table, [(x, y) for y in RIVALS for x in methods if x not in RIVALS[: RIVALS.index(y) + 1]])
     folder, colours = RESULTS / "scores", colours_of(list(methods))
     labels = {method: label_of(method) for method in methods}
     write_csv(means, folder / "aggregates.csv")
     write_csv(better, folder / "improvement.csv")
     unit = f"return, 1 = {labels[BASE]}"
     draw_aggregates(means, folder / "aggregates.png", "Multi-Agent MuJoCo", labels, colours, unit)
-    draw_improvement(better, folder / "improvement.png", "Probability of improvement", labels, colours)
-    iqm, over = means[means["measure"] == "iqm"].set_index("method"), better.set_index("x")
-    lines = [f"| over {iqm['tasks'].max()} tasks | interquartile mean, PS = 1 | chance to beat PS |", "|---|---|---|"]
+    over_base = better[better["y"] == BASE]
+    draw_improvement(over_base, folder / "improvement.png", "Probability of improvement", labels, colours)
+    iqm, over = means[means["measure"] == "iqm"].set_index("method"), better.set_index(["x", "y"])
+    heads = [f"over {iqm['tasks'].max()} tasks", "interquartile mean, in units of PS's mean"]
+    heads += [f"chance to beat {name.upper()}" for name in RIVALS]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for method in methods:
-        a, chance = iqm.loc[method], ""
-        if method in over.index:
-            b = over.loc[method]
-            chance = f"{b['value']:.0%} ({b['low']:.0%} to {b['high']:.0%})"
-        lines.append(f"| {labels[method]} | {a['value']:.2f} ({a['low']:.2f} to {a['high']:.2f}) | {chance} |")
+        a = iqm.loc[method]
+        cells = [labels[method], f"{a['value']:.2f} ({a['low']:.2f} to {a['high']:.2f})"]
+        for rival in RIVALS:
+            b = over.loc[method, rival] if (method, rival) in over.index else None
+            cells.append("" if b is None else f"{b['value']:.0%} ({b['low']:.0%} to {b['high']:.0%})")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
