@@ -65,7 +65,9 @@ def draw_improvement(frame: pd.DataFrame, path: Path, title: str, labels: Names 
     panel.axvline(0.5, color="#555555", linestyle=":", linewidth=1)
     panel.set_xlim(-0.03, 1.03)
     panel.xaxis.set_major_formatter("{x:.0%}")
-    panel.set_xlabel(f"probability that a run of the first scores higher (50 %: no difference){_bars(frame, True)}")
+    figure.supxlabel(
+        f"probability that a run of the first scores higher (50 %: no difference){_bars(frame, True)}", fontsize=10
+    )
     figure.suptitle(f"{title}; {_tasks_and_seeds(frame)}", fontsize=10)
     save(figure, path)
 
