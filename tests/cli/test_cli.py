@@ -299,9 +299,8 @@ def test_few_episodes_have_a_t_interval_that_is_wider_than_what_was_seen(policy,
 def test_ctrl_c_tells_what_was_played(policy):
     command = [sys.executable, "-W", "ignore", "-m", "lorasa_rllib.cli", "evaluate", str(policy), "--json"]
     process = subprocess.Popen(
-        [*command, "--episodes", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let background jobs ignore it
-    )  # fmt: skip
+        [*command, "--episodes", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         time.sleep(12)
         process.send_signal(signal.SIGINT)
