@@ -1,7 +1,7 @@
 """Draws every figure and table of README's "Results" anew from the recorded curves. No run is started.
 
 Run        make results, or python benchmarks/results.py
-Compared   studies of benchmarks/studies.py, and three recorded whole before it, as results/<name>/curves.csv:
+Compared   studies of benchmarks/studies.py, and three recorded before it, in results/<name>/{curves.csv,runs/*.csv}:
            learning   tune_configs/mamujoco.py --scenario HalfCheetah-2x3 --methods ps lora lora-joint --seeds 6
                       --total-env-steps 1000000 --phase-switch 0.3 --evaluation-interval 50; with --seeds 3 --methods
                       ps lora-joint --id-features none; and RLlib's stock PPO with the same widths, batch, epochs, rate,
@@ -33,7 +33,7 @@ from benchmarks.resources import draw as draw_costs
 from benchmarks.studies import RESULTS, ROOT, STUDIES, Study
 from lorasa_rllib.analysis.score_figures import draw_aggregates, draw_improvement
 from lorasa_rllib.analysis.scores import aggregate, improvement, normalised, tidy
-from lorasa_rllib.studies.curves import write_csv
+from lorasa_rllib.studies.curves import read_curves, write_csv
 from lorasa_rllib.studies.figure import draw_curves, draw_finals
 from lorasa_rllib.studies.methods import colours_of, label_of
 from lorasa_rllib.studies.suites import SUITES
@@ -131,7 +131,7 @@ def into_readme(tables: dict[str, str]) -> None:
 def main() -> None:
     tables = {}
     for name, suite in RECORDED.items():
-        tables[name] = report(pd.read_csv(RESULTS / name / "curves.csv"), RESULTS / name, suite)
+        tables[name] = report(read_curves(RESULTS / name), RESULTS / name, suite)
     for name, study in STUDIES.items():
         if any(run.csv.is_file() for run in study.runs()):
             tables[name] = report(curves_of(study, beside=True), study.folder, study.suite)

@@ -13,6 +13,7 @@ from lorasa_rllib.analysis.report import Part, write_report
 from lorasa_rllib.analysis.score_figures import draw_aggregates, draw_improvement, draw_profile
 from lorasa_rllib.analysis.scores import WIN_RATE, aggregate, improvement, normalised, performance_profile, tidy
 from lorasa_rllib.studies.analyze import commands_of
+from lorasa_rllib.studies.curves import read_curves
 from lorasa_rllib.studies.methods import colours_of, label_of
 from lorasa_rllib.studies.table import COMPARED, NO_EPISODE, final_returns, summary
 
@@ -102,10 +103,7 @@ def _curves(folders: Sequence[Path]) -> pd.DataFrame:
     found: list[pd.DataFrame] = []
     seen: dict[tuple[object, ...], Path] = {}
     for folder in folders:
-        files = [file] if (file := folder / "curves.csv").is_file() else sorted((folder / "runs").glob("*.csv"))
-        if not files:
-            raise ValueError(f"{folder} holds neither curves.csv nor runs/*.csv: give folders of finished studies.")
-        found.append(pd.concat(map(pd.read_csv, files), ignore_index=True))
+        found.append(read_curves(folder))
         for run in found[-1][[*COMPARED, "seed"]].drop_duplicates().itertuples(index=False, name=None):
             if run in seen:
                 raise ValueError(f"run {' '.join(map(str, run))} is in {seen[run].name} and in {folder.name}.")

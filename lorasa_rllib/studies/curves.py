@@ -76,3 +76,11 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     frame.to_csv(temporary, index=False, float_format="%.6g")
     os.replace(temporary, path)
+
+
+def read_curves(folder: Path) -> pd.DataFrame:
+    """The curves of a finished study: its curves.csv, or runs/*.csv. Raises ValueError if it has neither."""
+    files = [file] if (file := folder / "curves.csv").is_file() else sorted((folder / "runs").glob("*.csv"))
+    if not files:
+        raise ValueError(f"{folder} holds neither curves.csv nor runs/*.csv: give folders of finished studies.")
+    return pd.concat(map(pd.read_csv, files), ignore_index=True)

@@ -16,6 +16,9 @@ FILE = "settings.json"
 FREE = ("address", "resume", "storage_path")
 """Options that may change: where the cluster and the same folder are."""
 
+FLAGS = {"scenarios": "scenario", "agent_obsk": "obsk", "num_envs": "num-envs-per-env-runner", "fork_base": "base"}
+"""Options that are typed under another name than `StudyOptions` has."""
+
 
 def remember(options: StudyOptions, folder: str) -> None:
     """Writes the options of a new experiment into its folder, a path or URI."""
@@ -48,4 +51,4 @@ def _kept(options: StudyOptions) -> dict[str, Any]:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--" + FLAGS.get(name, name.replace("_", "-"))

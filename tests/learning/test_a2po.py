@@ -18,9 +18,8 @@ from lorasa_rllib.learning.batch import in_time, prepare, standardise
 from lorasa_rllib.learning.units import Unit, moved_by, product_of, reaching_others, units_of
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import METHODS, make_policy, owner_tables, policies, random_rollout, seeded, team, teams
-from tests.learning.helpers import CASES, Learners, experienced, optimisers_of, uneven_rollout
+from tests.learning.helpers import CASES, UNEQUAL, Learners, experienced, optimisers_of, uneven_rollout
 
-UNEQUAL = team((4, 2, 3), (2, 3, 1))
 SETTINGS = A2POSettings(num_epochs=2, chunk_length=2, max_grad_norm=0.3, value_coeff=0.7)
 LOOPS = {"agent": SETTINGS, "epoch": dataclasses.replace(SETTINGS, loop="epoch", two_stage=False)}
 EXACT = {"rtol": 1e-9, "atol": 1e-10}
