@@ -24,6 +24,9 @@ def test_changed_options_are_refused_and_named(tmp_path, scheme):
         check_unchanged(options("--seeds", "2", "--total-env-steps", "8000"), folder)
     with pytest.raises(ValueError, match=r"--seeds \[1, 2, 3\] \(begun with \[1, 2\]\)"):
         check_unchanged(options("--seeds", "3", *same), folder)
+    typed = ["--seeds", "2", *same, "--scenario", "Ant-4x2", "--num-envs-per-env-runner", "4"]
+    with pytest.raises(ValueError, match=r"--scenario .*, --num-envs-per-env-runner 4 \(begun with None\)"):
+        check_unchanged(options(*typed), folder)
 
 
 def test_experiments_of_older_versions_go_on(tmp_path):
