@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ LEAST = {
     "max_concurrent": 1, "num_env_runners": 0, "num_learners": 0, "num_gpus_per_learner": 0, "obsk": 0,
 }  # fmt: skip
 """The lowest values of options."""
+OF_ADAPTERS = ("r", "lora_alpha", "init_lora_weights", "adapter_lr_scale", "phase_switch")
+"""Options that methods without adapters do not read."""
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -64,7 +67,7 @@ def parser(description: str, name: str = "mamujoco", one: bool = True) -> argpar
         p.add_argument("--state", choices=["global", "agent", "pruned"], help=sees)
     if suite.joints:
         p.add_argument("--obs", choices=["local", "global"], help="what agents observe; default: the scenario's preset")
-        p.add_argument("--obsk", type=int, help="joints away that local observations reach; default: the preset")
+        p.add_argument("--obsk", type=int, help="joints away that agents see, locally; default: the preset")
     p.add_argument("--network", choices=[FEED_FORWARD, *PRESETS], help="actor and critic; default: the preset")
     p.add_argument(
         "--id-features", choices=["auto", "one_hot", "none"], default="auto", help="whether policies know ids"
@@ -153,6 +156,12 @@ def study_of(p: argparse.ArgumentParser, a: argparse.Namespace, suite: str) -> S
     for scenario in a.scenario:
         if not re.fullmatch(which.pattern, scenario):
             p.error(f"--{which.option}={scenario} must be {which.form}, for example {which.default}")
+    if getattr(a, "obs", None) == "global" and a.obsk is not None:
+        p.error(f"--obsk={a.obsk} needs --obs local: with --obs global agents see everything")
+    unread = [name for name in OF_ADAPTERS if getattr(a, name) != p.get_default(name)]
+    if unread and not any(method_of(name).adapts for name in methods):
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in unread)
+        print(f"{p.prog}: no adapters in {', '.join(methods)}, so {named} changes nothing", file=sys.stderr)
     fork_at = _fork_at(p, getattr(a, "fork_at", ""), a.total_env_steps)
     forks = ["forks"] if fork_at else []
     options = StudyOptions(

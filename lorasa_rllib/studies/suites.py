@@ -43,7 +43,7 @@ def _mamujoco(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]
     env_config: dict[str, Any] = {
         "scenario": task,
         "agent_conf": factorisation,
-        "obs": options.obs or preset.obs,
+        "obs": options.obs or (preset.obs if options.agent_obsk is None else "local"),
         "agent_obsk": preset.agent_obsk if options.agent_obsk is None else options.agent_obsk,
     }
     return "mamujoco", env_config | ({"max_episode_steps": SMOKE_EPISODE} if options.smoke else {})

@@ -57,6 +57,7 @@ BAD = {
     "--total-env-steps: 0.5": ["--total-env-steps", "0.5"],
     "--total-env-steps: infM": ["--total-env-steps", "infM"],
     "--phase-switch=infM": ["--phase-switch", "infM"],
+    "--obsk=2 needs --obs local": ["--obs", "global", "--obsk", "2"],
 }
 
 
@@ -66,6 +67,20 @@ def test_bad_options_end_with_a_message_that_names_them(named, capsys):
         options(*BAD[named])
     told = capsys.readouterr().err
     assert error.value.code == 2 and named in told and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", [["--r", "16"], ["--phase-switch", "0.5"], ["--adapter-lr-scale", "2"]])
+def test_options_of_adapters_that_no_method_reads_are_told(given, capsys):
+    options("--methods", "ps", "nps", *given)
+    assert f"no adapters in ps, nps, so {given[0]} changes nothing" in capsys.readouterr().err
+    options("--methods", "ps", "lora", *given)
+    options("--methods", "ps", "nps")
+    assert capsys.readouterr().err == ""
+
+
+def test_how_far_agents_see_means_that_they_see_locally():
+    seen = [SUITES["mamujoco"].environment(options(*given), "Humanoid-9|8")[1] for given in ([], ["--obsk", "2"])]
+    assert [env["obs"] for env in seen] == ["global", "local"] and seen[1]["agent_obsk"] == 2
 
 
 def test_steps_are_written_alike_in_all_options():
