@@ -105,6 +105,9 @@ ABLATIONS = tuple(
 """Of the switch, adapters' learning rate, rank (64: full), and placement; "lora" itself: 0.3, 3, 8, everywhere."""
 
 BATTLES = ("--phase-switch", "0.3", "--adapter-lr-scale", "1")
+OFTEN = ("--phase-switch", "0.3", "--evaluation-interval", "8")
+"""Of short runs."""
+
 LOWERED = ("ps", "lora:lr=0.3", "lora-joint:lr=0.3", "lora-role:lr=0.3", "lora-role-joint:lr=0.3")
 """Battles at the adapters' learning rate of the preset."""
 
@@ -138,6 +141,18 @@ STUDIES = {
         ),
         Study(
             "many_agents", ("ManySegmentSwimmer-4x1", "ManySegmentSwimmer-16x1"), (*SHARED_OR_NOT, "lora:blocks=2")
+        ),
+        Study(
+            "controlled", tuple(f"{n}:difference=0.5" for n in (4, 16, 64, 256)), SHARED_OR_NOT, 60_000,
+            suite="synthetic", options=OFTEN,
+        ),
+        Study(
+            "controlled_without_ids", ("64:difference=0.5",), ("ps", "lora", "lora-joint"), 60_000, suite="synthetic",
+            options=(*OFTEN, "--id-features", "none"),
+        ),
+        Study(
+            "controlled_roles", ("12:roles=4",), ("ps", "lora", "lora-joint", "lora-role", "lora-role-joint"), 60_000,
+            suite="synthetic", options=OFTEN,
         ),
     )
 }  # fmt: skip

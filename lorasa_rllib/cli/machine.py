@@ -20,7 +20,7 @@ ABOUT = {
     "smac": ("StarCraft II battles on fixed maps", "bash cluster/install_starcraft.sh"),
     "smacv2": ("StarCraft II battles with drawn teams", "bash cluster/install_starcraft.sh"),
     "smax": ("StarCraft-like battles in JAX", installing("smax")),
-    "synthetic": ("a free task of any team size, for benchmarks", installing()),
+    "synthetic": ("a free task of any team size, for controlled studies and benchmarks", installing()),
 }
 PACKAGES = {
     "mamujoco": ("mujoco", "gymnasium_robotics"),

@@ -1,7 +1,8 @@
-"""A team task that costs almost nothing to simulate: for benchmarks with very many agents, and for tests.
+"""A team task that costs almost nothing to simulate, of any size: for benchmarks, controlled studies and tests.
 
-Every agent sees a random observation and should answer with a linear function of it that is its own: a shared policy
-that does not know its agent cannot solve it. Not a benchmark of learning.
+Every agent sees a random observation and should answer with a linear function of it, its target: that of the agent, or
+of the role that it holds at the moment. How far targets differ is a setting, so it is known how much specialisation a
+policy needs; a shared policy that does not know its agent cannot solve the task.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class SyntheticTeam(VectorTeamEnv):
         continuous   -sum over its dimensions of (action - tanh(target_n . obs))^2 / all dimensions of the team
         discrete     1 / N for the available choice with the largest target_n . obs, 0 for any other
 
-    The dead earn nothing, and observe zeros. The state is the mean observation.
+    target = sqrt(1 - difference) common + sqrt(difference) own, both [obs, actions] ~ N(0, 1 / obs_size). The dead earn
+    nothing, and observe zeros. The state is the mean observation.
 
     num_agents, obs_size, action_size: sizes; with `unequal=True` every second agent has one feature and one action
                     dimension (or choice) less, at least one remains.
@@ -29,21 +31,25 @@ class SyntheticTeam(VectorTeamEnv):
     termination:    probability of each step to end the episode before it.
     deaths:         probability of each agent to die with a step; an episode without agents ends.
     shared_reward:  one reward for the team, the sum of the shares; False: each agent gets its own.
-    num_roles:      roles, drawn for each agent at the start of an episode; they change nothing.
+    num_roles:      roles, drawn for each agent at the start of an episode.
     role_changes:   probability of each agent to get another role, or none (-1), with a step.
+    targets:        "agent": an agent's own; roles change nothing. "role": those of roles, or the common target without
+                    one; observations then begin with the role, one-hot.
+    difference:     share of a target's variance that is its own, from 0 (one target for all) to 1 (nothing common).
     """
 
     def __init__(self, num_envs: int = 1, **env_config: Any):
         self.spec = self.team_spec(**env_config)
         self.num_envs = num_envs
-        options = {"episode_length": 100, "termination": 0.0, "deaths": 0.0, "role_changes": 0.0} | env_config
+        rates = {"termination": 0.0, "deaths": 0.0, "role_changes": 0.0, "difference": 1.0}
+        options: dict[str, Any] = {"episode_length": 100, "targets": "agent"} | rates | env_config
         self._limit = int(options["episode_length"])
         self._termination, self._deaths = float(options["termination"]), float(options["deaths"])
         self._role_changes = float(options["role_changes"])
-        spec, targets = self.spec, np.random.default_rng(7)
-        shape = (spec.num_agents, spec.obs_size, spec.action_size)
-        self._targets = targets.standard_normal(shape).astype(np.float32) * spec.obs_mask()[:, :, None]
-        self._targets /= np.sqrt(spec.obs_size)
+        spec = self.spec
+        self._by_role = options["targets"] == "role"
+        self._shown = spec.num_roles if self._by_role else 0  # features that show the role
+        self._targets = _targets(spec, self._by_role, float(options["difference"]))
         self._obs_mask = spec.obs_mask().astype(np.float32)
         self._real = spec.action_mask()
         self._random = [np.random.default_rng() for _ in range(num_envs)]  # one stream per copy
@@ -67,6 +73,8 @@ class SyntheticTeam(VectorTeamEnv):
         shared_reward: bool = True,
         num_roles: int = 0,
         role_changes: float = 0.0,
+        targets: str = "agent",
+        difference: float = 1.0,
         id_capacity: int = 0,
     ) -> TeamSpec:
         if episode_length < 1:
@@ -74,8 +82,15 @@ class SyntheticTeam(VectorTeamEnv):
         for name, probability in (("termination", termination), ("deaths", deaths), ("role_changes", role_changes)):
             if not 0 <= probability < 1:
                 raise ValueError(f"{name}={probability} must be a probability below 1.")
+        if targets not in ("agent", "role"):
+            raise ValueError(f"targets={targets!r} must be 'agent' or 'role'.")
+        if targets == "role" and not num_roles:
+            raise ValueError("targets='role' needs roles: set num_roles.")
+        if not 0 <= difference <= 1:
+            raise ValueError(f"difference={difference} must lie between 0 and 1.")
+        shown = num_roles if targets == "role" else 0
         odd = [n % 2 if unequal else 0 for n in range(num_agents)]
-        obs_sizes = tuple(max(1, obs_size - less) for less in odd)
+        obs_sizes = tuple(shown + max(1, obs_size - less) for less in odd)
         action_sizes = tuple(max(1, action_size - less) for less in odd)
         return TeamSpec(
             agents=tuple(f"agent_{n}" for n in range(num_agents)),
@@ -84,7 +99,7 @@ class SyntheticTeam(VectorTeamEnv):
             action_sizes=action_sizes,
             action_low=() if discrete else tuple((-1.0,) * d for d in action_sizes),
             action_high=() if discrete else tuple((1.0,) * d for d in action_sizes),
-            state_size=obs_size,
+            state_size=shown + obs_size,
             shared_reward=shared_reward,
             num_roles=num_roles,
             has_masks=discrete,
@@ -122,7 +137,7 @@ class SyntheticTeam(VectorTeamEnv):
 
     def _shares(self, actions: np.ndarray) -> np.ndarray:
         """[E, N] what every agent contributes to the reward of this step."""
-        wanted = np.einsum("eno,nod->end", self._obs, self._targets)
+        wanted = self._wanted()
         if self.spec.continuous:
             error = np.square(actions - np.tanh(wanted)) * self._real
             return -error.sum(2) / self._real.sum() * self._active
@@ -130,13 +145,19 @@ class SyntheticTeam(VectorTeamEnv):
         best = np.where(self._masks, wanted, -np.inf).argmax(2)
         return (actions == best) / self.spec.num_agents * self._active
 
+    def _wanted(self) -> np.ndarray:
+        """[E, N, d] the answers of the targets, before they are squashed."""
+        if self._by_role:
+            return np.einsum("eno,enod->end", self._obs, self._targets[self._roles])
+        return np.einsum("eno,nod->end", self._obs, self._targets)
+
     def _begin(self, which: Any) -> None:
         """New episodes in the copies `which`."""
         self._time[which], self._active[which] = 0, True
-        self._observe(which)
         if self._roles is not None:
             for e in which:
                 self._roles[e] = self._random[e].integers(self.spec.num_roles, size=self.spec.num_agents)
+        self._observe(which)
 
     def _observe(self, which: Any) -> None:
         """New observations and masks in the copies `which`."""
@@ -144,6 +165,9 @@ class SyntheticTeam(VectorTeamEnv):
             self._random[e].standard_normal(out=self._obs[e], dtype=np.float32)
             if self._masks is not None:
                 self._masks[e] = (self._random[e].random(self._masks[e].shape) < 0.5) & self._active[e, :, None]
+        if self._shown:
+            assert self._roles is not None
+            self._obs[..., : self._shown] = self._roles[..., None] == np.arange(self._shown)
         self._obs *= self._obs_mask * self._active[:, :, None]  # changes nothing in other copies
         if self._masks is not None:
             self._masks &= self._real
@@ -163,3 +187,16 @@ class SyntheticTeam(VectorTeamEnv):
             masks=self._masks,
             roles=self._roles,
         )
+
+
+def _targets(spec: TeamSpec, by_role: bool, difference: float) -> np.ndarray:
+    """[N, obs, d] of agents, or [roles + 1, obs, d] of roles; the last one then is that of agents without a role."""
+    random, shown = np.random.default_rng(7), spec.num_roles if by_role else 0
+    count = spec.num_roles if by_role else spec.num_agents
+    own = random.standard_normal((count, spec.obs_size - shown, spec.action_size)).astype(np.float32)
+    common = random.standard_normal(own.shape[1:]).astype(np.float32)
+    targets = np.sqrt(difference) * own + np.sqrt(1 - difference) * common
+    if by_role:
+        targets = np.concatenate([targets, common[None]])
+    targets = np.pad(targets / np.sqrt(own.shape[1]), ((0, 0), (shown, 0), (0, 0)))
+    return targets.astype(np.float32) if by_role else (targets * spec.obs_mask()[:, :, None]).astype(np.float32)

@@ -80,9 +80,11 @@ class NetworkConfig:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "published": {"hidden_size": 64, "num_layers": 3, "recurrent": True, "critic_recurrent": True, "post_layers": 1}
+    "published": {"hidden_size": 64, "num_layers": 3, "recurrent": True, "critic_recurrent": True, "post_layers": 1},
+    "raw_inputs": {"feature_norm": False},
 }
-"""Networks by name. "published": that of LoRASA, A2PO and MAPPO's authors, actor and critic alike."""
+"""Networks by name. "published": that of LoRASA, A2PO and MAPPO's authors, actor and critic alike. "raw_inputs": the
+default one without normalised features, for observations whose scale means something."""
 
 
 class BankBlock(BankLinear):

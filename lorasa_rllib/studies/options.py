@@ -59,10 +59,10 @@ def parser(description: str, name: str = "mamujoco", one: bool = True) -> argpar
         "steps (12000, 0.5M), share (0.3) or auto until the adapter phase; default: as published if possible, else 0.3"
     )
     p.add_argument("--phase-switch", help=switch)
-    if suite.roles:
-        if one:
-            whose = "adapters of agents or of their roles (unit types), for --sharing lora"
-            p.add_argument("--adapter-key", choices=["agent", "role"], default="agent", help=whose)
+    if suite.roles and one:
+        whose = "adapters of agents or of their roles (unit types), for --sharing lora"
+        p.add_argument("--adapter-key", choices=["agent", "role"], default="agent", help=whose)
+    if suite.states:
         sees = "what the critic sees; default: the preset"
         p.add_argument("--state", choices=["global", "agent", "pruned"], help=sees)
     if suite.joints:

@@ -11,6 +11,8 @@ from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.presets import preset_of
 
 SMOKE_EPISODE = 40
+ROLE_CHANGES = 0.02
+"""Probability of an agent of the synthetic team to change its role with a step: about twice an episode."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Suite:
     observed:    (env_config) -> what agents observe, for tables.
     episodes:    of each greedy evaluation.
     title:       of figures: the package that the environments come from.
-    roles:       whether adapters may be keyed by role. joints: whether observations reach so and so many joints far.
+    roles:       whether adapters may be keyed by role. states: whether there are several kinds of the critic's state.
+    joints:      whether observations reach so and so many joints far.
     """
 
     option: str
@@ -33,6 +36,7 @@ class Suite:
     episodes: int
     title: str
     roles: bool = False
+    states: bool = False
     joints: bool = False
     pattern: str = ".+"
 
@@ -72,7 +76,24 @@ def _pettingzoo(options: StudyOptions, scenario: str) -> tuple[str, dict[str, An
 
 
 def _synthetic(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
-    return "synthetic", {"num_agents": int(scenario)}
+    """Agents are rewarded one by one, so that what is learned depends on sharing and not on whom a reward is due to."""
+    agents, _, settings = scenario.partition(":")
+    asked: dict[str, Any] = {}
+    for part in filter(None, settings.split(",")):
+        key, _, text = part.partition("=")
+        try:
+            asked[key] = {"difference": float, "roles": int}[key](text)
+        except (KeyError, ValueError):
+            raise ValueError(f"{scenario}: {part} is no setting; use difference (0 to 1), roles (a number).") from None
+    env_config: dict[str, Any] = {
+        "num_agents": int(agents),
+        "obs_size": 8,
+        "shared_reward": False,
+        "difference": asked.get("difference", 1.0),
+    }
+    if "roles" in asked:
+        env_config |= {"num_roles": asked["roles"], "targets": "role", "role_changes": ROLE_CHANGES}
+    return "synthetic", env_config
 
 
 def _units(env_config: dict[str, Any]) -> str:
@@ -84,16 +105,20 @@ SUITES = {
         "scenario", "<scenario>-<factorisation>", "HalfCheetah-2x3", _mamujoco, _joints, 10,
         "gymnasium-robotics mamujoco_v1", joints=True, pattern=".+-.+",
     ),
-    "smax": Suite("map", "a map of SMAX", "3s5z", _battle("smax"), _units, 32, "SMAX (jaxmarl)", roles=True),
+    "smax": Suite(
+        "map", "a map of SMAX", "3s5z", _battle("smax"), _units, 32, "SMAX (jaxmarl)", roles=True, states=True
+    ),
     "smac": Suite(
         "map", "a map of SMAC, or <race>_<n>_vs_<m> of SMACv2", "3s5z", _battle("smac"), _units, 32,
-        "SMAC (StarCraft II)", roles=True,
+        "SMAC (StarCraft II)", roles=True, states=True,
     ),
     "pettingzoo": Suite(
         "env-name", "a module with a parallel environment", "mpe2.simple_spread_v3", _pettingzoo, _units, 10,
         "PettingZoo",
     ),
     "synthetic": Suite(
-        "num-agents", "a number of agents", "4", _synthetic, _units, 10, "synthetic team", pattern=r"[1-9]\d*"
+        "num-agents", "a number of agents, such as 64, and settings, such as 64:difference=0.25,roles=4", "4",
+        _synthetic, _units, 16, "synthetic team", roles=True,
+        pattern=r"[1-9]\d*(:[a-z]+=[\d.]+(,[a-z]+=[\d.]+)*)?",
     ),
 }  # fmt: skip

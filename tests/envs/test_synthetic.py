@@ -10,6 +10,7 @@ from lorasa_rllib.envs.synthetic import SyntheticTeam
 TEAMS = {
     "continuous": {"unequal": True, "termination": 0.1},
     "discrete": {"discrete": True, "action_size": 5, "unequal": True, "deaths": 0.1, "num_roles": 3},
+    "targets of roles": {"num_roles": 3, "role_changes": 0.3, "targets": "role", "difference": 0.5, "unequal": True},
     "own rewards": {"discrete": True, "action_size": 5, "shared_reward": False, "deaths": 0.1, "termination": 0.1},
 }
 
@@ -77,7 +78,40 @@ def test_the_best_available_choice_earns_the_whole_reward(shared):
     assert env.step(wanted.argmin(-1)).rewards.sum() < 2
 
 
-@pytest.mark.parametrize("setting", [{"episode_length": 0}, {"termination": 1.0}, {"deaths": -0.1}])
+@pytest.mark.parametrize("difference", [0.0, 0.25, 1.0])
+def test_difference_is_the_share_of_a_targets_variance_that_is_its_own(difference):
+    targets = SyntheticTeam(1, num_agents=400, obs_size=8, difference=difference)._targets
+    np.testing.assert_allclose(8 * targets.var(0).mean(), difference, atol=0.03)
+    if not difference:
+        assert (targets == targets[0]).all()
+
+
+def test_by_role_the_same_observation_asks_for_the_same_answer_whoever_sees_it():
+    options = {"num_agents": 5, "num_roles": 3, "role_changes": 0.3, "targets": "role", "shared_reward": False}
+    env, rng, seen = SyntheticTeam(2, episode_length=15, **options), np.random.default_rng(0), set()
+    step = env.reset(0)
+    for _ in range(40):
+        roles, features = step.roles.copy(), step.obs[..., 3:].copy()
+        np.testing.assert_array_equal(step.obs[..., :3], roles[..., None] == np.arange(3))
+        seen |= set(roles.flatten().tolist())
+        best = np.tanh(np.einsum("eno,enod->end", features, env._targets[roles, 3:]))
+        shift = rng.uniform(-0.5, 0.5, best.shape)
+        step = env.step(best + shift)
+        np.testing.assert_allclose(step.rewards, -np.square(shift).sum(2) / 10, rtol=1e-4)
+    assert seen == {-1, 0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"episode_length": 0},
+        {"termination": 1.0},
+        {"deaths": -0.1},
+        {"difference": 1.5},
+        {"targets": "team"},
+        {"targets": "role"},
+    ],
+)
 def test_bad_settings_name_the_setting(setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         SyntheticTeam(1, **setting)

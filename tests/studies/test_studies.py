@@ -262,6 +262,23 @@ def test_every_suite_makes_valid_trials_of_its_presets():
     assert config.policy_config().critic_input == "agent_state"
 
 
+def test_the_synthetic_teams_scenarios_set_how_agents_differ():
+    of = SUITES["synthetic"].environment
+    assert of(options(suite="synthetic"), "64")[1] == {
+        "num_agents": 64, "obs_size": 8, "shared_reward": False, "difference": 1.0
+    }  # fmt: skip
+    by_role = ("--scenario", "12:roles=4,difference=0.5", "--methods", "lora-role")
+    (config,) = trials(options(*by_role, suite="synthetic")).values()
+    assert config.team_spec().num_roles == 4 and config.team_spec().obs_sizes == (12,) * 12
+    assert config.env_config["difference"] == 0.5 and config.env_config["targets"] == "role"
+    for wrong in ("colour=4", "roles=1.5"):
+        with pytest.raises(ValueError, match=rf"12:{wrong}: {wrong} is no setting; use difference.*roles"):
+            trials(options("--scenario", f"12:{wrong}", suite="synthetic"))
+    for wrong in ("0", "12:", "12:roles", "12:roles=4,"):
+        with pytest.raises(SystemExit):
+            options("--scenario", wrong, suite="synthetic")
+
+
 def test_smac_chooses_the_package_by_the_name_of_the_map():
     suite, given = SUITES["smac"], options(suite="smac")
     assert suite.environment(given, "3s5z") == ("smac", {"map_name": "3s5z", "state": "pruned"})
