@@ -113,7 +113,7 @@ def markdown(rows: pd.DataFrame) -> str:
 def cells_of(rows: pd.DataFrame) -> list[list[str]]:
     """The summary as text, names of columns first."""
     wins = "greedy_win_rate" in rows
-    number = "{:.0%}" if wins else "{:,.0f}"
+    number = "{:.0%}" if wins else f"{{:,.{_decimals(rows)}f}}"
     first = ("win rate", "95 % interval", "lowest to highest", "while training", "return")
     measured = first if wins else ("final return", "95 % interval", "lowest to highest", "greedy")
 
@@ -137,3 +137,9 @@ def cells_of(rows: pd.DataFrame) -> list[list[str]]:
             ]
         )
     return cells
+
+
+def _decimals(rows: pd.DataFrame) -> int:
+    """So many that the largest return has three figures."""
+    largest = rows[["final_return", "lowest", "highest"]].abs().max(axis=None)
+    return 0 if not 0 < largest < 100 else min(3, 2 - math.floor(math.log10(largest)))

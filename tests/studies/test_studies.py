@@ -18,7 +18,7 @@ from lorasa_rllib.studies.options import read_options
 from lorasa_rllib.studies.presets import PRESETS, preset_of
 from lorasa_rllib.studies.run import OfTrial, _space, report
 from lorasa_rllib.studies.suites import SUITES
-from lorasa_rllib.studies.table import final_returns, half_width, markdown, rich_table, summary
+from lorasa_rllib.studies.table import cells_of, final_returns, half_width, markdown, rich_table, summary
 from lorasa_rllib.studies.trials import TrialName, switch_of, trials
 
 
@@ -292,6 +292,16 @@ def test_a_page_shows_labels_and_leaves_out_what_never_differs(curves):
     assert head.startswith("| algorithm | method | final return |") and "env steps" not in head and "obs" not in head
     assert set(rule) <= set("| -") and len(lines) == 4 and "| mappo | PS (one shared policy) |" in lines[0]
     assert len({line.count("|") for line in (head, rule, *lines)}) == 1
+
+
+@pytest.mark.parametrize(("times", "shown"), [(1e5, 0), (1, 0), (0.1, 1), (0.01, 2), (1e-9, 3), (0, 0)])
+def test_returns_are_shown_with_three_figures(curves, times, shown):
+    rows = summary(curves)
+    scale = times * 100 / rows["highest"].abs().max()
+    rows[["final_return", "interval", "lowest", "highest", "greedy_return"]] *= scale
+    cells = cells_of(rows)
+    final = [row[cells[0].index("final return")] for row in cells[1:]]
+    assert {len(text.partition(".")[2]) for text in final} == {shown}
 
 
 def test_final_returns_are_drawn_with_a_point_for_every_seed(curves, tmp_path):
