@@ -27,6 +27,7 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
     wins, colours = has_wins(curves), colours_of(list(dict.fromkeys(curves["method"])))
     marks = {method: MARKERS[k % len(MARKERS)] for k, method in enumerate(colours)}
     scenarios = list(dict.fromkeys(curves["scenario"]))
+    unit, units = (1e6, "millions") if curves["env_steps"].max() >= 5e5 else (1e3, "thousands")
     figure, panels = _panels(len(scenarios), 4.2)
     for panel, scenario in zip(panels, scenarios, strict=True):
         here = curves[curves["scenario"] == scenario]
@@ -36,9 +37,9 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
             label = label_of(method)
             label = f"{name}, {label}" if len(algorithms) > 1 and name else label
             measure = "evaluation_win_rate" if wins else "episode_return"
-            _draw_method(panel, runs, measure, label, colours[method], marks[method] + style)
+            _draw_method(panel, runs, unit, measure, label, colours[method], marks[method] + style)
         panel.set_title(scenario)
-        panel.set_xlabel("environment steps (millions)")
+        panel.set_xlabel(f"environment steps ({units})")
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
         if wins:
@@ -52,7 +53,7 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
         new = [label for label in lines if label not in named]
         named.update(new)
         if new:
-            panel.legend([lines[label] for label in new], new, frameon=False, loc="upper left")
+            panel.legend([lines[label] for label in new], new, frameon=False, loc="best")
     seeds = curves.groupby(["scenario", "algorithm", "method"])["seed"].nunique()
     many = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     band = "; band: lowest to highest seed" if seeds.max() > 1 else ""
@@ -105,7 +106,10 @@ def _panels(number: int, height: float) -> tuple[Any, list[Any]]:
     return figure, panels[:number]
 
 
-def _draw_method(panel: Any, runs: pd.DataFrame, measure: str, label: str, colour: str | None, style: str) -> None:
+def _draw_method(
+    panel: Any, runs: pd.DataFrame, unit: float, measure: str, label: str, colour: str | None, style: str
+) -> None:
+    """The curves of one method. unit: environment steps of 1 on the axis."""
     by_seed = [run.dropna(subset=measure).sort_values("env_steps") for _, run in runs.groupby("seed")]
     by_seed = [run for run in by_seed if len(run)]
     if not by_seed:
@@ -113,13 +117,13 @@ def _draw_method(panel: Any, runs: pd.DataFrame, measure: str, label: str, colou
     grid = np.linspace(max(r["env_steps"].min() for r in by_seed), min(r["env_steps"].max() for r in by_seed), 200)
     values = np.stack([np.interp(grid, r["env_steps"], r[measure]) for r in by_seed])
     (line,) = panel.plot(
-        grid / 1e6, values.mean(0), style, label=label, color=colour, linewidth=1.6, markersize=5, markevery=25
+        grid / unit, values.mean(0), style, label=label, color=colour, linewidth=1.6, markersize=5, markevery=25
     )
     if len(by_seed) > 1:
-        panel.fill_between(grid / 1e6, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
+        panel.fill_between(grid / unit, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
     adapted = runs[runs["phase"] == "adapters"]
     if len(adapted) and (runs["phase"] == "backbone").any():
-        switch = adapted["env_steps"].min() / 1e6
+        switch = adapted["env_steps"].min() / unit
         panel.axvline(switch, color=line.get_color(), linestyle=":", linewidth=1)
         panel.annotate(
             "phase switch", (switch, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=8,

@@ -54,7 +54,8 @@ def _latest(evaluations: pd.Series) -> float:
 def summary(curves: pd.DataFrame) -> pd.DataFrame:
     """One row per task, algorithm and method: mean over seeds, half width of its 95 % t-interval (one seed: NaN).
 
-    Interval, lowest and highest are those of the measure: the greedy win rate of battles, else the final return.
+    Interval, lowest and highest are those of the measure: the greedy win rate of battles, else the final return. The
+    greedy return, that of the latest evaluation, has its own interval.
     """
     if curves.empty:
         raise ValueError(NO_EPISODE)
@@ -71,6 +72,7 @@ def summary(curves: pd.DataFrame) -> pd.DataFrame:
                 "lowest": seeds[measure].min(),
                 "highest": seeds[measure].max(),
                 "greedy_return": seeds["greedy_return"].mean(),
+                "greedy_interval": half_width(seeds["greedy_return"].dropna().to_numpy()),
                 "seeds": len(seeds),
                 "env_steps": int(seeds["env_steps"].min()),
                 "minutes": seeds["minutes"].mean(),
@@ -123,14 +125,15 @@ def cells_of(rows: pd.DataFrame) -> list[list[str]]:
     cells = [[*COMPARED, *measured, "seeds", "env steps", "minutes"]]
     for row in rows.itertuples():
         half, some = shown(row.interval), row.seeds > 1
-        greedy = [f"{row.final_win_rate:.0%}", f"{row.final_return:.2f}"] if wins else [shown(row.greedy_return)]
+        greedy = " ± ".join(filter(None, (shown(row.greedy_return), shown(row.greedy_interval))))
+        more = [f"{row.final_win_rate:.0%}", f"{row.final_return:.2f}"] if wins else [greedy]
         cells.append(
             [
                 *(getattr(row, column) for column in COMPARED),
                 shown(row.greedy_win_rate if wins else row.final_return),
                 half and f"± {half}",
                 f"{shown(row.lowest)} to {shown(row.highest)}" if some else "",
-                *greedy,
+                *more,
                 str(row.seeds),
                 f"{row.env_steps:,}",
                 f"{row.minutes:.1f}",
@@ -141,5 +144,5 @@ def cells_of(rows: pd.DataFrame) -> list[list[str]]:
 
 def _decimals(rows: pd.DataFrame) -> int:
     """So many that the largest return has three figures."""
-    largest = rows[["final_return", "lowest", "highest"]].abs().max(axis=None)
+    largest = rows[["final_return", "greedy_return"]].abs().max(axis=None)
     return 0 if not 0 < largest < 100 else min(3, 2 - math.floor(math.log10(largest)))

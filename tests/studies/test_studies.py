@@ -197,9 +197,17 @@ def test_the_table_is_the_mean_over_seeds_of_the_last_tenth(curves):
     assert rows.loc["lora", "final_return"] == pytest.approx(12.0)
     assert rows.loc["ps", "interval"] == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)  # sd 1, 2 degrees of freedom
     assert rows.loc["ps", ["lowest", "highest", "seeds"]].tolist() == [1.0, 3.0, 3]
+    assert rows.loc["ps", "greedy_interval"] == 0.0
     assert len(final_returns(curves)) == 12
     assert rich_table(summary(curves)).row_count == 4
     assert math.isnan(half_width(np.array([1.0])))
+
+
+def test_greedy_returns_have_their_own_interval(curves):
+    curves["evaluation_return"] += 100 * curves["seed"]
+    cells = cells_of(summary(curves))
+    assert cells[1][cells[0].index("greedy")] == "200 ± 248"  # sd 100, 2 degrees of freedom
+    assert cells_of(summary(curves[curves["seed"] == 1]))[1][cells[0].index("greedy")] == "100"
 
 
 def test_the_figure_is_drawn_and_marks_the_switch(curves, tmp_path, monkeypatch):
@@ -209,7 +217,7 @@ def test_the_figure_is_drawn_and_marks_the_switch(curves, tmp_path, monkeypatch)
     monkeypatch.setattr(Axes, "axvline", lambda panel, x, **kw: marked.append(x))
     draw_curves(curves, tmp_path / "figure.png", "a study")
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    assert marked == [pytest.approx(50 / 1e6)] * 2
+    assert marked == [pytest.approx(0.05)] * 2  # thousands: a short run
 
 
 @pytest.fixture
@@ -297,8 +305,8 @@ def test_a_page_shows_labels_and_leaves_out_what_never_differs(curves):
 @pytest.mark.parametrize(("times", "shown"), [(1e5, 0), (1, 0), (0.1, 1), (0.01, 2), (1e-9, 3), (0, 0)])
 def test_returns_are_shown_with_three_figures(curves, times, shown):
     rows = summary(curves)
-    scale = times * 100 / rows["highest"].abs().max()
-    rows[["final_return", "interval", "lowest", "highest", "greedy_return"]] *= scale
+    scale = times * 100 / rows[["final_return", "greedy_return"]].abs().max(axis=None)
+    rows[["final_return", "interval", "lowest", "highest", "greedy_return", "greedy_interval"]] *= scale
     cells = cells_of(rows)
     final = [row[cells[0].index("final return")] for row in cells[1:]]
     assert {len(text.partition(".")[2]) for text in final} == {shown}
