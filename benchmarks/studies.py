@@ -143,16 +143,17 @@ STUDIES = {
             "many_agents", ("ManySegmentSwimmer-4x1", "ManySegmentSwimmer-16x1"), (*SHARED_OR_NOT, "lora:blocks=2")
         ),
         Study(
-            "controlled", tuple(f"{n}:difference=0.5" for n in (4, 16, 64, 256)), SHARED_OR_NOT, 60_000,
+            "controlled", tuple(f"{n}:difference=0.5" for n in (4, 16, 64)), SHARED_OR_NOT, 60_000,
             suite="synthetic", options=OFTEN,
         ),
         Study(
-            "controlled_without_ids", ("64:difference=0.5",), ("ps", "lora", "lora-joint"), 60_000, suite="synthetic",
+            "controlled_without_ids", ("16:difference=0.5",), ("ps", "lora", "lora-joint"), 60_000, suite="synthetic",
             options=(*OFTEN, "--id-features", "none"),
         ),
         Study(
-            "controlled_roles", ("12:roles=4",), ("ps", "lora", "lora-joint", "lora-role", "lora-role-joint"), 60_000,
-            suite="synthetic", options=OFTEN,
+            "controlled_roles", ("12:roles=4",), (
+                "ps", "lora", "lora-joint", "lora-role", "lora-role-joint", "lora-role:switch=0.6",
+            ), 60_000, suite="synthetic", options=OFTEN,
         ),
     )
 }  # fmt: skip
