@@ -153,6 +153,7 @@ STUDIES = {
         Study(
             "controlled_roles", ("12:roles=4",), (
                 "ps", "lora", "lora-joint", "lora-role", "lora-role-joint", "lora-role:switch=0.6",
+                "lora-role:lr=1",
             ), 60_000, suite="synthetic", options=OFTEN,
         ),
     )
