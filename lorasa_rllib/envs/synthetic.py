@@ -154,10 +154,11 @@ class SyntheticTeam(VectorTeamEnv):
     def _begin(self, which: Any) -> None:
         """New episodes in the copies `which`."""
         self._time[which], self._active[which] = 0, True
+        self._observe(which)
         if self._roles is not None:
             for e in which:
                 self._roles[e] = self._random[e].integers(self.spec.num_roles, size=self.spec.num_agents)
-        self._observe(which)
+            self._show_roles()
 
     def _observe(self, which: Any) -> None:
         """New observations and masks in the copies `which`."""
@@ -165,13 +166,17 @@ class SyntheticTeam(VectorTeamEnv):
             self._random[e].standard_normal(out=self._obs[e], dtype=np.float32)
             if self._masks is not None:
                 self._masks[e] = (self._random[e].random(self._masks[e].shape) < 0.5) & self._active[e, :, None]
-        if self._shown:
-            assert self._roles is not None
-            self._obs[..., : self._shown] = self._roles[..., None] == np.arange(self._shown)
         self._obs *= self._obs_mask * self._active[:, :, None]  # changes nothing in other copies
         if self._masks is not None:
             self._masks &= self._real
             self._masks[:, :, 0] = True
+        self._show_roles()
+
+    def _show_roles(self) -> None:
+        """The first features are the role, where targets are those of roles."""
+        if self._roles is not None:
+            shown = self._roles[..., None] == np.arange(self._shown)
+            self._obs[..., : self._shown] = shown & self._active[..., None]
 
     def _answer(self, shares: np.ndarray, terminated: np.ndarray, ended: np.ndarray, final: np.ndarray) -> TeamStep:
         return TeamStep(
