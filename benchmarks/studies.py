@@ -130,6 +130,10 @@ STUDIES = {
             "a2po", ("HalfCheetah-2x3", ANT), ("ps", "nps", "lora"), 3 * MILLION, algorithm="a2po",
             shorter={ANT: 2 * MILLION}, beside=("methods",),
         ),
+        Study(
+            "epochs", (ANT,), ("ps", "lora"), 3 * MILLION, shorter={ANT: 2 * MILLION},
+            options=("--phase-switch", "0.3", "--evaluation-interval", "75", "--num-epochs", "12"),
+        ),
         Study("ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS), seeds=SIX),
         Study("roles", ("smacv2_5_units",), LOWERED, suite="smax", options=BATTLES),
         Study("roles_fixed", ("3s5z_vs_3s6z",), LOWERED, suite="smax", options=BATTLES),

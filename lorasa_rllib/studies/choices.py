@@ -20,6 +20,7 @@ class StudyOptions:
     agent_obsk: int | None
     state: str | None
     network: str | None
+    num_epochs: int | None
     id_features: str
     r: int
     lora_alpha: float | None

@@ -19,6 +19,7 @@ FEED_FORWARD = "feedforward"
 LEAST = {
     "total_env_steps": 1, "r": 1, "keep_checkpoints": 1, "num_envs_per_env_runner": 1, "evaluation_interval": 1,
     "max_concurrent": 1, "num_env_runners": 0, "num_learners": 0, "num_gpus_per_learner": 0, "obsk": 0,
+    "num_epochs": 1,
 }  # fmt: skip
 """The lowest values of options."""
 OF_ADAPTERS = ("r", "lora_alpha", "init_lora_weights", "adapter_lr_scale", "phase_switch")
@@ -69,6 +70,7 @@ def parser(description: str, name: str = "mamujoco", one: bool = True) -> argpar
         p.add_argument("--obs", choices=["local", "global"], help="what agents observe; default: the scenario's preset")
         p.add_argument("--obsk", type=int, help="joints away that agents see, locally; default: the preset")
     p.add_argument("--network", choices=[FEED_FORWARD, *PRESETS], help="actor and critic; default: the preset")
+    p.add_argument("--num-epochs", type=int, help="passes over every batch; default: the preset")
     p.add_argument(
         "--id-features", choices=["auto", "one_hot", "none"], default="auto", help="whether policies know ids"
     )
@@ -176,6 +178,7 @@ def study_of(p: argparse.ArgumentParser, a: argparse.Namespace, suite: str) -> S
         agent_obsk=getattr(a, "obsk", None),
         state=getattr(a, "state", None),
         network=a.network,
+        num_epochs=a.num_epochs,
         id_features=a.id_features,
         r=a.r,
         lora_alpha=a.lora_alpha,

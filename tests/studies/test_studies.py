@@ -50,6 +50,7 @@ BAD = {
     "--phase-switch=soon": ["--phase-switch", "soon"],
     "--scenario": ["--scenario", "HalfCheetah"],
     "--r": ["--r", "0"],
+    "--num-epochs=0 must be at least 1": ["--num-epochs", "0"],
     "--num-env-runners=-1 must be at least 0": ["--num-env-runners", "-1"],
     "--evaluation-interval=0 must be at least 1": ["--evaluation-interval", "0"],
     "--max-concurrent": ["--max-concurrent", "0"],
@@ -109,6 +110,12 @@ def test_every_preset_gives_a_valid_trial_of_4000_steps_an_iteration():
     for name, config in configs.items():
         assert config.total_train_batch_size == 4000 == preset_of("mamujoco", name.scenario).train_batch_size
         assert name.obs == ("global" if name.scenario == "Humanoid-9|8" else "local k=1")
+
+
+def test_passes_over_a_batch_are_the_presets_or_the_given_ones():
+    for given, expected in (([], 3), (["--num-epochs", "12"], 12)):
+        (config,) = trials(options("--scenario", "Ant-4x2", *given)).values()
+        assert config.num_epochs == expected
 
 
 def test_an_unknown_scenario_fails_before_anything_starts():
