@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -115,15 +116,12 @@ def markdown(rows: pd.DataFrame) -> str:
 def cells_of(rows: pd.DataFrame) -> list[list[str]]:
     """The summary as text, names of columns first."""
     wins = "greedy_win_rate" in rows
-    number = "{:.0%}" if wins else f"{{:,.{_decimals(rows)}f}}"
     first = ("win rate", "95 % interval", "lowest to highest", "while training", "return")
     measured = first if wins else ("final return", "95 % interval", "lowest to highest", "greedy")
 
-    def shown(value: float, form: str = number) -> str:
-        return "" if math.isnan(value) else form.format(value)
-
     cells = [[*COMPARED, *measured, "seeds", "env steps", "minutes"]]
     for row in rows.itertuples():
+        shown = _number("{:.0%}" if wins else f"{{:,.{_decimals(row.final_return, row.greedy_return)}f}}")
         half, some = shown(row.interval), row.seeds > 1
         greedy = " ± ".join(filter(None, (shown(row.greedy_return), shown(row.greedy_interval))))
         more = [f"{row.final_win_rate:.0%}", f"{row.final_return:.2f}"] if wins else [greedy]
@@ -142,7 +140,11 @@ def cells_of(rows: pd.DataFrame) -> list[list[str]]:
     return cells
 
 
-def _decimals(rows: pd.DataFrame) -> int:
-    """So many that the largest return has three figures."""
-    largest = rows[["final_return", "greedy_return"]].abs().max(axis=None)
+def _number(form: str) -> Callable[[float], str]:
+    return lambda value: "" if math.isnan(value) else form.format(value)
+
+
+def _decimals(*returns: float) -> int:
+    """So many that the largest has three figures."""
+    largest = max(abs(value) for value in returns if not math.isnan(value))
     return 0 if not 0 < largest < 100 else min(3, 2 - math.floor(math.log10(largest)))

@@ -309,14 +309,15 @@ def test_a_page_shows_labels_and_leaves_out_what_never_differs(curves):
     assert len({line.count("|") for line in (head, rule, *lines)}) == 1
 
 
-@pytest.mark.parametrize(("times", "shown"), [(1e5, 0), (1, 0), (0.1, 1), (0.01, 2), (1e-9, 3), (0, 0)])
-def test_returns_are_shown_with_three_figures(curves, times, shown):
-    rows = summary(curves)
-    scale = times * 100 / rows[["final_return", "greedy_return"]].abs().max(axis=None)
-    rows[["final_return", "interval", "lowest", "highest", "greedy_return", "greedy_interval"]] *= scale
-    cells = cells_of(rows)
-    final = [row[cells[0].index("final return")] for row in cells[1:]]
-    assert {len(text.partition(".")[2]) for text in final} == {shown}
+@pytest.mark.parametrize(("largest", "shown"), [(1e5, 0), (100, 0), (10, 1), (1, 2), (1e-9, 3), (0, 0)])
+def test_returns_are_shown_with_three_figures(curves, largest, shown):
+    rows = summary(curves)[:1]
+    columns = ["final_return", "interval", "lowest", "highest", "greedy_return", "greedy_interval"]
+    rows[columns] *= largest / rows["final_return"].iloc[0]
+    head, row = cells_of(rows)
+    for name in ("final return", "95 % interval", "greedy"):
+        numbers = row[head.index(name)].removeprefix("± ").split(" ± ")
+        assert {len(number.partition(".")[2]) for number in numbers} == {shown}
 
 
 def test_final_returns_are_drawn_with_a_point_for_every_seed(curves, tmp_path):
