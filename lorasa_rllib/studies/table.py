@@ -145,6 +145,6 @@ def _number(form: str) -> Callable[[float], str]:
 
 
 def _decimals(*returns: float) -> int:
-    """So many that the largest has three figures."""
+    """So many that the largest has three figures; at most two unless it is tiny."""
     largest = max(abs(value) for value in returns if not math.isnan(value))
-    return 0 if not 0 < largest < 100 else min(3, 2 - math.floor(math.log10(largest)))
+    return 0 if not 0 < largest < 100 else min(2 if largest >= 0.1 else 3, 2 - math.floor(math.log10(largest)))

@@ -309,7 +309,7 @@ def test_a_page_shows_labels_and_leaves_out_what_never_differs(curves):
     assert len({line.count("|") for line in (head, rule, *lines)}) == 1
 
 
-@pytest.mark.parametrize(("largest", "shown"), [(1e5, 0), (100, 0), (10, 1), (1, 2), (1e-9, 3), (0, 0)])
+@pytest.mark.parametrize(("largest", "shown"), [(1e5, 0), (100, 0), (10, 1), (1, 2), (0.5, 2), (1e-9, 3), (0, 0)])
 def test_returns_are_shown_with_three_figures(curves, largest, shown):
     rows = summary(curves)[:1]
     columns = ["final_return", "interval", "lowest", "highest", "greedy_return", "greedy_interval"]
