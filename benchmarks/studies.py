@@ -31,6 +31,7 @@ from lorasa_rllib.studies.suites import SUITES
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 MILLION = 1_000_000
+USUAL = ("--phase-switch", "0.3", "--evaluation-interval", "75")
 ENDS_WITHIN = 120
 """Seconds for a run to save a checkpoint and end."""
 
@@ -80,7 +81,7 @@ class Study:
     suite: str = "mamujoco"
     algorithm: str = "mappo"
     seeds: tuple[int, ...] = (1, 2, 3)
-    options: tuple[str, ...] = ("--phase-switch", "0.3", "--evaluation-interval", "75")
+    options: tuple[str, ...] = USUAL
     shorter: Mapping[str, int] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
 
@@ -131,8 +132,7 @@ STUDIES = {
             shorter={ANT: 2 * MILLION}, beside=("methods",),
         ),
         Study(
-            "epochs", (ANT,), ("ps", "lora"), 3 * MILLION, shorter={ANT: 2 * MILLION},
-            options=("--phase-switch", "0.3", "--evaluation-interval", "75", "--num-epochs", "12"),
+            "epochs", (ANT,), ("ps", "lora"), 2 * MILLION, options=(*USUAL, "--num-epochs", "12"),
         ),
         Study("ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS), seeds=SIX),
         Study("roles", ("smacv2_5_units",), LOWERED, suite="smax", options=BATTLES),

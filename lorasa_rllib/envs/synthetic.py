@@ -47,9 +47,8 @@ class SyntheticTeam(VectorTeamEnv):
         self._termination, self._deaths = float(options["termination"]), float(options["deaths"])
         self._role_changes = float(options["role_changes"])
         spec = self.spec
-        self._by_role = options["targets"] == "role"
-        self._shown = spec.num_roles if self._by_role else 0  # features that show the role
-        self._targets = _targets(spec, self._by_role, float(options["difference"]))
+        self._shown = spec.num_roles if options["targets"] == "role" else 0  # features that show the role
+        self._targets = _targets(spec, self._shown, float(options["difference"]))
         self._obs_mask = spec.obs_mask().astype(np.float32)
         self._real = spec.action_mask()
         self._random = [np.random.default_rng() for _ in range(num_envs)]  # one stream per copy
@@ -129,6 +128,7 @@ class SyntheticTeam(VectorTeamEnv):
                 drawn = random.integers(-1, self.spec.num_roles, size=len(roles))
                 roles[:] = np.where(random.random(len(roles)) < self._role_changes, drawn, roles)
         self._observe(every)
+        self._show_roles()
         ended = terminated | (self._time >= self._limit)
         final = self._obs[ended]  # a copy
         if ended.any():
@@ -147,7 +147,7 @@ class SyntheticTeam(VectorTeamEnv):
 
     def _wanted(self) -> np.ndarray:
         """[E, N, d] the answers of the targets, before they are squashed."""
-        if self._by_role:
+        if self._shown:
             return np.einsum("eno,enod->end", self._obs, self._targets[self._roles])
         return np.einsum("eno,nod->end", self._obs, self._targets)
 
@@ -158,7 +158,7 @@ class SyntheticTeam(VectorTeamEnv):
         if self._roles is not None:
             for e in which:
                 self._roles[e] = self._random[e].integers(self.spec.num_roles, size=self.spec.num_agents)
-            self._show_roles()
+        self._show_roles()
 
     def _observe(self, which: Any) -> None:
         """New observations and masks in the copies `which`."""
@@ -170,11 +170,10 @@ class SyntheticTeam(VectorTeamEnv):
         if self._masks is not None:
             self._masks &= self._real
             self._masks[:, :, 0] = True
-        self._show_roles()
 
     def _show_roles(self) -> None:
         """The first features are the role, where targets are those of roles."""
-        if self._roles is not None:
+        if self._roles is not None and self._shown:
             shown = self._roles[..., None] == np.arange(self._shown)
             self._obs[..., : self._shown] = shown & self._active[..., None]
 
@@ -194,14 +193,14 @@ class SyntheticTeam(VectorTeamEnv):
         )
 
 
-def _targets(spec: TeamSpec, by_role: bool, difference: float) -> np.ndarray:
-    """[N, obs, d] of agents, or [roles + 1, obs, d] of roles; the last one then is that of agents without a role."""
-    random, shown = np.random.default_rng(7), spec.num_roles if by_role else 0
-    count = spec.num_roles if by_role else spec.num_agents
-    own = random.standard_normal((count, spec.obs_size - shown, spec.action_size)).astype(np.float32)
+def _targets(spec: TeamSpec, roles: int, difference: float) -> np.ndarray:
+    """[N, obs, d] of agents; with roles [roles + 1, obs, d] of those, the last one of agents without a role."""
+    random = np.random.default_rng(7)
+    own = random.standard_normal((roles or spec.num_agents, spec.obs_size - roles, spec.action_size))
+    own = own.astype(np.float32)
     common = random.standard_normal(own.shape[1:]).astype(np.float32)
     targets = np.sqrt(difference) * own + np.sqrt(1 - difference) * common
-    if by_role:
+    if roles:
         targets = np.concatenate([targets, common[None]])
-    targets = np.pad(targets / np.sqrt(own.shape[1]), ((0, 0), (shown, 0), (0, 0)))
-    return targets.astype(np.float32) if by_role else (targets * spec.obs_mask()[:, :, None]).astype(np.float32)
+    targets = np.pad(targets / np.sqrt(own.shape[1]), ((0, 0), (roles, 0), (0, 0))).astype(np.float32)
+    return targets if roles else targets * spec.obs_mask().astype(np.float32)[:, :, None]

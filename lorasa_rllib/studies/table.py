@@ -146,5 +146,5 @@ def _number(form: str) -> Callable[[float], str]:
 
 def _decimals(*returns: float) -> int:
     """So many that the largest has three figures; at most two unless it is tiny."""
-    largest = max(abs(value) for value in returns if not math.isnan(value))
+    largest = max((abs(value) for value in returns if not math.isnan(value)), default=0.0)
     return 0 if not 0 < largest < 100 else min(2 if largest >= 0.1 else 3, 2 - math.floor(math.log10(largest)))

@@ -78,8 +78,8 @@ def test_programs_are_read_back_and_take_any_number_of_rows(kind, recurrent, tmp
 
 @pytest.mark.parametrize(("kind", "recurrent"), CASES)
 def test_onnx_files_run_in_onnxruntime(kind, recurrent, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra [onnx]")
+    pytest.importorskip("onnxscript", reason="needs the extra [onnx]")
     network = network_of(kind, recurrent)
     session = onnxruntime.InferenceSession(export_onnx(network, tmp_path / "agent.onnx"))
     assert [i.name for i in session.get_inputs()] == network.inputs()

@@ -21,7 +21,7 @@ def Meet(**settings):
 def test_environments_in_the_current_folder_are_found_if_trusted(capsys, tmp_path, monkeypatch):
     from lorasa_rllib.envs.registry import environment_class
 
-    pytest.importorskip("mpe2")
+    pytest.importorskip("mpe2", reason="needs the extra [pettingzoo]")
     (tmp_path / "meet.py").write_text(OWN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place])
