@@ -132,7 +132,8 @@ STUDIES = {
             shorter={ANT: 2 * MILLION}, beside=("methods",),
         ),
         Study(
-            "epochs", (ANT,), ("ps", "lora"), 2 * MILLION, options=(*USUAL, "--num-epochs", "12"),
+            "epochs", (ANT, "HalfCheetah-6x1", "Walker2d-2x3", "HalfCheetah-2x3"), SHARED_OR_NOT, 3 * MILLION,
+            options=(*USUAL, "--num-epochs", "12"), shorter={ANT: 2 * MILLION},
         ),
         Study("ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS), seeds=SIX),
         Study("roles", ("smacv2_5_units",), LOWERED, suite="smax", options=BATTLES),
