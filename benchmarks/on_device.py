@@ -4,7 +4,8 @@ Compared   the CPU (one thread) | the device: updates of MAPPO and A2PO in LoRAS
 Method     random rollouts of 6 and 64 agents, 4,000 and 32,000 environment steps, 17 features, one action dimension,
            two hidden layers of 64 and 256; five epochs of one minibatch; alternating; median and range
 Run        python benchmarks/learning_step.py --device cuda [--json FILE]
-Expect     the device is ahead where a batch is large or the network wide; small updates are as fast on the CPU
+Expect     MAPPO is ahead on the device in every case, more so with many rows or wide networks; A2PO only where its
+           steps are large: it takes one or more for each agent, and small ones cost the same everywhere
 Recorded   README, "Performance"
 """
 

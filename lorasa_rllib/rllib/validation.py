@@ -127,9 +127,14 @@ def _is_number(value: Any) -> bool:
 
 
 def check_layout(config: Any) -> None:
-    """Raises ValueError if environments, learners, batch and minibatch do not fit together."""
+    """Raises ValueError if environments, learners and their GPUs, batch and minibatch do not fit together."""
     runners, per_runner = max(1, config.num_env_runners), config.num_envs_per_env_runner
-    learners = max(1, config.num_learners)
+    learners, gpus = max(1, config.num_learners), config.num_gpus_per_learner
+    if learners > 1 and 0 < gpus <= 0.5:
+        raise ValueError(
+            f"num_gpus_per_learner={gpus} would put several of num_learners={learners} on one GPU, where they cannot "
+            "add up gradients (NCCL wants a GPU for each). Set num_gpus_per_learner=1, or num_learners=1."
+        )
     if per_runner % learners:
         fitting = [n for n in range(1, per_runner + 1) if per_runner % n == 0]
         raise ValueError(

@@ -13,6 +13,7 @@ from lorasa_rllib.policies.saved import saved
 from tests.helpers import (
     METHODS,
     make_policy,
+    needs_gpu,
     owner_tables,
     policies,
     random_masks,
@@ -68,6 +69,25 @@ def bounded(policy):
 def has_masks(policy):
     object.__setattr__(policy.config.spec, "has_masks", not policy.config.spec.continuous)
     return policy
+
+
+@needs_gpu
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
+@pytest.mark.parametrize("method", METHODS)
+@given(data=st.data())
+def test_actions_on_a_gpu_are_those_on_the_cpu(method, recurrent, data):
+    policy = has_masks(bounded(data.draw(policies(method, recurrent=recurrent))))
+    on_cpu, on_gpu = (LoadedPolicy(saved(policy), device) for device in ("cpu", "cuda"))
+    states = [None, None]
+    for step in range(3):
+        obs, roles, masks = rows_of(policy, 3, seed=step)
+        (expected, states[0]), (actions, states[1]) = (
+            loaded.act(obs, state, roles=roles, mask=masks)
+            for loaded, state in zip((on_cpu, on_gpu), states, strict=True)
+        )
+        np.testing.assert_allclose(actions, expected, **CLOSE)
+        if recurrent:
+            np.testing.assert_allclose(states[1], states[0], **CLOSE)
 
 
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])

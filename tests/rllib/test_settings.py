@@ -77,6 +77,10 @@ BAD_SETTINGS = {
         lambda c: c.learners(num_learners=3),
         "num_learners=3|num_learners to one of",
     ),
+    "learners that share a GPU": (
+        lambda c: c.learners(num_learners=2, num_gpus_per_learner=0.5),
+        "num_gpus_per_learner=0.5|num_gpus_per_learner=1",
+    ),
     "batch is no whole number of steps": (lambda c: c.training(train_batch_size_per_learner=65), "65"),
     "minibatch larger than the batch": (lambda c: c.training(minibatch_size=65), "minibatch_size"),
     "role without roles": (lambda c: c.sharing(adapter_key="role"), "roles"),
