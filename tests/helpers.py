@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import strategies as st
@@ -21,7 +20,6 @@ from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
 from lorasa_rllib.spec import Owners, TeamSpec
 
 ROLES = 3
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def owner_tables(agents: int) -> dict[str, Owners]:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.mappo import update
-from tests.helpers import needs_gpu, policies, random_rollout, seeded
+from tests.helpers import policies, random_rollout, seeded
 from tests.learning.helpers import CASES, experienced, optimisers_of
 
-pytestmark = needs_gpu
+pytestmark = pytest.mark.gpu
 SAME = {"num_epochs": 2, "chunk_length": 2, "max_grad_norm": 0.3, "entropy_coeff": 0.0}
 
 

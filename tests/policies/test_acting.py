@@ -13,7 +13,6 @@ from lorasa_rllib.policies.saved import saved
 from tests.helpers import (
     METHODS,
     make_policy,
-    needs_gpu,
     owner_tables,
     policies,
     random_masks,
@@ -71,7 +70,7 @@ def has_masks(policy):
     return policy
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
 @pytest.mark.parametrize("method", METHODS)
 @given(data=st.data())

@@ -8,10 +8,9 @@ import torch
 
 from lorasa_rllib.policies.acting import load_policy
 from lorasa_rllib.rllib.module import MODULE_ID
-from tests.helpers import needs_gpu
 from tests.rllib.test_phases_and_restore import is_adapter, is_backbone, weights_of
 
-pytestmark = needs_gpu
+pytestmark = pytest.mark.gpu
 ROUNDED = {"rtol": 1e-3, "atol": 1e-4}  # single precision, three iterations
 
 
