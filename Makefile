@@ -38,7 +38,7 @@ bench: $(INSTALLED) ## measure sampling, the learning step and acting
 	.venv/bin/python benchmarks/learning_step.py
 	.venv/bin/python benchmarks/acting.py
 
-results: $(INSTALLED) ## draw figures and tables of README anew from the recorded curves
+results: $(INSTALLED) ## draw figures and tables of the results anew from the recorded curves
 	.venv/bin/python benchmarks/results.py
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""Draws every figure and table of README's "Results" anew from the recorded curves. No run is started.
+"""Draws every figure and table of the results pages anew from the recorded curves. No run is started.
 
 Run        make results, or python benchmarks/results.py
 Compared   studies of benchmarks/studies.py, and three recorded before it, in results/<name>/{curves.csv,runs/*.csv}:
@@ -13,7 +13,7 @@ Compared   studies of benchmarks/studies.py, and three recorded before it, in re
                       --total-env-steps 1000000
 Recorded   results/<study>/{table.csv,learning_curves.png,final_returns.png} of every study that has runs; aggregates
            over tasks in results/scores/; figures of benchmarks/differences.py and benchmarks/resources.py; the tables
-           between "results" comments of README
+           between "results" comments of README.md and results/README.md
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def curves_of(study: Study, beside: bool = False) -> pd.DataFrame:
 
 
 def report(curves: pd.DataFrame, folder: Path, suite: str) -> str:
-    """Writes table and figure of one study. The table for README."""
+    """Writes table and figure of one study. The table as Markdown."""
     rows = summary(curves)
     write_csv(rows, folder / "table.csv")
     many = curves["method"].nunique() > MANY
@@ -80,7 +80,7 @@ def report(curves: pd.DataFrame, folder: Path, suite: str) -> str:
 
 
 def scores() -> str | None:
-    """Aggregates over the tasks on which every method has enough seeds. The table for README; None without any."""
+    """Aggregates over the tasks on which every method has enough seeds. The table as Markdown; None without any."""
     study, curves = STUDIES[SCORED], curves_of(STUDIES[SCORED])
     if curves.empty:
         return None
@@ -115,15 +115,14 @@ def scores() -> str | None:
     return "\n".join(lines)
 
 
-def into_readme(tables: dict[str, str]) -> None:
+def into_page(path: Path, tables: dict[str, str]) -> None:
     """Replaces the tables between <!-- results: NAME --> and <!-- end -->."""
-    path = ROOT / "README.md"
     text = path.read_text()
     for name, table in tables.items():
         text = re.sub(
             rf"(<!-- results: {name} -->\n).*?(<!-- end -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.S
         )
-    temporary = path.with_name(".README.part")
+    temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text)
     os.replace(temporary, path)
 
@@ -143,7 +142,8 @@ def main() -> None:
         draw(folder)
     for name, table in tables.items():
         print(f"\nresults/{name}\n{table}")
-    into_readme(tables)
+    for page in (ROOT / "README.md", RESULTS / "README.md"):
+        into_page(page, tables)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""README stays true: its example runs, and the files and options it names exist."""
+"""README stays true: its example runs, and the files, links and options it names exist, as on the pages it links to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import typer
 
 from lorasa_rllib import cli
@@ -15,6 +16,7 @@ from lorasa_rllib.studies.suites import SUITES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [f"{folder}README.md" for folder in ("", "cluster/", "results/")] + ["CONTRIBUTING.md"]
 
 
 def blocks(language: str) -> list[str]:
@@ -45,10 +47,27 @@ def test_ones_own_environment_trains_and_learns(tmp_path):
     assert float(episode_return) > 12  # agents that never move get 0, those that meet at once 16.5
 
 
-def test_files_that_are_named_exist():
-    named = set(re.findall(r"[\w/]+\.(?:py|csv|png|txt|md|yaml)\b", README))
-    missing = {name for name in named if not list(ROOT.glob(f"**/{name}"))} - {"algorithm_state.pkl"}
+@pytest.mark.parametrize("page", ["README.md", "results/README.md"])
+def test_files_that_are_named_exist(page):
+    named = set(re.findall(r"[\w/]+\.(?:py|csv|png|txt|md|yaml)\b", (ROOT / page).read_text()))
+    missing = {name for name in named if not list(ROOT.glob(f"**/{name}"))}
     assert len(named) > 5 and not missing
+
+
+def anchors_of(text):
+    """What GitHub makes of headings."""
+    heads = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", re.sub(r"```.*?```", "", text, flags=re.S))
+    for path, _, anchor in (link.partition("#") for pair in links if not (link := "".join(pair)).startswith("http")):
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors_of(target.read_text()), f"{path}#{anchor}"
 
 
 def test_options_in_commands_exist():

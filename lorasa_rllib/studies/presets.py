@@ -71,7 +71,7 @@ There time limits count as defeats; here they are bootstrapped.
 
 SMAX = {"*": Preset(num_epochs=10, num_envs=32, steps=128, lr=2e-3, entropy_coeff=0.01, adapter_lr_scale=0.3)}
 """Ours: what wins 3s5z within 0.5 M steps. Its learning rate is high for adapters, each of which meets few rows: at a
-third of it they do better, at thrice as much they unlearn (README, "Roles")."""
+third of it they do better, at thrice as much they unlearn (results/README.md, "Roles")."""
 
 SYNTHETIC = {"*": Preset(num_epochs=10, num_envs=16, steps=64, lr=2e-3, gamma=0.0, network="raw_inputs")}
 """Ours. A step's reward depends on its actions alone, and on the scale of observations, which feature norm removes."""
