@@ -58,11 +58,12 @@ class Run:
         return f"{self.study.name}_{self.name}"
 
     def command(self) -> list[str]:
-        study = self.study
+        study, task = self.study, self.task
+        epochs = ["--num-epochs", str(study.epochs[task])] if task in study.epochs else []
         return [
-            "tune_configs/compare_methods.py", "--suite", study.suite, f"--{SUITES[study.suite].option}", self.task,
+            "tune_configs/compare_methods.py", "--suite", study.suite, f"--{SUITES[study.suite].option}", task,
             "--algorithm", study.algorithm, "--methods", self.method, "--seeds", f"{self.seed},",
-            "--total-env-steps", str(study.shorter.get(self.task, study.total_env_steps)), *study.options,
+            "--total-env-steps", str(study.shorter.get(task, study.total_env_steps)), *study.options, *epochs,
             "--storage-path", str(RESULTS / "runs"), "--name", self.experiment, "--resume", "--address", "local",
         ]  # fmt: skip
 
@@ -71,7 +72,8 @@ class Run:
 class Study:
     """Every method on every task with every seed.
 
-    shorter: environment steps of tasks that get fewer. beside: studies whose runs on these tasks are shown beside.
+    shorter: environment steps of tasks that get fewer. epochs: passes over a batch where they are not the preset's.
+    beside: studies whose runs on these tasks are shown beside.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Study:
     seeds: tuple[int, ...] = (1, 2, 3)
     options: tuple[str, ...] = USUAL
     shorter: Mapping[str, int] = field(default_factory=dict)
+    epochs: Mapping[str, int] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
 
     @property
@@ -94,6 +97,7 @@ class Study:
 
 
 ANT = "Ant-4x2"
+MUJOCO = ("HalfCheetah-2x3", "HalfCheetah-6x1", "Walker2d-2x3", ANT)
 SIX = (1, 2, 3, 4, 5, 6)
 SHARED_OR_NOT = ("ps", "nps", "lora", "lora-joint")
 ABLATIONS = tuple(
@@ -116,8 +120,7 @@ STUDIES = {
     study.name: study
     for study in (
         Study(
-            "methods", ("HalfCheetah-2x3", "HalfCheetah-6x1", "Walker2d-2x3", ANT), SHARED_OR_NOT, 3 * MILLION,
-            seeds=SIX, shorter={ANT: 2 * MILLION},
+            "methods", MUJOCO, SHARED_OR_NOT, 3 * MILLION, seeds=SIX, shorter={ANT: 2 * MILLION}, epochs={ANT: 3},
         ),
         Study(
             "walker", ("Walker2d-2x3",), ("lora:switch=0.1", "lora:lr=10", "lora:r=64", "lora:on=head"), 3 * MILLION,
@@ -132,8 +135,7 @@ STUDIES = {
             shorter={ANT: 2 * MILLION}, beside=("methods",),
         ),
         Study(
-            "epochs", (ANT, "HalfCheetah-6x1", "Walker2d-2x3", "HalfCheetah-2x3"), SHARED_OR_NOT, 3 * MILLION,
-            options=(*USUAL, "--num-epochs", "12"), shorter={ANT: 2 * MILLION},
+            "epochs", MUJOCO, SHARED_OR_NOT, 3 * MILLION, shorter={ANT: 2 * MILLION}, epochs=dict.fromkeys(MUJOCO, 12),
         ),
         Study("ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS), seeds=SIX),
         Study("roles", ("smacv2_5_units",), LOWERED, suite="smax", options=BATTLES),

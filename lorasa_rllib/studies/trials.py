@@ -86,7 +86,7 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
             lr=preset.lr,
             gamma=preset.gamma,
             lambda_=preset.lambda_,
-            num_epochs=options.num_epochs or preset.num_epochs,
+            num_epochs=options.num_epochs or preset.passes(options.algorithm),
             entropy_coeff=preset.entropy_coeff,
             train_batch_size_per_learner=batch // learners,
         )

@@ -113,9 +113,11 @@ def test_every_preset_gives_a_valid_trial_of_4000_steps_an_iteration():
 
 
 def test_passes_over_a_batch_are_the_presets_or_the_given_ones():
-    for given, expected in (([], 3), (["--num-epochs", "12"], 12)):
+    for given, expected in (([], 12), (["--algorithm", "a2po"], 3), (["--num-epochs", "4"], 4)):
         (config,) = trials(options("--scenario", "Ant-4x2", *given)).values()
         assert config.num_epochs == expected
+    (config,) = trials(options("--scenario", "HalfCheetah-2x3")).values()
+    assert config.num_epochs == 5
 
 
 def test_an_unknown_scenario_fails_before_anything_starts():
