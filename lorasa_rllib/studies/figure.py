@@ -48,12 +48,12 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
     for panel in panels[::ACROSS]:
         panel.set_ylabel("greedy battles won" if wins else "team return of an episode")
     named: set[str] = set()
-    for panel in panels:  # what an earlier panel has named is not named again
-        lines = {label: line for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-        new = [label for label in lines if label not in named]
-        named.update(new)
+    lines = {panel: dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True)) for panel in panels}
+    for panel in sorted(panels, key=lambda panel: -len(lines[panel])):  # nothing is named twice
+        new = {label: line for label, line in lines[panel].items() if label not in named}
+        named |= new.keys()
         if new:
-            panel.legend([lines[label] for label in new], new, frameon=False, loc="best")
+            panel.legend(new.values(), new.keys(), frameon=False, loc="best")
     seeds = curves.groupby(["scenario", "algorithm", "method"])["seed"].nunique()
     many = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
     band = "; band: lowest to highest seed" if seeds.max() > 1 else ""
