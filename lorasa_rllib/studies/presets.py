@@ -46,7 +46,7 @@ class Preset:
         """Passes of "mappo" or "a2po" over a batch.
 
         In a pass A2PO moves what agents share once for each agent, MAPPO once. On Ant-4x2 and Walker2d-2x3 MAPPO
-        learns far more from twelve passes than from the published three (results/README.md, "MAPPO and A2PO").
+        learns far more from twelve passes than from three (results/README.md, "More passes for MAPPO").
         """
         return (self.mappo_epochs if algorithm == "mappo" else None) or self.num_epochs
 
@@ -85,7 +85,7 @@ There time limits count as defeats; here they are bootstrapped.
 
 SMAX = {"*": Preset(num_epochs=10, num_envs=32, steps=128, lr=2e-3, entropy_coeff=0.01, adapter_lr_scale=0.3)}
 """Ours: what wins 3s5z within 0.5 M steps. Its learning rate is high for adapters, each of which meets few rows: at a
-third of it they do better, at thrice as much they unlearn (results/README.md, "Roles")."""
+third of it they do better (results/README.md, "Roles")."""
 
 SYNTHETIC = {"*": Preset(num_epochs=10, num_envs=16, steps=64, lr=2e-3, gamma=0.0, network="raw_inputs")}
 """Ours. A step's reward depends on its actions alone, and on the scale of observations, which feature norm removes."""

@@ -15,6 +15,9 @@ from lorasa_rllib.studies.methods import label_of
 LAST_SHARE = 0.1
 """A seed's final return is the mean over this last share of its steps."""
 
+FEW = 3
+"""Seeds below which an interval says nothing: half that of two is six times what they lie apart."""
+
 COMPARED = ["scenario", "obs", "algorithm", "method"]
 """Columns of curves that tell one row of a summary from another."""
 
@@ -53,10 +56,10 @@ def _latest(evaluations: pd.Series) -> float:
 
 
 def summary(curves: pd.DataFrame) -> pd.DataFrame:
-    """One row per task, algorithm and method: mean over seeds, half width of its 95 % t-interval (one seed: NaN).
+    """One row per task, algorithm and method: mean over seeds, half width of its 95 % t-interval.
 
     Interval, lowest and highest are those of the measure: the greedy win rate of battles, else the final return. The
-    greedy return, that of the latest evaluation, has its own interval.
+    greedy return, that of the latest evaluation, has its own interval. NaN below `FEW` seeds.
     """
     if curves.empty:
         raise ValueError(NO_EPISODE)
@@ -69,17 +72,21 @@ def summary(curves: pd.DataFrame) -> pd.DataFrame:
                 **dict(zip(COMPARED, which, strict=True)),
                 **rates,
                 "final_return": seeds["final_return"].mean(),
-                "interval": half_width(seeds[measure].to_numpy()),
+                "interval": _interval(seeds[measure]),
                 "lowest": seeds[measure].min(),
                 "highest": seeds[measure].max(),
                 "greedy_return": seeds["greedy_return"].mean(),
-                "greedy_interval": half_width(seeds["greedy_return"].dropna().to_numpy()),
+                "greedy_interval": _interval(seeds["greedy_return"].dropna()),
                 "seeds": len(seeds),
                 "env_steps": int(seeds["env_steps"].min()),
                 "minutes": seeds["minutes"].mean(),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _interval(values: pd.Series) -> float:
+    return half_width(values.to_numpy()) if len(values) >= FEW else math.nan
 
 
 def half_width(values: np.ndarray) -> float:
@@ -92,8 +99,8 @@ def half_width(values: np.ndarray) -> float:
 
 def rich_table(rows: pd.DataFrame) -> Table:
     """The summary for a terminal."""
-    few = rows["seeds"].min() < 3
-    caution = "With fewer than 3 seeds, such differences may be chance: --seeds 5 tells more." if few else None
+    few = rows["seeds"].min() < FEW
+    caution = f"With fewer than {FEW} seeds, such differences may be chance: --seeds 5 tells more." if few else None
     title = "Win rate of greedy battles" if "greedy_win_rate" in rows else "Team return"
     table = Table(title=f"{title}, mean over seeds (last tenth of the steps)", caption=caution)
     head, *cells = cells_of(rows)

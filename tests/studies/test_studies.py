@@ -116,8 +116,12 @@ def test_passes_over_a_batch_are_the_presets_or_the_given_ones():
     for given, expected in (([], 12), (["--algorithm", "a2po"], 3), (["--num-epochs", "4"], 4)):
         (config,) = trials(options("--scenario", "Ant-4x2", *given)).values()
         assert config.num_epochs == expected
-    (config,) = trials(options("--scenario", "HalfCheetah-2x3")).values()
-    assert config.num_epochs == 5
+    found = trials(options("--scenario", "HalfCheetah-2x3", "Walker2d-2x3", "Humanoid-9|8"))
+    assert {name.scenario: config.num_epochs for name, config in found.items()} == {
+        "HalfCheetah-2x3": 5,
+        "Walker2d-2x3": 12,
+        "Humanoid-9|8": 3,
+    }
 
 
 def test_an_unknown_scenario_fails_before_anything_starts():
@@ -210,6 +214,7 @@ def test_the_table_is_the_mean_over_seeds_of_the_last_tenth(curves):
     assert len(final_returns(curves)) == 12
     assert rich_table(summary(curves)).row_count == 4
     assert math.isnan(half_width(np.array([1.0])))
+    assert summary(curves[curves["seed"] < 3])[["interval", "greedy_interval"]].isna().all(axis=None)
 
 
 def test_greedy_returns_have_their_own_interval(curves):
