@@ -5,7 +5,8 @@ Compared   ours in LoRASA's adapter phase | ours with the plain shared policy | 
 Method     HalfCheetah 6x1, 4,000 environment steps (24,000 agent rows), five epochs of one minibatch of all rows, two
            hidden layers of 64, one process, one thread; all alternate; median and range
 Run        python benchmarks/learning_step.py [--json FILE]                   about 3 minutes
-           with --algorithm a2po or --device cuda other tables: see benchmarks/sequential.py and on_device.py
+           with --small, --algorithm a2po or --device cuda other tables: see benchmarks/small_batches.py, sequential.py
+           and on_device.py
 Expect     an iteration at least 4 times as fast as stock; adapters at most 1.2 times the plain shared policy,
            recurrent at most 1.3 times
 Recorded   README, "Performance"
@@ -28,8 +29,14 @@ def main() -> None:
     parser.add_argument("--train-batch", type=int, default=4000)
     parser.add_argument("--algorithm", choices=["mappo", "a2po"], default="mappo", help="a2po: see sequential.py")
     parser.add_argument("--memory-of", type=int, nargs=2, help="a2po: agents and steps to measure in this process")
+    parser.add_argument("--small", action="store_true", help="small minibatches, without Ray: see small_batches.py")
     parser.add_argument("--device", help="such as cuda: compares it with the CPU, without Ray; see on_device.py")
     options = parser.parse_args()
+    if options.small:
+        from benchmarks import small_batches
+
+        small_batches.main(options)
+        return
     if options.device:
         from benchmarks import on_device
 
