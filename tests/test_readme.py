@@ -74,7 +74,8 @@ def test_options_in_commands_exist():
     commands = [line for block in blocks("bash") for line in block.splitlines() if "tune_configs" in line]
     assert commands
     for command in commands:
-        (suite,) = re.findall(r"tune_configs/(\w+)\.py", command)
+        (script,) = re.findall(r"tune_configs/(\w+)\.py", command)
+        suite = {"starcraft": "smac"}.get(script, script)
         known = {
             option
             for action in parser("", suite if suite in SUITES else "mamujoco")._actions
@@ -83,7 +84,7 @@ def test_options_in_commands_exist():
         if suite not in SUITES:  # a script for several suites, with options of its own
             known |= {
                 "--suite",
-                *re.findall(r'add_argument\(\s*"(--[a-z-]+)"', (ROOT / f"tune_configs/{suite}.py").read_text()),
+                *re.findall(r'add_argument\(\s*"(--[a-z-]+)"', (ROOT / f"tune_configs/{script}.py").read_text()),
             }
         assert set(re.findall(r"--[a-z-]+", command.partition(".py")[2])) <= known, command
 

@@ -24,10 +24,11 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")
 def main() -> int:
     """Exit status: 0 done, 1 a trial failed, 2 bad options or something not installed, 130 interrupted."""
     from lorasa_rllib.studies.options import read_options
-    from lorasa_rllib.studies.run import run
 
     description = (__doc__ or "").splitlines()[0]
     options = read_options(None, description, None, ["ps"], add_options, variants)
+    from lorasa_rllib.studies.run import run  # imports Ray, which takes seconds
+
     try:
         run(options)
     except (ValueError, ImportError) as error:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from lorasa_rllib.cli.output import AsJSON, show, table
-from lorasa_rllib.install import installing
+from lorasa_rllib.install import installing, missing_part
 
 ABOUT = {
     "mamujoco": ("Multi-Agent MuJoCo: bodies whose joints are shared out", installing()),
@@ -134,7 +134,7 @@ def _environment(name: str) -> tuple[str, str]:
 
     missing = [package for package in PACKAGES.get(name, ()) if not _found(find_spec, package)]
     if missing:
-        return MISSING, f"package {', '.join(missing)} is not installed"
+        return MISSING, "; ".join(map(missing_part, missing))
     try:
         environment_class(name).check_machine()
     except (ValueError, ImportError) as error:

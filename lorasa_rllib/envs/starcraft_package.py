@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from lorasa_rllib.envs.starcraft import INSTALL
+from lorasa_rllib.install import missing_part
 
 
 def import_package(name: str, module: str) -> Any:
@@ -22,14 +23,11 @@ def import_package(name: str, module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if name == "smac" and error.name == "smac.env":
-            raise ImportError(
-                "the installed package 'smac' is SMAC3, a tool for hyper-parameters, not the StarCraft Multi-Agent "
-                f"Challenge, which is not on PyPI. Run: pip uninstall smac; {INSTALL}"
-            ) from error
-        raise ImportError(
-            f"environment {name!r} needs the package {error.name!r}, which is not installed. Run: {INSTALL}"
-        ) from error
+        missing = error.name or module
+        why = f"needs the package {missing!r}, which is not installed"
+        if missing.partition(".")[0] == name:
+            why = f"cannot be imported: {missing_part(module)}"
+        raise ImportError(f"environment {name!r} {why}. Neither SMAC is on PyPI; run: {INSTALL}") from error
 
 
 def check_options(package_class: Any, options: Collection[str], ours: Collection[str]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, Banks, BankSize
 from lorasa_rllib.nn.distributions import CONTINUOUS
 from lorasa_rllib.nn.gru import BankGRU
+from lorasa_rllib.nn.presets import PRESETS as PRESETS
 from lorasa_rllib.nn.rows import Rows
 from lorasa_rllib.spec import Owners
 
@@ -77,14 +78,6 @@ class NetworkConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "published": {"hidden_size": 64, "num_layers": 3, "recurrent": True, "critic_recurrent": True, "post_layers": 1},
-    "raw_inputs": {"feature_norm": False},
-}
-"""Networks by name. "published": that of LoRASA, A2PO and MAPPO's authors, actor and critic alike. "raw_inputs": the
-default one without normalised features, for observations whose scale means something."""
 
 
 class BankBlock(BankLinear):

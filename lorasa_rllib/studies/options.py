@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from lorasa_rllib.nn.network import PRESETS
+from lorasa_rllib.nn.presets import PRESETS
 from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.methods import METHODS, method_of, steps_of
 from lorasa_rllib.studies.suites import SUITES

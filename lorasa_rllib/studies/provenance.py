@@ -10,6 +10,8 @@ from typing import Any
 
 from ray.tune import Callback
 
+from lorasa_rllib.install import is_smac3
+
 PACKAGES = ("lorasa-rllib", "ray", "torch", "gymnasium-robotics", "mujoco", "jaxmarl", "smac", "smacv2", "pettingzoo")
 
 
@@ -36,6 +38,8 @@ def commit() -> str:
 
 
 def _version(package: str) -> str | None:
+    if package == "smac" and is_smac3():
+        return None
     try:
         return version(package)
     except PackageNotFoundError:

@@ -23,7 +23,7 @@ def test_the_smoke_run_of_smax_ends_with_win_rates(tmp_path):
     assert list(tmp_path.glob("smoke/3s5z_lora-role_seed1/checkpoint_*/algorithm_state.pkl"))
 
 
-@pytest.mark.parametrize("script", ["smax", "smac"])
+@pytest.mark.parametrize("script", ["smax", "starcraft"])
 def test_an_unknown_map_ends_with_one_line(tmp_path, script):
     process = start("--map", "5x5", "--storage-path", tmp_path, script=script)
     output, _ = process.communicate(timeout=100)
@@ -31,8 +31,8 @@ def test_an_unknown_map_ends_with_one_line(tmp_path, script):
     assert "map_name='5x5' is no map" in output or "install_starcraft.sh" in output
 
 
-def test_without_the_game_or_its_packages_smac_says_what_to_install(tmp_path, monkeypatch):
+def test_without_the_game_or_its_packages_starcraft_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("SC2PATH", str(tmp_path / "nowhere"))
-    process = start("--map", "3s5z", "--smoke", "--storage-path", tmp_path, script="smac")
+    process = start("--map", "3s5z", "--smoke", "--storage-path", tmp_path, script="starcraft")
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2 and "bash cluster/install_starcraft.sh" in output and "Traceback" not in output

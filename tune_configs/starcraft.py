@@ -1,9 +1,9 @@
 """Trains teams on SMAC and SMACv2 (StarCraft II) with MAPPO or A2PO: a trial per map, method and seed.
 
-    python tune_configs/smac.py --map 3s5z --smoke
-    python tune_configs/smac.py --map terran_5_vs_5 --methods ps lora-role --seeds 3
-    python tune_configs/smac.py --map MMM2 --algorithm a2po
-    ray submit cluster/aws.yaml tune_configs/smac.py -- --map 3s5z --num-env-runners 8
+    python tune_configs/starcraft.py --map 3s5z --smoke
+    python tune_configs/starcraft.py --map terran_5_vs_5 --methods ps lora-role --seeds 3
+    python tune_configs/starcraft.py --map MMM2 --algorithm a2po
+    ray submit cluster/aws.yaml tune_configs/starcraft.py -- --map 3s5z --num-env-runners 8
 
 Needs the game and its Python packages: bash cluster/install_starcraft.sh. Ends with a table of win rates, a figure of
 the learning curves and a checkpoint per trial; --resume continues an interrupted run. Hyper-parameters:
@@ -26,16 +26,17 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")
 def main() -> int:
     """Exit status: 0 done, 1 a trial failed, 2 bad options or something not installed, 130 interrupted."""
     from lorasa_rllib.studies.options import read_options
-    from lorasa_rllib.studies.run import run
 
     options = read_options(None, (__doc__ or "").splitlines()[0], "smac")
+    from lorasa_rllib.studies.run import run  # imports Ray, which takes seconds
+
     try:
         run(options)
     except (ValueError, ImportError) as error:
-        print(f"smac.py: {error}", file=sys.stderr)
+        print(f"starcraft.py: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
-        print(f"smac.py: {error}", file=sys.stderr)
+        print(f"starcraft.py: {error}", file=sys.stderr)
         return 1
     return 0
 
