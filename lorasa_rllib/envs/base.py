@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ class TeamStep:
     final_obs   float32 [F, N, obs_size]                           final_state float32 [F, S]
     won         bool [F] or None: battles won, for environments with a win flag
     left        bool [E, N] or None: agents whose own return ended with this step, where each has its own reward
+    metrics     F dictionaries or None: numbers that the environment reports about each episode that ended
     """
 
     obs: np.ndarray
@@ -50,6 +51,7 @@ class TeamStep:
     roles: np.ndarray | None = None
     won: np.ndarray | None = None
     left: np.ndarray | None = None
+    metrics: Sequence[Mapping[str, float]] | None = None
 
 
 class VectorTeamEnv(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from typing import Any, Literal
 
@@ -10,7 +11,8 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
-from lorasa_rllib.envs.pettingzoo_games import make_game
+from lorasa_rllib.envs.infos import METRICS_KEY, EpisodeInfos
+from lorasa_rllib.envs.pettingzoo_games import close_game, make_game
 from lorasa_rllib.envs.pettingzoo_spaces import AgentView, described
 from lorasa_rllib.spec import TeamSpec
 
@@ -24,6 +26,9 @@ class PettingZooTeam(VectorTeamEnv):
                        agents (those that have left get 0).
     max_episode_steps: time limit on top of the environment's own.
     id_capacity:       see `TeamSpec`.
+    metrics_key:       entry of `infos[agent]` whose numbers, of each agent's last step, are results of an episode (mean
+                       over agents): `infos[agent]["metrics"] = {"score": 3.0}` gives `env_runners/metrics/score`.
+                       RLlib's `infos["__common__"]` counts in the last step of all.
     Everything else goes to `env`.
 
     Observations: Box of any shape (flattened), Discrete (one-hot), or Dict with "observation" and "action_mask"; masks
@@ -42,6 +47,7 @@ class PettingZooTeam(VectorTeamEnv):
         team_reward: Literal["mean", "sum"] | None = None,
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
+        metrics_key: str = METRICS_KEY,
         **env_kwargs: Any,
     ):
         self.num_envs = num_envs
@@ -57,6 +63,7 @@ class PettingZooTeam(VectorTeamEnv):
         self._active = np.zeros(shape, bool)
         self._masks = np.zeros((*shape, spec.action_size), bool) if spec.has_masks else None
         self._in_use = spec.obs_mask()
+        self._infos = EpisodeInfos(num_envs, metrics_key)
 
     @classmethod
     def team_spec(  # type: ignore[override]
@@ -65,6 +72,7 @@ class PettingZooTeam(VectorTeamEnv):
         team_reward: Literal["mean", "sum"] | None = None,
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
+        metrics_key: str = METRICS_KEY,
         **env_kwargs: Any,
     ) -> TeamSpec:
         """Builds one copy and resets it: only then it is known whether there are masks and a state."""
@@ -73,7 +81,7 @@ class PettingZooTeam(VectorTeamEnv):
         try:
             return _describe(game, env, team_reward, id_capacity)[0]
         finally:
-            game.close()
+            close_game(game)
 
     def reset(self, seed: int | None = None) -> TeamStep:
         for e in range(self.num_envs):
@@ -86,6 +94,7 @@ class PettingZooTeam(VectorTeamEnv):
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         left = np.zeros(self._active.shape, bool)
         final: list[tuple[np.ndarray, np.ndarray]] = []
+        metrics: list[dict[str, float]] = []
         self._time += 1
         for e, game in enumerate(self._games):
             acted = list(game.agents)
@@ -95,16 +104,20 @@ class PettingZooTeam(VectorTeamEnv):
             rewards[e, who] = _numbers(_of_each(acted, earned, "reward"), acted)
             ended, cut = _of_each(acted, ends, "termination"), _of_each(acted, cuts, "truncation")
             left[e, who] = [bool(end) for end in ended]
-            over = not game.agents or all(end or stop for end, stop in zip(ended, cut, strict=True))
+            gone = [agent for agent, end, stop in zip(acted, ended, cut, strict=True) if end or stop]
+            over = not game.agents or len(gone) == len(acted)
             if over or self._time[e] == self._limit:
+                self._infos.add(e, acted, infos)
+                metrics.append(self._infos.finish(e, infos))
                 truncated[e] = not over or any(cut)
                 terminated[e] = not truncated[e]
                 self._observe(e, acted, obs, None)
                 final.append((self._obs[e].copy(), self._state[e].copy()))
                 self._begin(e, None)
             else:
+                self._infos.add(e, gone, infos)
                 self._observe(e, game.agents, obs, infos)
-        return self._answer(rewards, terminated, truncated, left, final)
+        return replace(self._answer(rewards, terminated, truncated, left, final), metrics=metrics)
 
     @classmethod
     def to_be_rendered(cls, env_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,11 +131,12 @@ class PettingZooTeam(VectorTeamEnv):
 
     def close(self) -> None:
         for game in self._games:
-            game.close()
+            close_game(game)
 
     def _begin(self, e: int, seed: int | None) -> None:
         obs, infos = self._games[e].reset(seed=seed)
         self._time[e] = 0
+        self._infos.restart(e)
         self._observe(e, self._games[e].agents, obs, infos)
 
     def _observe(self, e: int, agents: Sequence[str], obs: Mapping[str, Any], infos: Mapping[str, Any] | None) -> None:

@@ -35,6 +35,12 @@ def make_game(env: Any, env_kwargs: Mapping[str, Any]) -> ParallelEnv[Any, Any, 
     return game
 
 
+def close_game(game: Any) -> None:
+    """Closes an environment, if it has anything to close."""
+    if callable(close := getattr(game, "close", None)):
+        close()
+
+
 def _function(env: Any) -> Callable[..., Any]:
     if callable(env):
         return env

@@ -89,7 +89,8 @@ class RLlibGame:
         return self.env.render()
 
     def close(self) -> None:
-        self.env.close()
+        if callable(close := getattr(self.env, "close", None)):
+            close()
 
     def _go_on(self, obs: dict[str, Any], alive: list[str]) -> None:
         """Sets who acts next: everyone in `obs` who has not ended. All of `alive` must be there; newcomers may be."""

@@ -45,7 +45,7 @@ from lorasa_rllib.rllib.gauges import Gauges
 from lorasa_rllib.rllib.grouping import with_groups
 from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
 from lorasa_rllib.rllib.module import MODULE_ID
-from lorasa_rllib.rllib.results import SPLIT, RecentEpisodes
+from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
 from lorasa_rllib.rllib.sampled import shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, returned
 from lorasa_rllib.rllib.storage import on_this_machine
@@ -117,6 +117,8 @@ class TeamAlgorithm(PPO):
         self._episodes.add(sampled)
         for name, value in self._episodes.statistics().items():
             self.metrics.log_value((ENV_RUNNER_RESULTS, name), value, reduce="mean", window=1)
+        for name, value in self._episodes.reported_metrics().items():
+            self.metrics.log_value((ENV_RUNNER_RESULTS, METRICS, name), value, reduce="mean", window=1)
         if self._watcher is not None and self._episodes.any:
             self._watcher.add(self._env_steps(), self._episodes.statistics()[EPISODE_RETURN_MEAN])
         for agent, value in zip(self._agents, self._episodes.agent_returns(), strict=False):

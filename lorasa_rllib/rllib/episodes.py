@@ -33,6 +33,7 @@ class EpisodeMeter:
         """The episodes that the step just added has ended, in the order of `step.ended`; their slots begin anew."""
         now = time.perf_counter()
         won = [None] * len(step.ended) if step.won is None else step.won.tolist()
+        metrics = [{}] * len(step.ended) if step.metrics is None else step.metrics
         own = 1 < self._returns.shape[1] <= PER_AGENT_KEYS_UP_TO
         summaries = [
             EpisodeSummary(
@@ -41,8 +42,9 @@ class EpisodeMeter:
                 seconds=now - float(self._started[e]),
                 won=w,
                 agent_returns=tuple(self._returns[e].tolist()) if own else None,
+                metrics=reported,
             )
-            for e, w in zip(step.ended, won, strict=True)
+            for e, w, reported in zip(step.ended, won, metrics, strict=True)
         ]
         self._returns[step.ended] = 0.0
         self._lengths[step.ended] = 0

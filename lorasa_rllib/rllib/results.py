@@ -32,6 +32,8 @@ from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, EpisodeSummary, Sam
 from lorasa_rllib.spec import TeamSpec
 
 WIN_RATE = "win_rate"
+METRICS = "metrics"
+"""Numbers that environments report about their episodes, by name: see `metrics_key` of `PettingZooTeam`."""
 NUM_RESTARTS = "num_simulator_restarts_lifetime"
 SPLIT = "split"
 """Where the seconds of an iteration went: "sample", "transfer" (rollouts to learners), "learn", "sync" (weights)."""
@@ -79,11 +81,13 @@ def log_evaluation(metrics: Any, sampled: Sampled) -> None:
     for key, value in episode_statistics(sampled.episodes).items():
         reduce = "min" if key.endswith("_min") else "max" if key.endswith("_max") else "mean"
         metrics.log_value(key, value, reduce=reduce, window=1)
+    for name, value in reported_metrics(sampled.episodes).items():
+        metrics.log_value((METRICS, name), value, reduce="mean", window=1)
 
 
 def forget_evaluation(metrics: Any) -> None:
     """Takes the keys of `log_evaluation` out of a runner that samples again: the algorithm logs these itself."""
-    for key in EPISODE_KEYS:
+    for key in (*EPISODE_KEYS, METRICS):
         metrics.delete(key, key_error=False)
 
 
@@ -112,6 +116,10 @@ class RecentEpisodes:
         if self._episodes:
             return episode_statistics(self._episodes)
         return episode_statistics([EpisodeSummary(self._running_return, 0, 0.0)])
+
+    def reported_metrics(self) -> dict[str, float]:
+        """What environments reported, over recent episodes."""
+        return reported_metrics(self._episodes)
 
     def agent_returns(self) -> list[float]:
         """Mean return of every agent over recent episodes; empty where they share a reward."""
@@ -144,6 +152,15 @@ def episode_statistics(episodes: Iterable[EpisodeSummary]) -> dict[str, float]:
     }
     won = [e.won for e in episodes if e.won is not None]
     return statistics | ({WIN_RATE: float(np.mean(won))} if won else {})
+
+
+def reported_metrics(episodes: Iterable[EpisodeSummary]) -> dict[str, float]:
+    """Mean of every metric that environments report, over the episodes that have it."""
+    values: dict[str, list[float]] = {}
+    for episode in episodes:
+        for name, value in episode.metrics.items():
+            values.setdefault(name, []).append(value)
+    return {name: float(np.mean(of_episodes)) for name, of_episodes in values.items()}
 
 
 def _steps_per_agent(spec: TeamSpec, steps: np.ndarray) -> dict[str, int]:

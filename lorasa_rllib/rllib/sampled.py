@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,8 @@ class EpisodeSummary:
     """A finished episode.
 
     team_return: shared rewards count once, others are added up. won: None if unknown. agent_returns: of every agent,
-    where each has its own reward and there are at most `PER_AGENT_KEYS_UP_TO`.
+    where each has its own reward and there are at most `PER_AGENT_KEYS_UP_TO`. metrics: numbers that the environment
+    reports about it, by name.
     """
 
     team_return: float
@@ -26,6 +27,11 @@ class EpisodeSummary:
     seconds: float
     won: bool | None = None
     agent_returns: tuple[float, ...] | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def get_return(self) -> float:
+        """The team's return: as RLlib's own episodes answer."""
+        return self.team_return
 
 
 PER_AGENT_KEYS_UP_TO = 32

@@ -9,6 +9,7 @@ import pytest
 from lorasa_rllib.rllib.gauges import SERIES, values_of
 from lorasa_rllib.rllib.results import RecentEpisodes
 from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
+from tests.envs import games
 
 STANDARD = [
     "episode_return_mean",
@@ -113,3 +114,36 @@ def test_a_team_return_counts_a_shared_reward_once_and_adds_others_up(shared):
     (summary,) = meter.finish(step)
     assert summary.team_return == (2.0 if shared else 5.0) and summary.length == 1
     assert summary.agent_returns == (None if shared else (2.0, 3.0))
+
+
+class Scoring(games.Leavers):
+    """Reports its score under "metrics" in infos."""
+
+    def infos(self, agents=None):
+        return {agent: {"metrics": {"steps": self.time, "score": 2.0}} for agent in agents or self.agents}
+
+
+@pytest.mark.parametrize("runners", [0, 1])
+def test_what_environments_report_is_a_mean_over_episodes_in_training_and_evaluation(small_config, build, runners):
+    config = small_config("pettingzoo", {"env": Scoring, "max_episode_steps": 5}).env_runners(num_env_runners=runners)
+    config = config.evaluation(evaluation_interval=2, evaluation_duration=3, evaluation_num_env_runners=runners)
+    algo = build(config)
+    first, second = algo.train(), algo.train()
+    for results in (first["env_runners"], second["env_runners"], second["evaluation"]["env_runners"]):
+        assert results["metrics"]["score"] == 2.0
+        assert 0 < results["metrics"]["steps"] <= results["episode_len_mean"]  # agents that left earlier count as well
+    assert "metrics" not in first.get("evaluation", {}).get("env_runners", {})
+
+
+def test_a_metric_counts_over_the_episodes_that_have_it():
+    recent = RecentEpisodes(window=10)
+    episodes = [EpisodeSummary(1.0, 1, 0.1, metrics=metrics) for metrics in ({"a": 1.0, "b": 5.0}, {"a": 3.0}, {})]
+    recent.add([Sampled([], 0, 0, episodes, 0.0)])
+    assert recent.reported_metrics() == {"a": 2.0, "b": 5.0}
+    again = RecentEpisodes(window=10)
+    again.set_state(recent.get_state())
+    assert again.reported_metrics() == recent.reported_metrics()
+    old = RecentEpisodes(window=10)
+    old.set_state([(1.5, 4, 0.1, True, None)])  # as checkpoints without metrics have it
+    assert old.reported_metrics() == {} and old.statistics()["win_rate"] == 1.0
+    assert episodes[0].get_return() == 1.0

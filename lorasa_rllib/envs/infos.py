@@ -1,0 +1,55 @@
+"""Metrics that environments report: numbers in the infos of an agent's last step, one mean per episode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
+
+METRICS_KEY = "metrics"
+COMMON = "__common__"
+"""Where RLlib's multi-agent environments put infos that belong to no agent."""
+
+
+class EpisodeInfos:
+    """Collects the metrics of the episodes that run in E environments.
+
+    key: entry of an agent's infos that holds its metrics: a dictionary of numbers, or one number, which is then called
+         like the key. What is not a finite number is left out.
+    """
+
+    def __init__(self, num_envs: int, key: str):
+        self._key = key
+        self._of: list[list[dict[str, float]]] = [[] for _ in range(num_envs)]
+
+    def restart(self, e: int) -> None:
+        """Forgets the running episode of environment e."""
+        self._of[e].clear()
+
+    def add(self, e: int, agents: Iterable[str], infos: Mapping[str, Any] | None) -> None:
+        """Adds the infos of agents whose last step this was."""
+        if isinstance(infos, Mapping):
+            self._of[e] += [found for agent in agents if (found := numbers_in(infos.get(agent), self._key))]
+
+    def finish(self, e: int, infos: Mapping[str, Any] | None) -> dict[str, float]:
+        """Mean of every metric over the agents that reported it in the episode that has ended."""
+        self.add(e, (COMMON,), infos)
+        given, self._of[e] = self._of[e], []
+        names = dict.fromkeys(name for metrics in given for name in metrics)
+        values = {name: [metrics[name] for metrics in given if name in metrics] for name in names}
+        return {name: sum(of_agents) / len(of_agents) for name, of_agents in values.items()}
+
+
+def numbers_in(info: Any, key: str) -> dict[str, float]:
+    """The finite numbers under `info[key]`, by name."""
+    found = info.get(key) if isinstance(info, Mapping) else None
+    entries = found.items() if isinstance(found, Mapping) else ((key, found),)
+    return {str(name): float(value) for name, value in entries if _is_number(value) and math.isfinite(value)}
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is one number: Python's, NumPy's, or an array or tensor without dimensions."""
+    if getattr(value, "shape", None) == ():
+        return getattr(value.dtype, "kind", "f") in "biuf"
+    return isinstance(value, Real)
