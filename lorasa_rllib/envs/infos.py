@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import Any
+from typing import Any, SupportsFloat, TypeGuard
 
 METRICS_KEY = "metrics"
 COMMON = "__common__"
@@ -48,7 +48,7 @@ def numbers_in(info: Any, key: str) -> dict[str, float]:
     return {str(name): float(value) for name, value in entries if _is_number(value) and math.isfinite(value)}
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[SupportsFloat]:
     """Whether a value is one number: Python's, NumPy's, or an array or tensor without dimensions."""
     if getattr(value, "shape", None) == ():
         return getattr(value.dtype, "kind", "f") in "biuf"
