@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """What to train, for how long, and where. See `options.parser` for the meaning of each option."""
+    """What to train, for how long, and where. See `options.parser` for the meaning of each option.
+
+    settings: those of --set by their whole names, such as "training.lr"; env_settings: those of --env-set.
+    """
 
     suite: str
     algorithm: str
@@ -41,3 +45,5 @@ class StudyOptions:
     smoke: bool
     fork_at: tuple[int, ...] = ()
     fork_base: str = "lora"
+    settings: dict[str, Any] = field(default_factory=dict)
+    env_settings: dict[str, Any] = field(default_factory=dict)

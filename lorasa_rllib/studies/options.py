@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lorasa_rllib.nn.presets import PRESETS
 from lorasa_rllib.studies.choices import StudyOptions
@@ -95,6 +95,13 @@ def parser(description: str, name: str = "mamujoco", one: bool = True) -> argpar
         "checkpoints of each trial that stay, the latest of ten in all; lorasa analyze shows a course over all of them"
     )
     p.add_argument("--keep-checkpoints", type=int, default=2, help=keep)
+    any_setting = (
+        "any setting of the algorithm, such as lr=1e-3, network.hidden_size=128 or sharing.use_rslora=true; several "
+        "are allowed, and values are JSON or Python"
+    )
+    p.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=any_setting)
+    env_setting = "any setting of the environment, such as max_episode_steps=200"
+    p.add_argument("--env-set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=env_setting)
     p.add_argument("--storage-path", default="~/lorasa_results", help="folder or URI that receives everything")
     p.add_argument("--name", help="name of the experiment; default: made from scenarios and methods")
     p.add_argument("--address", help="Ray cluster to use; default: the one this script was submitted to, else local")
@@ -126,10 +133,27 @@ def read_options(
     p.set_defaults(methods=None if methods is None else list(methods))
     if more is not None:
         more(p)
-    given = p.parse_args(arguments)
+    given, settings, env_settings = _with_settings(p, arguments)
     if variants is not None:
         given.methods = [*given.methods, *variants(given)]
-    return study_of(p, given, suite)
+    return replace(study_of(p, given, suite), settings=settings, env_settings=env_settings)
+
+
+def _with_settings(
+    p: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any]]:
+    """Parsed options, and the settings of --set and --env-set."""
+    given = p.parse_args(arguments)
+    if not given.set and not given.env_set:
+        return given, {}, {}
+    from lorasa_rllib.studies import overrides  # imports Ray, which takes seconds
+
+    try:
+        settings, options = overrides.read_settings(given.set, given.algorithm)
+        env_settings = overrides.read_env_settings(given.env_set)
+    except ValueError as error:
+        p.error(str(error))
+    return p.parse_args([*(sys.argv[1:] if arguments is None else arguments), *options]), settings, env_settings
 
 
 def _suite(arguments: Sequence[str] | None, prog: str | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 from pyarrow.fs import FileSystem, FileType
@@ -16,7 +16,14 @@ FILE = "settings.json"
 FREE = ("address", "resume", "storage_path")
 """Options that may change: where the cluster and the same folder are."""
 
-FLAGS = {"scenarios": "scenario", "agent_obsk": "obsk", "num_envs": "num-envs-per-env-runner", "fork_base": "base"}
+FLAGS = {
+    "scenarios": "scenario",
+    "agent_obsk": "obsk",
+    "num_envs": "num-envs-per-env-runner",
+    "fork_base": "base",
+    "settings": "set",
+    "env_settings": "env-set",
+}
 """Options that are typed under another name than `StudyOptions` has."""
 
 
@@ -35,8 +42,9 @@ def check_unchanged(options: StudyOptions, folder: str) -> None:
     if filesystem.get_file_info(f"{path}/{FILE}").type == FileType.NotFound:
         return  # of an older version
     with filesystem.open_input_stream(f"{path}/{FILE}") as file:
-        begun = json.loads(file.read())
-    changed = [f"{_flag(name)} {value!r} (begun with {begun[name]!r})" for name, value in _kept(options).items()
+        begun = _defaults() | json.loads(file.read())
+    now = _kept(options)
+    changed = [f"{_flag(name)} {_typed(value)} (begun with {_typed(begun[name])})" for name, value in now.items()
                if name in begun and value != begun[name]]  # fmt: skip
     if changed:
         raise ValueError(
@@ -48,6 +56,19 @@ def check_unchanged(options: StudyOptions, folder: str) -> None:
 def _kept(options: StudyOptions) -> dict[str, Any]:
     kept = {name: value for name, value in asdict(options).items() if name not in FREE}
     return json.loads(json.dumps(kept))  # tuples as lists, as they are read
+
+
+def _typed(value: Any) -> str:
+    """A value about as it is typed."""
+    return " ".join(f"{key}={of}" for key, of in value.items()) or "nothing" if isinstance(value, dict) else repr(value)
+
+
+def _defaults() -> dict[str, Any]:
+    """Of options that older versions did not have."""
+    made = {
+        field.name: field.default_factory() for field in fields(StudyOptions) if field.default_factory is not MISSING
+    }
+    return made | {field.name: field.default for field in fields(StudyOptions) if field.default is not MISSING}
 
 
 def _flag(name: str) -> str:

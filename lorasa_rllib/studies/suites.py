@@ -26,6 +26,7 @@ class Suite:
     title:       of figures: the package that the environments come from.
     roles:       whether adapters may be keyed by role. states: whether there are several kinds of the critic's state.
     joints:      whether observations reach so and so many joints far.
+    named:       settings of the environment that a scenario's name stands for.
     """
 
     option: str
@@ -39,6 +40,7 @@ class Suite:
     states: bool = False
     joints: bool = False
     pattern: str = ".+"
+    named: tuple[str, ...] = ("map_name",)
 
 
 def _mamujoco(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
@@ -103,7 +105,7 @@ def _units(env_config: dict[str, Any]) -> str:
 SUITES = {
     "mamujoco": Suite(
         "scenario", "<scenario>-<factorisation>", "HalfCheetah-2x3", _mamujoco, _joints, 10,
-        "gymnasium-robotics mamujoco_v1", joints=True, pattern=".+-.+",
+        "gymnasium-robotics mamujoco_v1", joints=True, pattern=".+-.+", named=("scenario", "agent_conf"),
     ),
     "smax": Suite(
         "map", "a map of SMAX", "3s5z", _battle("smax"), _units, 32, "SMAX (jaxmarl)", roles=True, states=True
@@ -114,11 +116,11 @@ SUITES = {
     ),
     "pettingzoo": Suite(
         "env-name", "a module with a parallel environment", "mpe2.simple_spread_v3", _pettingzoo, _units, 10,
-        "PettingZoo",
+        "PettingZoo", named=("env",),
     ),
     "synthetic": Suite(
         "num-agents", "a number of agents, such as 64, and settings, such as 64:difference=0.25,roles=4", "4",
         _synthetic, _units, 16, "synthetic team", roles=True,
-        pattern=r"[1-9]\d*(:[a-z]+=[\d.]+(,[a-z]+=[\d.]+)*)?",
+        pattern=r"[1-9]\d*(:[a-z]+=[\d.]+(,[a-z]+=[\d.]+)*)?", named=("num_agents",),
     ),
 }  # fmt: skip

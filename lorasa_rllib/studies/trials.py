@@ -9,10 +9,10 @@ from typing import Any
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.rllib.a2po import A2POConfig
 from lorasa_rllib.rllib.config import TeamConfig
-from lorasa_rllib.rllib.mappo import MAPPOConfig
 from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.methods import BLOCKS, PLACEMENTS, key_of_blocks, method_of
 from lorasa_rllib.studies.options import FEED_FORWARD, in_files
+from lorasa_rllib.studies.overrides import CONFIGS, check_methods, override
 from lorasa_rllib.studies.presets import preset_of
 from lorasa_rllib.studies.suites import SUITES
 
@@ -41,6 +41,7 @@ class TrialName:
 def trials(options: StudyOptions) -> dict[TrialName, TeamConfig]:
     """Validated config of every trial. Raises ValueError with what is wrong before anything starts."""
     named = {}
+    check_methods(options.settings, {name: method_of(name) for name in options.methods})
     for scenario in options.scenarios:
         obs = observed(options, scenario)
         for method in options.methods:
@@ -53,8 +54,16 @@ def trials(options: StudyOptions) -> dict[TrialName, TeamConfig]:
 
 def observed(options: StudyOptions, scenario: str) -> str:
     """What agents observe, for tables."""
+    return SUITES[options.suite].observed(environment_of(options, scenario)[1])
+
+
+def environment_of(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
+    """Registered name and `env_config` of a scenario, with the settings of --env-set."""
     suite = SUITES[options.suite]
-    return suite.observed(suite.environment(options, scenario)[1])
+    if chosen := sorted(set(suite.named) & set(options.env_settings)):
+        raise ValueError(f"--env-set {chosen[0]}: the scenario says so; choose with --{suite.option}.")
+    env, env_config = suite.environment(options, scenario)
+    return env, env_config | options.env_settings
 
 
 def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> TeamConfig:
@@ -65,21 +74,21 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
     envs = options.num_envs or max(1, preset.num_envs // runners)
     batch = SMOKE_BATCH if options.smoke else preset.train_batch_size
     network = options.network or preset.network
-    config = MAPPOConfig() if options.algorithm == "mappo" else A2POConfig()
+    config = CONFIGS[options.algorithm]()
     config.network(None if network == FEED_FORWARD else network, id_features=options.id_features)
+    override(config, options.settings)  # here for what follows from them, and again at the end
     recurrent = config.network_settings.get("recurrent", False)
     whole = runners * envs * (config.chunk_length if recurrent else 1)  # whole steps, or chunks, of all environments
     batch = -(-batch // whole) * whole
-    iterations = -(-options.total_env_steps // batch)
     if isinstance(config, A2POConfig):
         config.training(
             off_policy_correction=preset.correction,
             update_loop=preset.update_loop,
             two_stage_critic=preset.two_stage,
         )
-    env, env_config = suite.environment(options, scenario)
+    env, env_config = environment_of(options, scenario)
     episodes = 2 if options.smoke else suite.episodes
-    return (
+    config = (
         config.environment(env, env_config=env_config)
         .sharing(arm.sharing, **sharing_settings(options, scenario, method, config))
         .training(
@@ -97,12 +106,14 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
         )
         .learners(num_learners=options.num_learners, num_gpus_per_learner=options.num_gpus_per_learner)
         .evaluation(
-            evaluation_interval=options.evaluation_interval or max(1, iterations // EVALUATIONS),
             evaluation_duration=episodes,
             evaluation_config={"num_envs_per_env_runner": evaluation_envs(options, envs, episodes)},
         )
         .debugging(seed=seed, log_level="ERROR")
     )
+    override(config, options.settings)
+    iterations = -(-options.total_env_steps // config.total_train_batch_size)
+    return config.evaluation(evaluation_interval=options.evaluation_interval or max(1, iterations // EVALUATIONS))
 
 
 def sharing_settings(options: StudyOptions, scenario: str, method: str, config: TeamConfig) -> dict[str, Any]:
