@@ -120,7 +120,7 @@ def _whole_name(key: str, algorithm: str) -> str:
 
 
 @cache
-def _arguments(config: type[TeamConfig], group: str) -> tuple[str, ...]:
+def _arguments(config: type[Any], group: str) -> tuple[str, ...]:
     """Arguments of a setter and of those it overrides, without deprecated ones."""
     found = dict.fromkeys(NetworkConfig.__dataclass_fields__ if group == "network" else ())
     for base in config.__mro__:
