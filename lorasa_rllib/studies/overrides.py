@@ -108,7 +108,7 @@ def _split(option: str, pair: str) -> tuple[str, str]:
 
 
 def _whole_name(key: str, algorithm: str) -> str:
-    known = {group: _arguments(CONFIGS[algorithm], group) for group in GROUPS}
+    known = arguments_of(algorithm)
     group, dot, last = key.partition(".")
     found = [group] if dot and last in known.get(group, ()) else [g for g in GROUPS if key in known[g]]
     if found:
@@ -120,11 +120,15 @@ def _whole_name(key: str, algorithm: str) -> str:
 
 
 @cache
-def _arguments(config: type[Any], group: str) -> tuple[str, ...]:
-    """Arguments of a setter and of those it overrides, without deprecated ones."""
-    found = dict.fromkeys(NetworkConfig.__dataclass_fields__ if group == "network" else ())
-    for base in config.__mro__:
-        for name, parameter in inspect.signature(vars(base)[group]).parameters.items() if group in vars(base) else ():
-            if name != "self" and parameter.kind is not parameter.VAR_KEYWORD and parameter.default != DEPRECATED_VALUE:
-                found.setdefault(name)
-    return tuple(found)
+def arguments_of(algorithm: str) -> dict[str, tuple[str, ...]]:
+    """Of every group, the arguments of its setter and of those it overrides, without deprecated ones."""
+    config, found = CONFIGS[algorithm], dict[str, tuple[str, ...]]()
+    for group in GROUPS:
+        names = dict.fromkeys(NetworkConfig.__dataclass_fields__ if group == "network" else ())
+        for setter in (vars(base)[group] for base in config.__mro__ if group in vars(base)):
+            for name, parameter in inspect.signature(setter).parameters.items():
+                wanted = name != "self" and parameter.kind is not parameter.VAR_KEYWORD
+                if wanted and parameter.default != DEPRECATED_VALUE:
+                    names.setdefault(name)
+        found[group] = tuple(names)
+    return found

@@ -6,7 +6,7 @@ import pytest
 
 from lorasa_rllib.cli import main
 from lorasa_rllib.studies.options import read_options
-from lorasa_rllib.studies.overrides import CONFIGS, GROUPS, _arguments, literal
+from lorasa_rllib.studies.overrides import CONFIGS, arguments_of, literal
 from lorasa_rllib.studies.settings import check_unchanged, remember
 from lorasa_rllib.studies.trials import trials
 
@@ -56,8 +56,8 @@ def test_what_follows_from_a_setting_follows():
 
 
 def test_every_group_of_settings_is_a_setter_of_every_config():
-    for algorithm in CONFIGS.values():
-        assert all(_arguments(algorithm, group) for group in GROUPS)
+    for algorithm in CONFIGS:
+        assert all(arguments_of(algorithm).values())
 
 
 @pytest.mark.parametrize(
