@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 from pettingzoo import ParallelEnv
 
+from lorasa_rllib.envs.action_masks import given_masks, write_mask
 from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.infos import METRICS_KEY, EpisodeInfos
+from lorasa_rllib.envs.pettingzoo_answers import (
+    Answer,
+    numbers,
+    of_each,
+    of_reset,
+    of_step,
+    own_state,
+    state_numbers,
+)
 from lorasa_rllib.envs.pettingzoo_games import close_game, make_game
-from lorasa_rllib.envs.pettingzoo_spaces import AgentView, described
+from lorasa_rllib.envs.pettingzoo_spaces import AgentView
 from lorasa_rllib.spec import TeamSpec
 
 
@@ -32,11 +41,12 @@ class PettingZooTeam(VectorTeamEnv):
     Everything else goes to `env`.
 
     Observations: Box of any shape (flattened), Discrete (one-hot), or Dict with "observation" and "action_mask"; masks
-    may also come as `infos[agent]["action_mask"]`. Actions: Box with finite bounds, or Discrete; all agents alike. The
-    state is `state()` if the environment has one, else all observations in a row.
+    may also come as `infos[agent]["action_mask"]`, at any step and of any agent; one without a mask has all its
+    choices. Actions: Box with finite bounds, or Discrete; all agents alike. The state is what a method `state()` gives,
+    if there is one, else all observations in a row. Agents are called by `str` of their ids.
     An observation that has not its space's shape, or is missing, is a TeamEnvError with the name of the agent.
     Agents that leave stay in the arrays as inactive, with zeros. An episode ends when all agents have left, and is
-    truncated if any of the last ones was.
+    truncated if any of the last ones was; an agent that is both terminated and truncated is terminated.
     """
 
     def __init__(
@@ -53,7 +63,7 @@ class PettingZooTeam(VectorTeamEnv):
         self.num_envs = num_envs
         self._games = [make_game(env, env_kwargs) for _ in range(num_envs)]
         self.spec, self._views, self._own_state = _describe(self._games[0], env, team_reward, id_capacity)
-        self._index = {agent: n for n, agent in enumerate(self.spec.agents)}
+        self._index = {agent: n for n, agent in enumerate(self._games[0].possible_agents)}
         self._team_reward = team_reward
         self._limit = _checked_limit(max_episode_steps)
         spec, shape = self.spec, (num_envs, self.spec.num_agents)
@@ -61,7 +71,8 @@ class PettingZooTeam(VectorTeamEnv):
         self._obs = np.zeros((*shape, spec.obs_size), np.float32)
         self._state = np.zeros((num_envs, spec.state_size), np.float32)
         self._active = np.zeros(shape, bool)
-        self._masks = np.zeros((*shape, spec.action_size), bool) if spec.has_masks else None
+        # Whether there are masks may show late, so agents with choices always have theirs.
+        self._masks = None if spec.continuous else np.zeros((*shape, spec.action_size), bool)
         self._in_use = spec.obs_mask()
         self._infos = EpisodeInfos(num_envs, metrics_key)
 
@@ -100,16 +111,16 @@ class PettingZooTeam(VectorTeamEnv):
             acted = list(game.agents)
             who = [self._index[agent] for agent in acted]
             moves = {agent: self._views[n].action(actions[e, n]) for agent, n in zip(acted, who, strict=True)}
-            obs, earned, ends, cuts, infos = game.step(moves)
-            rewards[e, who] = _numbers(_of_each(acted, earned, "reward"), acted)
-            ended, cut = _of_each(acted, ends, "termination"), _of_each(acted, cuts, "truncation")
+            obs, earned, ends, cuts, infos = of_step(game, game.step(moves))
+            rewards[e, who] = numbers(of_each(acted, earned, "reward"), acted)
+            ended, cut = of_each(acted, ends, "termination"), of_each(acted, cuts, "truncation")
             left[e, who] = [bool(end) for end in ended]
             gone = [agent for agent, end, stop in zip(acted, ended, cut, strict=True) if end or stop]
             over = not game.agents or len(gone) == len(acted)
             if over or self._time[e] == self._limit:
                 self._infos.add(e, acted, infos)
                 metrics.append(self._infos.finish(e, infos))
-                truncated[e] = not over or any(cut)
+                truncated[e] = not over or any(stop and not end for end, stop in zip(ended, cut, strict=True))
                 terminated[e] = not truncated[e]
                 self._observe(e, acted, obs, None)
                 final.append((self._obs[e].copy(), self._state[e].copy()))
@@ -134,35 +145,32 @@ class PettingZooTeam(VectorTeamEnv):
             close_game(game)
 
     def _begin(self, e: int, seed: int | None) -> None:
-        obs, infos = self._games[e].reset(seed=seed)
+        obs, infos = of_reset(self._games[e], self._games[e].reset(seed=seed))
         self._time[e] = 0
         self._infos.restart(e)
         self._observe(e, self._games[e].agents, obs, infos)
 
-    def _observe(self, e: int, agents: Sequence[str], obs: Mapping[str, Any], infos: Mapping[str, Any] | None) -> None:
+    def _observe(self, e: int, agents: Sequence[Any], obs: Answer, infos: Answer | None) -> None:
         """Rows of the agents that are there, zeros for the others. infos: None after the last step, without masks."""
         self._obs[e], self._active[e] = 0.0, False
         if self._masks is not None:
             self._masks[e] = False
             self._masks[e, :, 0] = True  # those who have left choose among one
-        for agent, seen in zip(agents, _of_each(agents, obs, "observation"), strict=True):
+        for agent, seen in zip(agents, of_each(agents, obs, "observation"), strict=True):
             if agent not in self._index:
                 raise TeamEnvError(
-                    f"agent {agent!r} is not one of the possible_agents {self.spec.agents}; list all that ever appear."
+                    f"agent {agent!r} is not one of the possible_agents {list(self._index)}; list all that ever appear."
                 )
             n = self._index[agent]
             view = self._views[n]
             self._active[e, n] = True
             view.observe(seen, self._obs[e, n])
-            if self._masks is not None and infos is not None:
-                self._masks[e, n] = view.mask(seen, infos.get(agent, {}), self.spec.action_size)
-        if not self._own_state:
+            if infos is not None:
+                write_mask(view, seen, infos.get(agent), None if self._masks is None else self._masks[e, n])
+        if self._own_state:
+            self._state[e] = state_numbers(self._games[e], self._games[e].state(), self.spec.state_size)
+        else:
             self._state[e] = self._obs[e][self._in_use]
-            return
-        state = np.ravel(self._games[e].state())
-        if state.size != self.spec.state_size:
-            raise TeamEnvError(f"state() has {state.size} entries, but had {self.spec.state_size} after reset().")
-        self._state[e] = state
 
     def _answer(
         self, rewards: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, left: np.ndarray, final: list[Any]
@@ -184,32 +192,6 @@ class PettingZooTeam(VectorTeamEnv):
         )
 
 
-def _of_each(agents: Sequence[str], given: Mapping[str, Any], what: str) -> list[Any]:
-    """What reset() or step() gave to each of `agents`. Raises TeamEnvError if one of them got nothing."""
-    try:
-        return [given[agent] for agent in agents]
-    except (KeyError, TypeError):
-        is_dict = isinstance(given, Mapping)
-        lacking = next((agent for agent in agents if not is_dict or agent not in given), None)
-        came = list(given) if is_dict else described(given)
-        raise TeamEnvError(
-            f"agent {lacking!r} was given no {what}, only {came} came with one. Every agent that acts needs an "
-            "observation, reward, termination and truncation from step(), and one that is there after reset() an "
-            "observation; those that have left must not be among `agents`."
-        ) from None
-
-
-def _numbers(rewards: list[Any], agents: Sequence[str]) -> list[Any]:
-    """The rewards. Raises TeamEnvError if one is not a single number."""
-    for agent, reward in zip(agents, rewards, strict=True):
-        if not (isinstance(reward, Real) or getattr(reward, "shape", None) == ()):
-            raise TeamEnvError(
-                f"agent {agent!r} was given the reward {described(reward)}. Let step() give it one number, or use "
-                "team_reward for one reward of the whole team."
-            )
-    return rewards
-
-
 def _checked_limit(steps: int | None) -> int | None:
     if steps is not None and steps < 1:
         raise ValueError(f"max_episode_steps={steps} must be at least 1, or None.")
@@ -222,43 +204,53 @@ def _describe(
     """What the environment is like: its spec, a view per agent, and whether it has a state of its own."""
     if team_reward not in (None, "mean", "sum"):
         raise ValueError(f"team_reward={team_reward!r} must be 'mean', 'sum' or None.")
-    agents = tuple(game.possible_agents)
-    obs, infos = game.reset()
+    agents = _distinct(game)
+    obs, infos = of_reset(game, game.reset())
     views = [
-        AgentView.of(
-            agent, _space(game, "observation_space", agent), _space(game, "action_space", agent), infos.get(agent, {})
-        )
+        AgentView.of(agent, _space(game, "observation_space", agent), _space(game, "action_space", agent))
         for agent in agents
     ]
+    masked = False
     for agent, view in zip(agents, views, strict=True):
         if agent in obs:  # what does not fit its space is reported here rather than by an env runner
+            info = infos.get(agent)
             view.observe(obs[agent], np.zeros(view.obs_size, np.float32))
+            write_mask(view, obs[agent], info, np.zeros(view.action_size, bool) if view.kind == "discrete" else None)
+            masked |= bool(given_masks(obs[agent], info))
     kinds = {view.kind for view in views}
     if len(kinds) > 1:
         raise ValueError(
             f"env={env!r} has agents with discrete and with continuous actions; teams must be of one kind."
         )
-    try:
-        state_size, own_state = int(np.size(game.state())), True
-    except (NotImplementedError, AttributeError):
-        state_size, own_state = sum(view.obs_size for view in views), False
+    state = own_state(game)
     continuous = kinds == {"continuous"}
     spec = TeamSpec(
-        agents=agents,
+        agents=tuple(map(str, agents)),
         obs_sizes=tuple(view.obs_size for view in views),
         action_kind="continuous" if continuous else "discrete",
         action_sizes=tuple(view.action_size for view in views),
         action_low=tuple(view.low for view in views) if continuous else (),
         action_high=tuple(view.high for view in views) if continuous else (),
-        state_size=state_size,
+        state_size=sum(view.obs_size for view in views) if state is None else state.size,
         shared_reward=team_reward is not None,
-        has_masks=any(view.mask_in for view in views),
+        has_masks=masked or any(view.masked for view in views),
         id_capacity=id_capacity,
     )
-    return spec, views, own_state
+    return spec, views, state is not None
 
 
-def _space(game: ParallelEnv[Any, Any, Any], which: str, agent: str) -> Any:
+def _distinct(game: ParallelEnv[Any, Any, Any]) -> tuple[Any, ...]:
+    """Ids of all agents. Raises ValueError if there are none, or if two have the same name."""
+    agents = tuple(game.possible_agents or ())
+    if not agents or len(set(map(str, agents))) < len(agents):
+        raise ValueError(
+            f"possible_agents of {type(game).__name__} is {list(agents)}; let its constructor list all agents that "
+            "ever appear, under distinct names."
+        )
+    return agents
+
+
+def _space(game: ParallelEnv[Any, Any, Any], which: str, agent: Any) -> Any:
     """The space of one agent. Raises ValueError if the environment does not know it."""
     try:
         return getattr(game, which)(agent)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,26 +14,36 @@ from pettingzoo import AECEnv, ParallelEnv
 from lorasa_rllib.envs.rllib_game import RLlibGame, is_rllib_game, takes_config
 from lorasa_rllib.install import installing
 
+TURNS = "Where agents may act at once, hand over a function that wraps it in pettingzoo.utils.aec_to_parallel."
+
 
 def make_game(env: Any, env_kwargs: Mapping[str, Any]) -> ParallelEnv[Any, Any, Any]:
-    """One copy of the environment. Raises ValueError if there is none, or if it is not a parallel one."""
+    """One copy of the environment.
+
+    Raises ValueError if there is none, if it is not a parallel one, or for settings that it does not take. What its
+    constructor raises comes through as it is.
+    """
     function = _function(env)
     try:
         game = function(dict(env_kwargs)) if takes_config(function, env_kwargs) else function(**env_kwargs)
     except TypeError as problem:
-        raise ValueError(f"env={env!r} does not take the settings {sorted(env_kwargs)}: {problem}") from problem
+        if _about_settings(function, env_kwargs, problem):
+            raise ValueError(f"env={env!r} does not take the settings {sorted(env_kwargs)}: {problem}") from problem
+        raise
     if is_rllib_game(type(game)):
         return RLlibGame(game)  # type: ignore[return-value]
     if isinstance(game, AECEnv):
-        raise ValueError(
-            f"env={env!r} takes turns (AEC). Where agents may act at once, hand over a function that wraps it in "
-            "pettingzoo.utils.aec_to_parallel."
-        )
+        raise ValueError(f"env={env!r} takes turns (AEC). {TURNS}")
     missing = [name for name in ("possible_agents", "reset", "step") if not hasattr(game, name)]
     if missing:
         raise ValueError(
             f"env={env!r} is neither a PettingZoo parallel environment nor a MultiAgentEnv of RLlib: it has no "
             f"{', '.join(missing)}."
+        )
+    if not _takes(game.reset, {"seed": None}):
+        raise ValueError(
+            f"reset() of env={env!r} takes no seed. PettingZoo calls reset(seed=None, options=None): give it these "
+            "parameters."
         )
     return game
 
@@ -41,9 +54,32 @@ def close_game(game: Any) -> None:
         close()
 
 
+def _about_settings(function: Callable[..., Any], settings: Mapping[str, Any], problem: TypeError) -> bool:
+    """Whether a call failed because of the names of its settings, rather than within the constructor."""
+    if not takes_config(function, settings) and not _takes(function, settings):
+        return True
+    named = re.search(r"unexpected keyword argument '(\w+)'", str(problem))  # handed on by **kwargs
+    return named is not None and named[1] in settings
+
+
+def _takes(function: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
+    try:
+        inspect.signature(function).bind(**settings)
+    except TypeError:
+        return False
+    except ValueError:  # it has no signature
+        return True
+    return True
+
+
 def _function(env: Any) -> Callable[..., Any]:
     if callable(env):
         return env
+    if hasattr(env, "reset") and hasattr(env, "step"):
+        raise ValueError(
+            f"env={env!r} is one copy of an environment, but every env runner makes copies of its own: hand over its "
+            "class, or a function that makes it."
+        )
     if not isinstance(env, str) or not env:
         raise ValueError(
             f'env={env!r} must name a module with a parallel_env, such as "mpe2.simple_spread_v3", be '
@@ -52,18 +88,42 @@ def _function(env: Any) -> Callable[..., Any]:
         )
     module, _, name = env.partition(":")
     try:
-        return getattr(importlib.import_module(module), name or "parallel_env")
-    except (ImportError, AttributeError) as problem:
+        found = importlib.import_module(module)
+    except ImportError as problem:
         raise ValueError(f"env={env!r} cannot be imported ({problem}). {_remedy(module, problem)}") from problem
+    if hasattr(found, name or "parallel_env"):
+        return getattr(found, name or "parallel_env")
+    if not name and hasattr(found, "env"):
+        raise ValueError(f"env={env!r} takes turns (AEC): its module has an env, but no parallel_env. {TURNS}")
+    raise ValueError(
+        f"env={env!r} cannot be imported (module {module!r} has no attribute {name or 'parallel_env'!r}). Is the name "
+        "spelled as in its package?"
+    )
 
 
-def _remedy(module: str, problem: Exception) -> str:
+def _remedy(module: str, problem: ImportError) -> str:
     """What to do about a module that cannot be imported."""
     package, _, rest = module.partition(".")
     if not isinstance(problem, ModuleNotFoundError):
         return "Is the name spelled as in its package?"
     if problem.name == package == "mpe2":
         return f"Run: pip install mpe2, or {installing('pettingzoo')}."
-    if package == "pettingzoo" and rest:
+    if problem.name == module and (versions := _other_versions(module)):
+        return f"This package has {', '.join(versions)} instead."
+    if package == "pettingzoo" and rest and problem.name != module:
         return f'Its games need packages of their own. Run: pip install "pettingzoo[{rest.partition(".")[0]}]".'
+    if problem.name != package and problem.name is not None and module.startswith(problem.name):
+        return f"The package {package!r} is installed, but has no such module. Is the name spelled as in its package?"
     return f"Install the package that has the module {problem.name!r}."
+
+
+def _other_versions(module: str) -> list[str]:
+    """Modules beside this one with the same name but for its version, as `game_v11` is to `game_v10`."""
+    parent, _, name = module.rpartition(".")
+    base = re.sub(r"_v\d+$", "", name)
+    try:
+        path = importlib.import_module(parent).__path__
+    except (ImportError, AttributeError, ValueError):
+        return []
+    beside = [found.name for found in pkgutil.iter_modules(path)]
+    return [f"{parent}.{found}" for found in beside if re.fullmatch(rf"{re.escape(base)}_v\d+", found)]

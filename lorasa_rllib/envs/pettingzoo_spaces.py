@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -24,20 +24,19 @@ class AgentView:
 
     sees, acts:  its spaces; `sees` is that of the observation proper.
     under:       key of the observation proper where observations are dictionaries, else None.
-    mask_in:     where its action mask is: in the observation, in the infos, or nowhere.
+    masked:      whether observations are declared to hold an action mask.
     """
 
-    agent: str
+    agent: Any
     sees: spaces.Box | spaces.Discrete
     acts: spaces.Box | spaces.Discrete
     under: str | None
-    mask_in: Literal["observation", "infos"] | None
+    masked: bool
 
     @classmethod
-    def of(cls, agent: str, observation: Any, action: Any, infos: Mapping[str, Any]) -> AgentView:
-        """From the spaces of `agent` and its infos after a reset. Raises ValueError for what we cannot represent."""
-        sees, under = observation, None
-        mask_in: Any = "infos" if MASK in infos else None
+    def of(cls, agent: Any, observation: Any, action: Any) -> AgentView:
+        """From the spaces of `agent`. Raises ValueError for what we cannot represent."""
+        sees, under, masked = observation, None, False
         if isinstance(observation, spaces.Dict):
             under = RLLIBS_OBSERVATION if RLLIBS_OBSERVATION in set(observation) else OBSERVATION
             if not {under} <= set(observation) <= {under, MASK}:
@@ -46,7 +45,7 @@ class AgentView:
                     f'"{OBSERVATION}" and may have "{MASK}". Flatten the rest into one Box.'
                 )
             sees = observation[under]
-            mask_in = "observation" if MASK in set(observation) else mask_in
+            masked = MASK in set(observation)
         if not isinstance(sees, spaces.Box | spaces.Discrete):
             raise ValueError(f"the observation space of agent {agent!r} is {sees}; it must be a Box or Discrete.")
         if not isinstance(action, spaces.Box | spaces.Discrete):
@@ -58,9 +57,9 @@ class AgentView:
                 f"the action space of agent {agent!r} is {action}; a Box of actions needs floating numbers and finite "
                 "bounds. pettingzoo's or your own wrapper can set them."
             )
-        if mask_in and isinstance(action, spaces.Box):
+        if masked and isinstance(action, spaces.Box):
             raise ValueError(f"agent {agent!r} has an action mask, but continuous actions; masks are for Discrete.")
-        return cls(agent, sees, action, under, mask_in)
+        return cls(agent, sees, action, under, masked)
 
     @property
     def kind(self) -> str:
@@ -125,21 +124,6 @@ class AgentView:
             f"agent {self.agent!r} was given the observation {described(seen)}, but its space is {self.sees}. Let "
             f"reset() and step() give it {expected}, or declare the observation space that it has."
         )
-
-    def mask(self, observation: Any, infos: Mapping[str, Any], width: int) -> np.ndarray:
-        """bool [width]: the choices it has now."""
-        mask = np.zeros(width, bool)
-        if self.mask_in is None:
-            mask[: self.action_size] = True
-            return mask
-        given = (observation if self.mask_in == "observation" else infos).get(MASK)
-        if given is None or np.size(given) != self.action_size:
-            raise TeamEnvError(
-                f"agent {self.agent!r} came with {'no' if given is None else f'a {np.shape(given)}'} action mask; it "
-                f"needs one of {self.action_size} entries at every step, as after reset()."
-            )
-        mask[: self.action_size] = np.ravel(given)
-        return mask
 
     def action(self, row: np.ndarray) -> Any:
         """The action that a row of the team's actions means: a choice, or an array of its space's shape."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lorasa_rllib.envs.base import TeamEnvError
+from lorasa_rllib.envs.pettingzoo_answers import of_reset, of_step
 
 ALL = "__all__"
 MULTI_AGENT_ENV = ("ray.rllib.env.multi_agent_env", "MultiAgentEnv")
@@ -20,6 +21,7 @@ class RLlibGame:
     Agents are called by `str` of their ids. Whoever is alive must be given an observation at every step, as all act at
     once: an agent lives from its first observation (or from reset(), if it is then among the environment's `agents`)
     until its own termination or truncation, or that of "__all__", which stands for all that have not ended otherwise.
+    Where both are said, at either place, it is a termination.
     As in RLlib, one that terminates may do so without a last observation and reward: its previous observation stands
     in. The state is that of a method `state()`, if any.
 
@@ -48,10 +50,7 @@ class RLlibGame:
         return self.env.get_action_space(self.ids[agent])
 
     def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
-        answer = self.env.reset(seed=seed, options=options)
-        if not isinstance(answer, tuple) or len(answer) != 2:
-            raise TeamEnvError(f"reset() of {type(self.env).__name__} must return two dictionaries: obs, infos.")
-        obs, infos = map(_by_name, answer)
+        obs, infos = map(_by_name, of_reset(self.env, self.env.reset(seed=seed, options=options)))
         self._ended = set()
         self._go_on(obs, [str(agent) for agent in getattr(self.env, "agents", None) or ()])
         if not self.agents:
@@ -61,13 +60,14 @@ class RLlibGame:
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
         """obs, rewards, terminations, truncations, infos: as PettingZoo has them, without "__all__"."""
         answer = self.env.step({self.ids[agent]: action for agent, action in actions.items()})
-        obs, rewards, terminated, truncated, infos = map(_by_name, answer)
+        obs, rewards, terminated, truncated, infos = map(_by_name, of_step(self.env, answer))
         ends, cuts = {}, {}
         for agent in self.agents:
             end, cut = bool(terminated.get(agent)), bool(truncated.get(agent))
-            ends[agent] = end or (not cut and bool(terminated.get(ALL)))
-            cuts[agent] = cut or (not end and bool(truncated.get(ALL)))
-            if ends[agent] and not cuts[agent] and agent not in obs:
+            if not (end or cut):
+                end, cut = bool(terminated.get(ALL)), bool(truncated.get(ALL))
+            ends[agent], cuts[agent] = end, cut and not end
+            if end and agent not in obs:
                 obs[agent] = self._last[agent]
                 rewards.setdefault(agent, 0.0)
         alive = [agent for agent in self.agents if not (ends[agent] or cuts[agent])]
@@ -81,9 +81,9 @@ class RLlibGame:
 
     def state(self) -> Any:
         """The environment's own state. Raises NotImplementedError if it has none."""
-        if callable(own := getattr(self.env, "state", None)):
-            return own()
-        raise NotImplementedError
+        if not callable(own := getattr(self.env, "state", None)):
+            raise NotImplementedError
+        return own()
 
     def render(self) -> Any:
         return self.env.render()

@@ -102,7 +102,7 @@ class LoadedPolicy:
         agents: names or indices of those whose rows these are, [..., n, obs_size]; a single one: [..., obs_size].
         state: what the last call returned; None: an episode begins. [..., n, hidden_size].
         roles: int [..., n], where adapters are keyed by role; -1: the plain backbone.
-        mask: bool [..., n, choices], available choices; needed if the environment gives them.
+        mask: bool [..., n, choices], available choices of discrete teams; needed if the environment gives them.
         greedy: the likeliest action; False: a sampled one.
 
         Returns float32 [..., n, action_size] within the bounds, or int64 [..., n] choices. Raises ValueError that says
@@ -123,9 +123,10 @@ class LoadedPolicy:
             if roles is None:
                 raise ValueError("adapters are keyed by role: give roles, a whole number for each row.")
             rows["roles"] = self._rows(roles, "roles", (*lead, width), torch.int64, whole=True)
-        if self.spec.has_masks and not self.spec.continuous:
-            if mask is None:
+        if mask is None:
+            if self.spec.has_masks and not self.spec.continuous:
                 raise ValueError("the environment says which choices are available: give mask, bool [..., n, choices].")
+        elif not self.spec.continuous:
             rows["masks"] = self._rows(mask, "mask", (*lead, width, self.spec.action_size), torch.bool, whole=True)
         if self.recurrent:
             if state is not None:

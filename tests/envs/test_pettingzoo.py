@@ -193,20 +193,6 @@ def test_what_we_cannot_represent_is_refused(config, message):
         PettingZooTeam.team_spec(**config)
 
 
-def test_a_mask_that_goes_missing_is_an_error():
-    class Forgetful(games.MaskedInInfos):
-        def infos(self, agents=None):
-            return super().infos(agents) if self.time == 0 else games.Game.infos(self, agents)
-
-        def leaves(self, agent):
-            return False
-
-    team = PettingZooTeam(1, env=Forgetful)
-    team.reset(seed=0)
-    with pytest.raises(TeamEnvError, match="'ann' came with no action mask"):
-        team.step(np.ones((1, 3), np.int64))
-
-
 def test_pictures():
     team = PettingZooTeam(1, env="mpe2.simple_spread_v3", render_mode="rgb_array")
     team.reset(seed=0)

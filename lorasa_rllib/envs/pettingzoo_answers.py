@@ -1,0 +1,108 @@
+"""What `reset()`, `step()` and `state()` of a game answered, read or refused with the agent's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from lorasa_rllib.envs.base import TeamEnvError
+from lorasa_rllib.envs.pettingzoo_spaces import described
+
+Answer = Mapping[Any, Any]
+"""What every agent was given, by its id."""
+
+
+def of_reset(env: Any, answer: Any) -> tuple[Answer, Answer]:
+    """Observations and infos; infos of None are empty. Raises TeamEnvError for the older API, which has no infos."""
+    if isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[0], Mapping):
+        return answer[0], _infos("reset()", env, answer[1])
+    raise TeamEnvError(
+        f"reset() of {type(env).__name__} must return two dictionaries, observations and infos, but returned "
+        f"{described(answer)}. Environments of the older API returned observations only: add a second one, {{}}."
+    )
+
+
+def of_step(env: Any, answer: Any) -> tuple[Answer, Answer, Answer, Answer, Answer]:
+    """Observations, rewards, terminations, truncations and infos. Raises TeamEnvError for the older API's four."""
+    if isinstance(answer, tuple | list) and len(answer) == 5:
+        return (*answer[:4], _infos("step()", env, answer[4]))
+    came = f"{len(answer)} values" if isinstance(answer, tuple | list) else described(answer)
+    raise TeamEnvError(
+        f"step() of {type(env).__name__} must return five dictionaries, observations, rewards, terminations, "
+        f"truncations and infos, but returned {came}. Environments of the older API returned four: let their dones "
+        "be terminations, or truncations where a time limit ended the episode."
+    )
+
+
+def _infos(method: str, env: Any, infos: Any) -> Answer:
+    if infos is None or isinstance(infos, Mapping):
+        return infos or {}
+    raise TeamEnvError(
+        f"the infos of {method} of {type(env).__name__} must be a dictionary by agent, or None, not {described(infos)}."
+    )
+
+
+def of_each(agents: Sequence[Any], given: Answer, what: str) -> list[Any]:
+    """What reset() or step() gave to each of `agents`. Raises TeamEnvError if one of them got nothing."""
+    try:
+        return [given[agent] for agent in agents]
+    except (KeyError, TypeError, IndexError):
+        is_dict = isinstance(given, Mapping)
+        lacking = next((agent for agent in agents if not is_dict or agent not in given), None)
+        came = list(given) if is_dict else described(given)
+        raise TeamEnvError(
+            f"agent {lacking!r} was given no {what}, only {came} came with one. Every agent that acts needs an "
+            "observation, reward, termination and truncation from step(), and one that is there after reset() an "
+            "observation; those that have left must not be among `agents`."
+        ) from None
+
+
+def numbers(rewards: list[Any], agents: Sequence[Any]) -> list[Any]:
+    """The rewards. Raises TeamEnvError if one is not a single number."""
+    for agent, reward in zip(agents, rewards, strict=True):
+        if not (isinstance(reward, Real) or getattr(reward, "shape", None) == ()):
+            raise TeamEnvError(
+                f"agent {agent!r} was given the reward {described(reward)}. Let step() give it one number, or use "
+                "team_reward for one reward of the whole team."
+            )
+    return rewards
+
+
+def own_state(game: Any) -> np.ndarray | None:
+    """The game's own global state after reset() as numbers [S]; None if it has no method `state()`, or that gives None.
+
+    An attribute of that name (several games keep their own records there) is not one. Raises TeamEnvError for a state
+    that is not an array of numbers.
+    """
+    if not callable(getattr(game, "state", None)):
+        return None
+    try:
+        state = game.state()
+    except NotImplementedError:
+        return None
+    except (AttributeError, TypeError) as problem:  # of a wrapper around a game that has none
+        if callable(getattr(game.unwrapped, "state", None)):
+            raise TeamEnvError(
+                f"state() of {type(game).__name__} raised {type(problem).__name__}: {problem}"
+            ) from problem
+        return None
+    return None if state is None else state_numbers(game, state)
+
+
+def state_numbers(game: Any, state: Any, size: int | None = None) -> np.ndarray:
+    """What `state()` gave, as numbers [size], or of any size but 0. Raises TeamEnvError otherwise."""
+    try:
+        array = np.asarray(state.detach().cpu() if hasattr(state, "detach") else state)
+    except ValueError:  # ragged
+        array = np.empty(0, object)
+    if array.dtype.kind not in "fiub" or not array.size:
+        raise TeamEnvError(
+            f"state() of {type(game).__name__} gave {described(state)}. Let it return an array of numbers, always of "
+            "the same size, or leave it out: the state is then all observations in a row."
+        )
+    if size is not None and array.size != size:
+        raise TeamEnvError(f"state() has {array.size} entries, but had {size} after reset().")
+    return array.reshape(-1)
