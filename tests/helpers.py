@@ -15,7 +15,8 @@ from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.distributions import Categorical
-from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.nn.network import OBS_NORMS, NetworkConfig
+from lorasa_rllib.nn.obs_norm import RunningNorm
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
 from lorasa_rllib.spec import Owners, TeamSpec
 
@@ -104,7 +105,7 @@ def policies(draw: Any, method: str, spec: st.SearchStrategy[TeamSpec] | None = 
         hidden_size=draw(st.integers(3, 6)),
         num_layers=draw(st.integers(1, 2)),
         activation=draw(st.sampled_from(["relu", "tanh"])),
-        feature_norm=draw(st.booleans()),
+        obs_norm=draw(st.sampled_from(OBS_NORMS)),
         layer_norm=draw(st.booleans()),
         id_features=draw(st.sampled_from(["auto", "one_hot", "none"])) if by_agent else "auto",
         distribution=config.pop("distribution", None) or draw(st.sampled_from(["squashed_gaussian", "gaussian"])),
@@ -132,12 +133,16 @@ def make_policy(
 
 
 def randomise(module: Any, seed: int = 0) -> Any:
-    """Fills all parameters with distinct random numbers away from zero."""
+    """Fills all parameters with distinct random numbers away from zero, and observation statistics, too."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
             sign = torch.empty_like(parameter).normal_(generator=generator).sign()
             parameter.copy_(sign * torch.empty_like(parameter).uniform_(0.1, 0.9, generator=generator))
+        for norm in (part for part in module.modules() if isinstance(part, RunningNorm)):
+            norm.mean.normal_(generator=generator)
+            norm.var.uniform_(0.02, 2, generator=generator)  # small enough to clip some
+            norm.count.fill_(10.0)
     return module
 
 
@@ -222,7 +227,11 @@ def _one_row(
         return y + config.lora.lora_alpha / rank * layer.lora_B[k] @ (layer.lora_A[k] @ seen)
 
     size = spec.obs_sizes[agent]
-    x = obs[:size] if actor.feature_norm is None else norm(actor.feature_norm, obs[:size])
+    x = obs[:size]
+    if actor.obs_norm is not None:
+        mean, var = actor.obs_norm.mean[agent, :size], actor.obs_norm.var[agent, :size]
+        x = ((x - mean) / (var + 1e-8).sqrt()).clamp(-10, 10)
+    x = x if actor.feature_norm is None else norm(actor.feature_norm, x)
     x = F.pad(x, (0, spec.obs_size - size))
     if network.uses_ids(config.owners):
         x = torch.cat([x, F.one_hot(torch.tensor(agent), spec.id_capacity).to(x.dtype)])

@@ -27,6 +27,7 @@ from lorasa_rllib.learning.mappo import (
     sum_over_learners,
     value_sums,
 )
+from lorasa_rllib.learning.observed import take_in_observations
 from lorasa_rllib.learning.owner_adam import OwnerAdam, finish_gradients
 from lorasa_rllib.learning.ratios import Ratios
 from lorasa_rllib.learning.replay import actor_states, log_probs_of_single_steps
@@ -91,6 +92,7 @@ def update(
     noise = torch.Generator(generator.device).manual_seed(pick(2**31))
     sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum)
     events = [event for event in sequence.events() if isinstance(event, Stepped)]
+    take_in_observations(policy, rollout, settings, all_sum)
     return sequence.log | summary(events, settings, -(-rollout.num_agents // settings.units_per_step))
 
 

@@ -40,6 +40,7 @@ class MAPPOSettings:
     num_epochs: int = 5
     minibatch_size: int | None = None
     chunk_length: int = 10
+    obs_norm_in_adapter_phase: bool = False
     quirks: Quirks = field(default_factory=Quirks)
 
 

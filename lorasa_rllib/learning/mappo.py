@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lorasa_rllib.learning.batch import AllSum, Batch, MAPPOSettings, alone, minibatches, prepare, take_in, value_rows
 from lorasa_rllib.learning.losses import clipped_surrogate, clipped_value_loss
+from lorasa_rllib.learning.observed import take_in_observations
 from lorasa_rllib.learning.owner_adam import OwnerAdam, finish_gradients
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.policy import TeamPolicy
@@ -112,6 +113,7 @@ def update(
         take_step(policy, optimisers, part, settings, generator, all_sum)
         for part in minibatches(batch, settings, generator)
     ]
+    take_in_observations(policy, rollout, settings, all_sum)
     total = {name: torch.stack([stats[name] for stats, _ in steps]).sum(0) for name in steps[0][0]}
     live, rows = total.pop("live").clamp(min=1), total.pop("value_rows").clamp(min=1)
     log |= {name: value / (rows if name == "vf_loss" else live) for name, value in total.items()}

@@ -26,7 +26,7 @@ class Actor(Trunk):
     def __init__(self, spec: TeamSpec, owners: Owners, lora: LoRAConfig, config: NetworkConfig):
         banks = Banks(owners, lora)
         ids = spec.id_capacity if config.uses_ids(owners) else 0
-        super().__init__(spec.obs_size, banks, config, ids, config.recurrent)
+        super().__init__(spec.obs_size, banks, config, ids, config.recurrent, observers=spec.num_agents)
         self.router = Router(owners)
         self.head = BankLinear("head", config.hidden_size, spec.action_size, banks.of("head"), config.head_gain)
         self.head_type = CONTINUOUS[config.distribution] if spec.continuous else None
@@ -62,6 +62,8 @@ class Actor(Trunk):
         state (obs without time and last axis, hidden_size): what is carried into the first step; None: zeros.
         keep bool, broadcastable to obs without its last axis: False where an episode begins; None: nowhere.
         """
+        if self.obs_norm is not None:
+            obs = self.obs_norm(obs, agent)
         rows = self.router.layout(obs, agent, roles, adapters)
         present = None if self.obs_mask is None else rows.table_in(self.obs_mask)
         hidden, states = self.features(rows.arrange(obs), rows, present, adapters, state, keep)

@@ -29,7 +29,8 @@ class Critic(Trunk):
         banks = Banks(of_critics, LoRAConfig())
         own = owners.num_critics == spec.num_agents
         ids = 0 if team or own or spec.state_per_agent else spec.id_capacity
-        super().__init__(spec.state_size, banks, config, ids, config.critic_recurrent)
+        observers = spec.num_agents if spec.state_per_agent else 1
+        super().__init__(spec.state_size, banks, config, ids, config.critic_recurrent, observers)
         self.head = BankLinear("head", config.hidden_size, 1, banks.of("head"), gain=1.0)
         self.router = Router(of_critics)
         self.num_values = len(of_critics.backbone_of)
@@ -52,6 +53,8 @@ class Critic(Trunk):
         broadcastable to the values: as `state` and `keep` of `Actor.unroll`. agents: the values of these only (critics
         with a value per agent); N and V then count them.
         """
+        if self.obs_norm is not None:
+            state = self.obs_norm(state, agents if self.per_agent else 0)
         lead = state.shape[: -2 if self.per_agent else -1]
         some = None if agents is None else torch.tensor(agents, device=state.device)
         rows = TeamRows(self.router.slots_of_agents(slice(None) if some is None else some), lead, some)

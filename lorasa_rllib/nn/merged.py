@@ -34,6 +34,7 @@ class MergedActor:
             raise ValueError("adapters keyed by role cannot be merged where agents' observations differ in size.")
         self._router = actor.router
         slots = actor.router.slots_of_all() if adapters else actor.router.slots_of_agents(slice(None))
+        self._obs_norm = None if actor.obs_norm is None else actor.obs_norm.fixed()
         self._network = _MergedNetwork(actor, actor.head, slots, actor.obs_mask, adapters)
         self._head: Any = actor.head_type
         self._real = actor.real_entries
@@ -55,6 +56,8 @@ class MergedActor:
         **_: Any,
     ) -> tuple[ActionDistribution, Tensor | None]:
         """As `Actor.unroll`; `adapters` is settled already."""
+        if self._obs_norm is not None:  # clipped, so that it cannot become part of the first layer
+            obs = self._obs_norm(obs, agent)
         some = None if agent is None else torch.tensor(agent, device=obs.device)
         rows, owner = self._layout(obs, agent, some, roles)
         y, h = self._network(rows.arrange(obs), None if state is None else rows.arrange(state), owner)
@@ -101,11 +104,14 @@ class MergedCritic:
     @torch.no_grad()
     def __init__(self, critic: Critic):
         slots = critic.router.slots_of_agents(slice(None))
+        self._obs_norm = None if critic.obs_norm is None else critic.obs_norm.fixed()
         self._network = _MergedNetwork(critic, critic.head, slots, None, adapters=False)
         self._values, self._per_agent = critic.num_values, critic.per_agent
 
     def unroll(self, state: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
         """state [1, E, S] or [1, E, N, S], hidden [E, V, hidden_size] -> values [1, E, V], hidden [1, E, V, ...]."""
+        if self._obs_norm is not None:
+            state = self._obs_norm(state, None if self._per_agent else 0)
         x = state[0].transpose(0, 1) if self._per_agent else state.expand(self._values, -1, -1)
         y, h = self._network(x, hidden.transpose(0, 1))
         return y.squeeze(-1).T[None], None if h is None else h.transpose(0, 1)[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, Banks, BankSize
 from lorasa_rllib.nn.distributions import CONTINUOUS
 from lorasa_rllib.nn.gru import BankGRU
+from lorasa_rllib.nn.obs_norm import RunningNorm
 from lorasa_rllib.nn.presets import PRESETS as PRESETS
 from lorasa_rllib.nn.rows import Rows
 from lorasa_rllib.spec import Owners
@@ -18,6 +20,7 @@ from lorasa_rllib.spec import Owners
 GAIN = {"relu": 2**0.5, "tanh": 5 / 3}
 ACTIVATION = {"relu": torch.relu, "tanh": torch.tanh}
 LAYERS_AT_MOST = 1000
+ObsNorm = Literal["layer", "running", "running_team"] | None
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,14 @@ class NetworkConfig:
     hidden_size:   width of every hidden layer.
     num_layers:    hidden layers of the MLP, named mlp.0, mlp.1 ...
     activation:    "relu" or "tanh".
-    feature_norm:  LayerNorm over the (unpadded) input features. It removes their scale, which helps when an
-                   environment mixes units, and costs when the scale itself matters.
+    obs_norm:      how observations (and the critic's states) are normalised; padding, ids and masks never are.
+                   "layer": a LayerNorm over the features, named feature_norm. It removes their common scale and offset,
+                   which costs when these mean something.
+                   "running": each feature by its own running mean and variance, clipped to +-10 (`nn.obs_norm`), a set
+                   for each agent. Learners update the statistics after every iteration.
+                   "running_team": the same with one set for the whole team, for agents whose features mean the same.
+                   What is constant for an agent and tells it from others (its type, say) stays visible so.
+                   None: observations as they are.
     layer_norm:    LayerNorm after every hidden layer.
     recurrent:     a GRU after the MLP of the actor, then `post_layers` more hidden layers, named post.0 ...
     critic_recurrent: the same for the critic. Env runners then step the critic, too, and store values and states.
@@ -41,7 +50,7 @@ class NetworkConfig:
     hidden_size: int = 64
     num_layers: int = 2
     activation: Literal["relu", "tanh"] = "relu"
-    feature_norm: bool = True
+    obs_norm: ObsNorm = "layer"
     layer_norm: bool = True
     recurrent: bool = False
     critic_recurrent: bool = False
@@ -60,15 +69,16 @@ class NetworkConfig:
             ("activation", ACTIVATION),
             ("distribution", CONTINUOUS),
             ("id_features", ("auto", "one_hot", "none")),
+            ("obs_norm", OBS_NORMS),
         ):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {sorted(known)}.")
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of {list(known)}.")
 
     def layers(self) -> list[str]:
         """Names of the actor's layers that adapters can go to, in order."""
         hidden = [f"mlp.{k}" for k in range(self.num_layers)]
         memory = ["gru.input", "gru.hidden", "gru.norm", *(f"post.{k}" for k in range(self.post_layers))]
-        first = ["feature_norm"] if self.feature_norm else []
+        first = ["feature_norm"] if self.obs_norm == "layer" else []
         return [*first, *hidden, *(memory if self.recurrent else []), "head", "log_std"]
 
     def uses_ids(self, owners: Owners) -> bool:
@@ -76,8 +86,31 @@ class NetworkConfig:
             raise ValueError("id_features='one_hot' does not go with adapters keyed by role; set id_features='none'.")
         return self.id_features == "one_hot" or (self.id_features == "auto" and owners.routed_by == "agent")
 
+    @property
+    def normalises_by_statistics(self) -> bool:
+        """Whether the policy keeps running statistics of observations."""
+        return self.obs_norm in ("running", "running_team")
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> NetworkConfig:
+        """Reads `to_dict`, also of older versions."""
+        return cls(**renamed(data))
+
+
+OBS_NORMS = ("layer", "running", "running_team", None)
+
+
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of `NetworkConfig` under their present names: obs_norm was feature_norm, a bool, once."""
+    current = dict(settings)
+    if "feature_norm" in current:
+        before = "layer" if current.pop("feature_norm") else None
+        if current.setdefault("obs_norm", before) != before:
+            raise ValueError("feature_norm is the old name of obs_norm: give obs_norm alone.")
+    return current
 
 
 class BankBlock(BankLinear):
@@ -94,16 +127,27 @@ class BankBlock(BankLinear):
 
 
 class Trunk(nn.Module):
-    """LayerNorm over features, hidden layers, and if recurrent a GRU and more layers: [S, B, d] -> [S, B, hidden_size].
+    """Normalised features, hidden layers, and if recurrent a GRU and more layers: [S, B, d] -> [S, B, hidden_size].
 
-    Recurrent trunks take sequences: rows whose first leading axis is time.
+    Recurrent trunks take sequences: rows whose first leading axis is time. Running statistics (`obs_norm`) of
+    `observers` agents are applied by subclasses, in the caller's layout.
     """
 
-    def __init__(self, features: int, banks: Banks, config: NetworkConfig, id_capacity: int, recurrent: bool = False):
+    def __init__(
+        self,
+        features: int,
+        banks: Banks,
+        config: NetworkConfig,
+        id_capacity: int,
+        recurrent: bool = False,
+        observers: int = 1,
+    ):
         super().__init__()
         self.config = config
+        pooled = config.obs_norm == "running_team"
+        self.obs_norm = RunningNorm(observers, features, pooled) if config.normalises_by_statistics else None
         name = "feature_norm"
-        self.feature_norm = BankLayerNorm(name, features, banks.of(name)) if config.feature_norm else None
+        self.feature_norm = BankLayerNorm(name, features, banks.of(name)) if config.obs_norm == "layer" else None
         self.mlp = nn.ModuleList()
         for k in range(config.num_layers):
             first = k == 0

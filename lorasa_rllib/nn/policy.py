@@ -82,7 +82,7 @@ class PolicyConfig:
             TeamSpec.from_dict(data["spec"]),
             Owners.from_dict(data["owners"]),
             LoRAConfig(**lora),
-            NetworkConfig(**data["network"]),
+            NetworkConfig.from_dict(data["network"]),
             data["critic_input"],
             data["fresh_norm_std"],
         )

@@ -6,7 +6,10 @@ from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {"hidden_size": 64, "num_layers": 3, "recurrent": True, "critic_recurrent": True, "post_layers": 1},
-    "raw_inputs": {"feature_norm": False},
+    "raw_inputs": {"obs_norm": None},
+    "normalised": {"obs_norm": "running"},
+    "normalised_team": {"obs_norm": "running_team"},
 }
-"""Networks by name. "published": that of LoRASA, A2PO and MAPPO's authors, actor and critic alike. "raw_inputs": the
-default one without normalised features, for observations whose scale means something."""
+"""Networks by name. "published": that of LoRASA, A2PO and MAPPO's authors, actor and critic alike. The others are the
+default one with other inputs. "raw_inputs": as they are, for observations whose scale means something. "normalised":
+by running statistics of each agent, "normalised_team": of the team."""

@@ -70,6 +70,7 @@ class AgentNetwork(nn.Module):
 
         self.low: Tensor
         self.high: Tensor
+        self.obs_norm = nn.Identity() if actor.obs_norm is None else actor.obs_norm.of_agent(n, obs)
         self.feature_norm = norm(actor.feature_norm, obs)
         sizes: list[int | None] = [obs, *[None] * (len(actor.mlp) - 1)]
         self.mlp = nn.ModuleList(linear(layer, size) for layer, size in zip(actor.mlp, sizes, strict=True))  # type: ignore[arg-type]
@@ -87,7 +88,7 @@ class AgentNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, obs: Tensor, state: Tensor | None = None, mask: Tensor | None = None) -> Any:
-        x = self.feature_norm(obs)
+        x = self.feature_norm(self.obs_norm(obs))
         for layer, norm in zip(self.mlp, self.mlp_norms, strict=True):
             x = norm(self.activation(layer(x)))
         after = None

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.nn.network import renamed
 from lorasa_rllib.nn.policy import Phase, PolicyConfig
 from lorasa_rllib.policies.files import (
     PolicyFileError,
@@ -98,7 +99,7 @@ def read_policy(folder: str | Path) -> SavedPolicy:
         what = "an RLlib checkpoint: make files of it with  lorasa adapters export CHECKPOINT -o FOLDER"
         looks_like = (folder / "rllib_checkpoint.json").is_file()
         raise PolicyFileError(f"{folder} is {what if looks_like else f'no policy: it holds no {CONFIG}'}.")
-    document: PolicyDocument = _document(folder / CONFIG, PolicyDocument)
+    document: PolicyDocument = _document(folder / CONFIG, PolicyDocument, _of_this_version)
     config = document.policy
     _check_sizes(config, folder)
     actor, critic = _shapes(config, folder / CONFIG)
@@ -153,10 +154,20 @@ def _write_adapter(folder: Path, name: str, lora: LoRAConfig, adapters: Mapping[
     (folder / ADAPTER).write_bytes(tensor_bytes({layer: bank[k] for layer, bank in adapters.items()}))
 
 
-def _document(path: Path, kind: type) -> Any:
-    """A JSON file as a dataclass: every field there, of its type, and no other."""
+def _of_this_version(data: Any) -> Any:
+    """policy_config.json as this version writes it. Leaves what is damaged to the checks that follow."""
+    policy = data.get("policy") if isinstance(data, dict) else None
+    network = policy.get("network") if isinstance(policy, dict) else None
+    if isinstance(policy, dict) and isinstance(network, dict):
+        return data | {"policy": policy | {"network": renamed(network)}}
+    return data
+
+
+def _document(path: Path, kind: type, upgrade: Callable[[Any], Any] = lambda data: data) -> Any:
+    """A JSON file as a dataclass: every field there, of its type, and no other. upgrade: reads older versions."""
     data = read_json(path)
     try:
+        data = upgrade(data)
         document: Any = pydantic.TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, BankVector, LoRAConfig
-from lorasa_rllib.policies.saved import SavedPolicy
+from lorasa_rllib.policies.saved import SavedPolicy, is_statistics
 from lorasa_rllib.spec import Owners
 
 
@@ -40,6 +40,7 @@ def merged(saved: SavedPolicy, roles: Sequence[int] | None = None) -> SavedPolic
         elif isinstance(layer, BankVector):
             weights[f"{name}.weight"] = layer(slots, adapters)
     weights = {name: w.expand(n, *w.shape[1:]).clone() for name, w in weights.items()}
+    weights |= {name: w for name, w in saved.weights.items() if is_statistics(name)}
     owners = Owners("nps", tuple(range(n)), critic_of=config.owners.critic_of)
     dense = replace(config, owners=owners, network=replace(config.network, id_features="none"), lora=LoRAConfig())
     return saved.edited("merged", config=dense, phase="backbone", weights=weights)

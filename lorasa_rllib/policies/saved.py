@@ -95,6 +95,11 @@ def is_adapters(name: str) -> bool:
     return name.rpartition(".")[2] in ADAPTER_PARAMETERS
 
 
+def is_statistics(name: str) -> bool:
+    """Whether a weight of the actor is one of its observation statistics [N, obs_size]."""
+    return name.startswith("obs_norm.")
+
+
 def expected_shapes(config: PolicyConfig) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
     """Shapes of the actor's weights, and of critic and normaliser, by name. Allocates nothing."""
     spec, owners = config.spec, config.owners

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lorasa_rllib.policies.saved import SavedPolicy, is_adapters
+from lorasa_rllib.policies.saved import SavedPolicy, is_adapters, is_statistics
 
 PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high")
 
@@ -50,6 +50,8 @@ def team_of(saved: SavedPolicy, members: Mapping[str, str]) -> SavedPolicy:
     for name, weight in saved.weights.items():
         if is_adapters(name):
             weights[name] = weight if by_role else weight[adapters]
+        elif is_statistics(name):
+            weights[name] = weight[source]
         else:
             weights[name] = weight[backbones] if len(weight) == owners.num_backbones > 1 else weight
     if (new_spec.obs_size, new_spec.action_size) != (spec.obs_size, spec.action_size):

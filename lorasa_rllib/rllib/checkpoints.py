@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorasa_rllib.nn.obs_norm import for_more_agents
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
 from lorasa_rllib.policies.adapters import transplant
 from lorasa_rllib.policies.folder import is_policy, read_policy
-from lorasa_rllib.policies.saved import Origin, SavedPolicy, is_adapters, names_of_adapters, saved
+from lorasa_rllib.policies.saved import Origin, SavedPolicy, is_adapters, is_statistics, names_of_adapters, saved
 from lorasa_rllib.rllib.module import MODULE_ID, check_state
 from lorasa_rllib.rllib.storage import on_this_machine
 from lorasa_rllib.spec import Owners
@@ -156,7 +157,8 @@ def check_groups(path: str | Path, theirs: Owners, own: Owners) -> None:
 def backbone_weights(path: str | Path, config: PolicyConfig) -> dict[str, Tensor]:
     """What `backbone=` starts a policy of `config` from: weights of everything but the adapters, by its names.
 
-    A policy saved without its critic gives the actor alone; ids for fewer agents are filled up with the mean id.
+    A policy saved without its critic gives the actor alone; ids for fewer agents are filled up with the mean id, and
+    observation statistics with those of all agents together.
     Raises ValueError if it has another architecture.
     """
     try:
@@ -174,6 +176,9 @@ def backbone_weights(path: str | Path, config: PolicyConfig) -> dict[str, Tensor
     first = "actor.mlp.0.weight"
     if config.network.uses_ids(config.owners) == source.config.network.uses_ids(source.config.owners):
         weights[first] = _with_ids(weights[first], own[first].shape[-1], source.config.spec.obs_size)
+    if statistics := {name.partition(".")[2]: w for name, w in source.backbone().items() if is_statistics(name)}:
+        filled = for_more_agents(statistics, config.spec.num_agents)
+        weights |= {f"actor.obs_norm.{name}": w for name, w in filled.items()}
     if source.critic is None:
         own = {name: w for name, w in own.items() if name.startswith("actor.")}
     check_state(own, {**weights, **(source.critic or {})}, [])

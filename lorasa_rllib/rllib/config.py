@@ -13,7 +13,7 @@ from ray.rllib.utils.annotations import override
 
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.quirks import Quirks, quirks_of
-from lorasa_rllib.nn.network import PRESETS, NetworkConfig
+from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
 from lorasa_rllib.nn.policy import PolicyConfig
 from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
 from lorasa_rllib.rllib.sharing_config import SharingConfig
@@ -53,6 +53,7 @@ class TeamConfig(SharingConfig):
         self.joint_ratio = False
         self.vf_active_only = False
         self.chunk_length = 10
+        self.obs_norm_in_adapter_phase = False
         self.reference: bool | Quirks = False
         self.critic_lr: Any = None
         self.adam_epsilon = 1e-5
@@ -83,7 +84,7 @@ class TeamConfig(SharingConfig):
         if preset is not None and preset not in PRESETS:
             raise ValueError(f"network preset {preset!r} is unknown; choose one of {sorted(PRESETS)}.")
         named = {} if preset is None else PRESETS[preset]
-        return self._store(network_settings={**self.network_settings, **named, **settings})
+        return self._store(network_settings={**renamed(self.network_settings), **named, **renamed(settings)})
 
     @override(PPOConfig)
     def training(
@@ -94,6 +95,7 @@ class TeamConfig(SharingConfig):
         joint_ratio: bool = NotProvided,
         vf_active_only: bool = NotProvided,
         chunk_length: int = NotProvided,
+        obs_norm_in_adapter_phase: bool = NotProvided,
         reference: bool | Quirks = NotProvided,
         critic_lr: Any = NotProvided,
         adam_epsilon: float = NotProvided,
@@ -109,6 +111,8 @@ class TeamConfig(SharingConfig):
             vf_active_only: leave dead agents out of value loss and normaliser (critics with a value per agent). They
                 count by default, as published; they never count in policy loss and advantage statistics.
             chunk_length: steps of the sequences that recurrent networks are trained on.
+            obs_norm_in_adapter_phase: the actor's running statistics of observations, `.network(obs_norm="running")`,
+                go on in the adapter phase. False: they rest with the backbone, which was trained on them.
             reference: True reproduces the quirks of the published implementation, or `learning.quirks.Quirks(...)`.
             critic_lr: learning rate (or schedule) of the critic; None: `lr`.
             adam_epsilon: epsilon of every Adam.
@@ -130,6 +134,7 @@ class TeamConfig(SharingConfig):
             joint_ratio=joint_ratio,
             vf_active_only=vf_active_only,
             chunk_length=chunk_length,
+            obs_norm_in_adapter_phase=obs_norm_in_adapter_phase,
             reference=reference,
             critic_lr=critic_lr,
             adam_epsilon=adam_epsilon,
@@ -142,7 +147,7 @@ class TeamConfig(SharingConfig):
         spec, owners = self.team_spec(), self.owners()
         team_value = spec.shared_reward and owners.num_critics == 1 and not spec.state_per_agent
         critic_input = self.critic_input or ("state" if team_value else "agent_state")
-        network, fresh = NetworkConfig(**self.network_settings), quirks_of(self.reference).narrow_fresh_norm
+        network, fresh = NetworkConfig.from_dict(self.network_settings), quirks_of(self.reference).narrow_fresh_norm
         return PolicyConfig(spec, owners, self.lora(), network, critic_input, 0.1 if fresh else 1.0)  # type: ignore[arg-type]
 
     def row_spaces(self) -> tuple[gym.Space, gym.Space]:
@@ -173,6 +178,7 @@ class TeamConfig(SharingConfig):
             joint_ratio=self.joint_ratio,
             value_active_only=self.vf_active_only,
             chunk_length=self.chunk_length,
+            obs_norm_in_adapter_phase=self.obs_norm_in_adapter_phase,
             quirks=quirks_of(self.reference),
             num_epochs=self.num_epochs,
             minibatch_size=self.minibatch_size,

@@ -159,6 +159,11 @@ def shared_policy_spec(
     policy = config.policy_config()
     if policy.network.recurrent or policy.network.critic_recurrent:
         raise ValueError("recurrent networks need this package's env runners; use MAPPOConfig, or recurrent=False.")
+    if policy.network.normalises_by_statistics:
+        raise ValueError(
+            f"obs_norm={policy.network.obs_norm!r} needs this package's learners, which update the statistics; use "
+            'MAPPOConfig, or obs_norm="layer".'
+        )
     spec = config.get_default_rl_module_spec()
     spec.model_config["phase"] = phase or ("joint" if policy.owners.num_adapters else "backbone")
     return spec

@@ -55,7 +55,7 @@ WHY_NOT = {
     "_env_to_module_connector": "connectors do not run in team env runners; put it into the environment",
     "_module_to_env_connector": "connectors do not run in team env runners; put it into the environment",
     "_learner_connector": "connectors do not run in team learners; put it into the environment",
-    "observation_filter": "the network normalises its features, see .network(feature_norm=...)",
+    "observation_filter": "the network normalises its features, see .network(obs_norm=...)",
     "_rl_module_spec": "the module follows from .sharing(...) and .network(...)",
     "_model_config": "the shape of the network is set with .network(...)",
     "model": "the shape of the network is set with .network(...)",

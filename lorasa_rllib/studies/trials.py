@@ -124,7 +124,7 @@ def sharing_settings(options: StudyOptions, scenario: str, method: str, config: 
     if options.smoke:
         own.pop("phase_switch", None)  # made for a longer run
     if own.get("target_modules") in PLACEMENTS.values():  # they name layers that only some networks have
-        layers = NetworkConfig(**config.network_settings).layers()
+        layers = NetworkConfig.from_dict(config.network_settings).layers()
         own["target_modules"] = tuple(p for p in own["target_modules"] if any(fnmatch(layer, p) for layer in layers))
     if (blocks := own.pop(BLOCKS, None)) is not None:
         own["adapter_key"] = key_of_blocks(blocks, config.team_spec().num_agents)

@@ -92,7 +92,7 @@ def test_the_same_policy_is_exactly_0_apart_in_every_layer(method, network):
 def test_layers_are_named_as_in_files_and_the_gru_is_one():
     recurrent = make_policy(EQUAL["continuous"], owner_tables(4)["ps"], network=RECURRENT)
     assert list(layers_of(recurrent.actor)) == NAMES
-    plain = make_policy(EQUAL["continuous"], owner_tables(4)["ps"], network=replace(FEED_FORWARD, feature_norm=False))
+    plain = make_policy(EQUAL["continuous"], owner_tables(4)["ps"], network=replace(FEED_FORWARD, obs_norm=None))
     assert list(layers_of(plain.actor)) == ["mlp.0", "mlp.1", "head"]
 
 

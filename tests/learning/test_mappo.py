@@ -212,10 +212,13 @@ def train_together(policy, shards, config):
 @pytest.mark.parametrize("method", ["ps", "lora", "nps", "seps_lora", "mtl", "role"])
 @pytest.mark.parametrize("shared_reward", [True, False])
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
-def test_two_learners_with_uneven_shards_equal_one_with_all_of_the_data(method, shared_reward, recurrent):
+@pytest.mark.parametrize("obs_norm", ["layer", "running", "running_team"])
+def test_two_learners_with_uneven_shards_equal_one_with_all_of_the_data(method, shared_reward, recurrent, obs_norm):
     spec = team((4, 2, 3), (2, 3, 1), shared_reward=shared_reward)
     # The entropy of this distribution draws no noise.
-    network = NetworkConfig(hidden_size=5, distribution="gaussian", recurrent=recurrent, critic_recurrent=recurrent)
+    network = NetworkConfig(
+        hidden_size=5, distribution="gaussian", recurrent=recurrent, critic_recurrent=recurrent, obs_norm=obs_norm
+    )
     policy = experienced(make_policy(spec, owner_tables(3)[method], network=network, critic_input="agent_state"))
     rollout = uneven_rollout(policy)
     config = dataclasses.replace(SETTINGS, num_epochs=3)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lorasa_rllib.nn import bank
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.merged import MergedActor
-from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.nn.network import OBS_NORMS, NetworkConfig
 from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS
 from lorasa_rllib.spec import Owners
 from tests.helpers import (
@@ -301,10 +301,10 @@ def test_the_loss_of_one_role_leaves_the_adapters_of_other_roles_alone():
 
 
 @pytest.mark.parametrize("value", [1e6, float("inf"), float("nan")])
-@pytest.mark.parametrize("feature_norm", [True, False])
+@pytest.mark.parametrize("obs_norm", OBS_NORMS)
 @pytest.mark.parametrize("method", ["ps", "lora", "nps", "role"])
-def test_padded_observation_entries_change_neither_outputs_nor_gradients(method, feature_norm, value):
-    network = NetworkConfig(hidden_size=5, feature_norm=feature_norm)
+def test_padded_observation_entries_change_neither_outputs_nor_gradients(method, obs_norm, value):
+    network = NetworkConfig(hidden_size=5, obs_norm=obs_norm)
     policy = make_policy(UNEQUAL, owner_tables(3)[method], network=network)
     obs, roles, _ = team_inputs(policy, 4)
     filled = torch.where(torch.as_tensor(UNEQUAL.obs_mask()), obs, value)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.nn.network import OBS_NORMS, NetworkConfig
 from tests.helpers import gradients, make_policy, owner_tables, seeded, team
 
 UNEQUAL = team((4, 2, 3), (2, 3, 1), id_capacity=5)
@@ -15,12 +15,12 @@ UNEQUAL = team((4, 2, 3), (2, 3, 1), id_capacity=5)
 @given(
     critic_input=st.sampled_from(["state", "agent_state"]),
     method=st.sampled_from(["ps", "nps", "seps"]),
-    feature_norm=st.booleans(),
+    obs_norm=st.sampled_from(OBS_NORMS),
     layer_norm=st.booleans(),
     lead=st.sampled_from([(), (4,), (2, 3)]),
 )
-def test_values_equal_one_dense_network_per_owner(critic_input, method, feature_norm, layer_norm, lead):
-    network = NetworkConfig(hidden_size=5, feature_norm=feature_norm, layer_norm=layer_norm)
+def test_values_equal_one_dense_network_per_owner(critic_input, method, obs_norm, layer_norm, lead):
+    network = NetworkConfig(hidden_size=5, obs_norm=obs_norm, layer_norm=layer_norm)
     policy = make_policy(UNEQUAL, owner_tables(3)[method], network=network, critic_input=critic_input)
     critic, owners = policy.critic, policy.config.owners
     state = torch.randn(*lead, UNEQUAL.state_size, generator=seeded(0), dtype=torch.double)
@@ -31,7 +31,9 @@ def test_values_equal_one_dense_network_per_owner(critic_input, method, feature_
         def norm(layer, x, c=c):
             return F.layer_norm(x, x.shape[-1:], layer.weight[c], layer.bias[c])
 
-        x = norm(critic.feature_norm, state) if feature_norm else state
+        x = norm(critic.feature_norm, state) if obs_norm == "layer" else state
+        if obs_norm in ("running", "running_team"):
+            x = ((x - critic.obs_norm.mean[0]) / (critic.obs_norm.var[0] + 1e-8).sqrt()).clamp(-10, 10)
         if owners.num_critics < 3 and critic.num_values > 1:
             x = torch.cat([x, F.one_hot(torch.tensor(agent), 5).double().expand(*lead, 5)], dim=-1)
         for layer in critic.mlp:

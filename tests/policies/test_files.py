@@ -181,6 +181,19 @@ def tensors(folder, edit):
     file.write_bytes(safetensors.torch.save({n: edit(n, x) for n, x in safetensors.torch.load_file(file).items()}))
 
 
+@pytest.mark.parametrize(("before", "now"), [(True, "layer"), (False, None)])
+def test_files_of_older_versions_are_read(tmp_path, before, now):
+    folder = written(tmp_path / "policy", obs_norm=now)
+    expected = read_policy(folder)
+
+    def older(document):
+        network = {n: v for n, v in document["policy"]["network"].items() if n != "obs_norm"}
+        return document | {"policy": document["policy"] | {"network": network | {"feature_norm": before}}}
+
+    change(folder, older)
+    equal(read_policy(folder), expected)
+
+
 def test_an_adapter_of_another_network_is_refused(tmp_path):
     config = read_policy(written(tmp_path / "policy")).config
     adapter = tmp_path / "policy/adapters/agent_0"

@@ -138,10 +138,10 @@ def test_what_cannot_be_started_from_is_named(small_config, build, settings, mes
 
 def test_a_backbone_that_reads_other_observations_is_refused(small_config, build, tmp_path):
     """Without feature norm the ids' columns would make up for the missing features."""
-    files = build(small_config(env_config=SAME_SIZES).network(feature_norm=False)).save_policy(tmp_path / "policy")
+    files = build(small_config(env_config=SAME_SIZES).network(obs_norm=None)).save_policy(tmp_path / "policy")
     wider = SAME_SIZES | {"obs_size": 5}
     with pytest.raises(ValueError, match="reads observations of 4 features, agents here have 5"):
-        build(small_config(env_config=wider, phase_switch=0, backbone=str(files)).network(feature_norm=False))
+        build(small_config(env_config=wider, phase_switch=0, backbone=str(files)).network(obs_norm=None))
 
 
 def test_files_of_another_network_are_refused(small_config, build, tmp_path):

@@ -18,7 +18,10 @@ ENVIRONMENTS = {
         {"adapter_key": "role"},
     ),
 }
-NETWORKS = {"feed-forward": {}, "published": {"preset": "published", "hidden_size": 16}}
+NETWORKS = {
+    "feed-forward": {"obs_norm": "running"},
+    "published": {"preset": "published", "hidden_size": 16, "obs_norm": "running_team"},
+}
 
 
 def weights_on_every_rank(group):

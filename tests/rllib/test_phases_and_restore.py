@@ -33,7 +33,8 @@ def is_backbone(name: str) -> bool:
 
 @BOTH
 def test_the_switch_freezes_the_backbone_bit_for_bit_on_learner_and_runners(small_config, build, algorithm):
-    algo = build(small_config(algorithm=algorithm).env_runners(num_env_runners=2, num_envs_per_env_runner=2))
+    config = small_config(algorithm=algorithm).network(obs_norm="running")
+    algo = build(config.env_runners(num_env_runners=2, num_envs_per_env_runner=2))
     for _ in range(2):
         assert algo.train()["phase"] == "backbone"
     before = weights_of(algo)
@@ -54,6 +55,7 @@ def test_the_switch_freezes_the_backbone_bit_for_bit_on_learner_and_runners(smal
         elif "critic" in name:
             assert np.abs(after[name] - old).max() > 0, name
     assert any(is_adapter(n) and "lora_A" in n for n in before) and any("log_std" in n for n in before)
+    assert before["policy.actor.obs_norm.count"].any()
     learner = algo.learner_group._learner
     optimisers = learner.optimisers()
     # 3 iterations x 2 epochs, not restarted; A2PO: for each of 3 agents, and the critic twice
@@ -82,8 +84,10 @@ PHASES_OF_UPDATES = {
 def test_a_restored_learner_makes_the_updates_it_would_have_made(
     small_config, tmp_path, case, algorithm, minibatch_size
 ):
-    config = small_config(algorithm=algorithm).training(
-        minibatch_size=minibatch_size, entropy_coeff=[[0, 0.1], [1000, 0.0]]
+    config = (
+        small_config(algorithm=algorithm)
+        .network(obs_norm="running")
+        .training(minibatch_size=minibatch_size, entropy_coeff=[[0, 0.1], [1000, 0.0]])
     )
     rollouts, phases = recorded_rollouts(config, 4), PHASES_OF_UPDATES[case]
 
