@@ -7,8 +7,9 @@ Several learners run the same steps on their own environments; see `learning.map
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -19,8 +20,10 @@ from lorasa_rllib.learning.a2po_log import Corrected, Stepped, summary
 from lorasa_rllib.learning.agent_order import ORDERS, Pick
 from lorasa_rllib.learning.batch import AllSum, MAPPOSettings, alone, in_time, take_in, value_rows
 from lorasa_rllib.learning.corrected import Advantages
+from lorasa_rllib.learning.flat import finish, gradients
 from lorasa_rllib.learning.mappo import (
     Optimisers,
+    arrange,
     per_owner,
     policy_sums,
     rows_of_roles,
@@ -28,7 +31,7 @@ from lorasa_rllib.learning.mappo import (
     value_sums,
 )
 from lorasa_rllib.learning.observed import take_in_observations
-from lorasa_rllib.learning.owner_adam import OwnerAdam, finish_gradients
+from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.learning.ratios import Ratios
 from lorasa_rllib.learning.replay import actor_states, log_probs_of_single_steps
 from lorasa_rllib.learning.rollout import TeamRollout
@@ -44,7 +47,7 @@ from lorasa_rllib.learning.units import (
     rows_of,
     units_of,
 )
-from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.nn.policy import Group, TeamPolicy
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ class SequentialUpdate:
         all_sum: AllSum = alone,
     ):
         self._policy, self._optimisers, self._settings = policy, optimisers, settings
+        arrange(optimisers)
+        self._leaves: dict[tuple[Unit, str], Leaves] = {}
         self._pick, self._noise, self._all_sum = pick, noise, all_sum
         self._num_envs = rollout.num_envs
         self.advantages = Advantages(policy, rollout, settings, all_sum)
@@ -177,10 +182,8 @@ class SequentialUpdate:
         policy, settings = self._policy, replace(self._settings, clip=clip)
         if settings.quirks.norm_every_step:
             take_in(policy, values.returns, values.counted, self._all_sum, values.agents)
-        groups = ("critic",) if rows is None else ("backbone", "adapters", "critic")
-        leaves = {group: leaves_of(policy, unit, group) for group in groups if group in self._optimisers}
-        for optimiser in self._optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
+        groups: tuple[Group, ...] = ("critic",) if rows is None else ("backbone", "adapters", "critic")
+        leaves = {group: self._leaves_of(unit, group) for group in groups if group in self._optimisers}
         value_loss = self._value_loss(values, leaves["critic"], settings)
         loss = settings.value_coeff * value_loss / len(self.order)
         stats = {"vf_loss": value_loss.detach().float(), "value_rows": values.counted.sum().float()}
@@ -191,29 +194,40 @@ class SequentialUpdate:
             others = torch.where(rows.active, rows.others, 0.0).sum().float()
             stats |= {**more, "others_ratio": others, "live": rows.active.sum().float()}
             counts |= self._actor_counts(unit, rows)
-        loss.backward()
-        every = [leaf.grad for part in leaves.values() for leaf in part.all() if leaf.grad is not None]
+        blocks = [block for part in leaves.values() for block in part.blocks]
+        grads = gradients(loss, blocks, [some for part in leaves.values() for some in part.tensors()])
         flat = torch.stack(list(stats.values()))
-        sum_over_learners([*every, *counts.values(), flat], self._all_sum)
-        norms = {
-            group: _finish(self._optimisers[group], part, counts[group], settings.max_grad_norm)
+        sum_over_learners([*grads, *counts.values(), flat], self._all_sum)
+        left = iter(grads)
+        norms: dict[str, Tensor] = {
+            group: _finish(
+                self._optimisers[group],
+                part,
+                list(islice(left, len(part.blocks))),
+                counts[group],
+                settings.max_grad_norm,
+            )
             for group, part in leaves.items()
         }
         return Stepped(unit, position, clip, rows is None, dict(zip(stats, flat, strict=True)), norms)
 
+    def _leaves_of(self, unit: Unit, group: Group) -> Leaves:
+        key = unit, group
+        if key not in self._leaves:
+            self._leaves[key] = leaves_of(self._policy, self._optimisers[group], unit, group)
+        return self._leaves[key]
+
     def _value_loss(self, rows: CriticRows, leaves: Leaves, settings: A2POSettings) -> Tensor:
         critic, norm = self._policy.critic, self._policy.value_norm
-        values = functional_call(critic, leaves.in_place(), (rows.state, rows.hidden, rows.keep, rows.agents))
+        values = functional_call(critic, leaves.in_place, (rows.state, rows.hidden, rows.keep, rows.agents))
         targets = norm.normalise(rows.returns, slice(None) if rows.agents is None else list(rows.agents))
         return value_sums(values, rows.values, targets, rows.counted, settings)
 
     def _policy_loss(
-        self, rows: UnitRows, leaves: dict[str, Leaves], settings: A2POSettings
+        self, rows: UnitRows, leaves: Mapping[Group, Leaves], settings: A2POSettings
     ) -> tuple[Tensor, dict[str, Tensor]]:
         actor = self._policy.actor
-        swapped = {
-            name: leaf for group in leaves if group != "critic" for name, leaf in leaves[group].in_place().items()
-        }
+        swapped = {name: leaf for group in leaves if group != "critic" for name, leaf in leaves[group].in_place.items()}
         inputs = {"adapters": self._policy.adapters_on, **rows.inputs()}
         distribution = functional_call(actor, swapped, (rows.obs,), inputs)
         real = actor.real_actions(rows.agent)
@@ -278,19 +292,19 @@ class SequentialUpdate:
         return Corrected(unit, log_ratios)
 
 
-def _finish(optimiser: OwnerAdam, leaves: Leaves, counts: Tensor, max_grad_norm: float | None) -> Tensor:
+def _finish(
+    optimiser: OwnerAdam, leaves: Leaves, grads: list[Tensor], counts: Tensor, max_grad_norm: float | None
+) -> Tensor:
     """Finishes gradients and steps the owners with live rows. Returns their gradient norms, [0] if nothing trains."""
     norms = []
-    whole = [p for p in leaves.whole.values() if p.grad is not None]
     moving = counts > 0
+    whole, slices = grads[: len(leaves.whole)], grads[len(leaves.whole) :]
     if whole:
-        norm = finish_gradients(whole, counts, max_grad_norm)
-        optimiser.step(moving=moving)
+        norm = optimiser.finish(whole, counts, max_grad_norm, leaves.whole)
+        optimiser.advance(whole, moving, leaves.whole)
         norms.append(torch.where(moving, norm, torch.nan))
-    if leaves.slices:
-        mine = slice(leaves.owner, leaves.owner + 1)
-        norm = finish_gradients([leaf for _, leaf in leaves.slices.values()], counts[mine], max_grad_norm)
-        grads = {p: leaf.grad for p, leaf in leaves.slices.values() if leaf.grad is not None}
-        optimiser.step_owner(leaves.owner, grads, moving=moving[mine])
-        norms.append(torch.where(moving[mine], norm, torch.nan))
+    for block, grad in zip(leaves.slices, slices, strict=True):
+        norm = finish(grad, counts[leaves.owner], max_grad_norm)
+        optimiser.advance_owner(block, grad, leaves.owner, moving[leaves.owner])
+        norms.append(torch.where(moving[leaves.owner], norm, torch.nan))
     return torch.cat(norms) if norms else counts.new_zeros(0)

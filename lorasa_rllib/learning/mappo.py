@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.batch import AllSum, Batch, MAPPOSettings, alone, minibatches, prepare, take_in, value_rows
+from lorasa_rllib.learning.flat import gradients
 from lorasa_rllib.learning.losses import clipped_surrogate, clipped_value_loss
 from lorasa_rllib.learning.observed import take_in_observations
-from lorasa_rllib.learning.owner_adam import OwnerAdam, finish_gradients
+from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.nn.rows import known_roles
@@ -109,8 +110,9 @@ def update(
 ) -> dict[str, Tensor]:
     """One MAPPO iteration on one rollout. Returns means of statistics. Everything is on the policy's device."""
     batch, log = prepare(policy, rollout, settings, all_sum)
+    arrange(optimisers)
     steps = [
-        take_step(policy, optimisers, part, settings, generator, all_sum)
+        _take_step(policy, optimisers, part, settings, generator, all_sum)
         for part in minibatches(batch, settings, generator)
     ]
     take_in_observations(policy, rollout, settings, all_sum)
@@ -138,33 +140,61 @@ def take_step(
     takes its Adam step. Returns sums of statistics and gradient norms [O] of every optimiser, NaN for owners that did
     not move.
     """
+    arrange(optimisers)
+    return _take_step(policy, optimisers, part, settings, generator, all_sum)
+
+
+def arrange(optimisers: Optimisers) -> None:
+    """Prepares an update, see `OwnerAdam.arrange`."""
+    for optimiser in optimisers.values():
+        optimiser.arrange()
+
+
+def _take_step(
+    policy: TeamPolicy,
+    optimisers: Optimisers,
+    part: Batch,
+    settings: MAPPOSettings,
+    generator: torch.Generator | None,
+    all_sum: AllSum,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     if settings.quirks.norm_every_step:
         take_in(policy, part.returns, value_rows(part.returns, part.active, settings), all_sum)
-    for optimiser in optimisers.values():
-        optimiser.zero_grad(set_to_none=True)
     loss, stats = loss_sums(policy, part, settings, generator)
-    loss.backward()
+    grads = gradients(loss, [block for optimiser in optimisers.values() for block in optimiser.blocks])
     counts = live_rows(policy, part, settings)
     stats["live"] = part.active.sum().float()
     stats["value_rows"] = counts["critic"].sum()
     flat = torch.stack(list(stats.values()))
-    every = (p for o in optimisers.values() for group in o.param_groups for p in group["params"])
-    sum_over_learners([*(p.grad for p in every if p.grad is not None), *counts.values(), flat], all_sum)
+    sum_over_learners([*grads, *counts.values(), flat], all_sum)
     stats = dict(zip(stats, flat, strict=True))
-    return stats, step(optimisers, counts, settings.max_grad_norm)
+    by_optimiser, start = {}, 0
+    for name, optimiser in optimisers.items():
+        by_optimiser[name] = grads[start : start + len(optimiser.blocks)]
+        start += len(optimiser.blocks)
+    return stats, _step(optimisers, by_optimiser, counts, settings.max_grad_norm)
 
 
 def step(optimisers: Optimisers, counts: dict[str, Tensor], max_grad_norm: float | None) -> dict[str, Tensor]:
-    """Finishes gradients and steps every optimiser that trains in this phase. Returns norms [O], NaN: did not move."""
+    """Finishes the gradients of parameters and steps every optimiser that trains in this phase.
+
+    Returns norms [O] by optimiser, NaN: did not move.
+    """
+    grads = {name: optimiser.gather() for name, optimiser in optimisers.items()}
+    return _step(optimisers, grads, counts, max_grad_norm)
+
+
+def _step(
+    optimisers: Optimisers, grads: dict[str, list[Tensor]], counts: dict[str, Tensor], max_grad_norm: float | None
+) -> dict[str, Tensor]:
     norms = {}
     for name, optimiser in optimisers.items():
-        params = [p for group in optimiser.param_groups for p in group["params"]]
-        if all(p.grad is None for p in params):  # frozen in this phase
+        if not grads[name]:  # frozen in this phase
             norms[name] = torch.zeros_like(counts[name][:1])
             continue
         moving = counts[name] > 0
-        norm = finish_gradients(params, counts[name], max_grad_norm)
-        optimiser.step(moving=moving)
+        norm = optimiser.finish(grads[name], counts[name], max_grad_norm)
+        optimiser.advance(grads[name], moving)
         norms[name] = torch.where(moving, norm, torch.nan)
     return norms
 

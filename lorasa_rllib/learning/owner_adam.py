@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lorasa_rllib.learning.flat import Block, finish
 
 
 class OwnerAdam(torch.optim.Optimizer):
@@ -16,6 +17,9 @@ class OwnerAdam(torch.optim.Optimizer):
     Every owner has its own step counter. An owner that does not move in a step keeps parameters, moments and counter:
     it does not drift through momentum. Parameters with one owner in a group of several belong to all of them and move
     if any of them does.
+
+    Parameters with equal numbers of owners become views of one buffer, see `learning.flat.Block`. `state` holds, for
+    each parameter, "step" [O], "exp_avg" and "exp_avg_sq" as views of its block, and so do state dicts.
     """
 
     def __init__(
@@ -25,121 +29,111 @@ class OwnerAdam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-5,
     ):
+        self._group_of: dict[Block, dict[str, Any]] = {}  # all blocks, and their settings
+        self._training: list[Block] = []
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks that train, as of the last `arrange`."""
+        return self._training
+
+    def arrange(self) -> None:
+        """Lays parameters out in blocks. Call it before an update: it follows the phase (`requires_grad`), and finds
+        parameters again that moved to another device."""
+        self._arrange(lambda p: p.requires_grad)
+
+    def gather(self) -> list[Tensor]:
+        """As `arrange`, of parameters with a gradient; the others rest. Returns the gradients of all blocks.
+
+        Gradients of parameters are views of these from now on.
+        """
+        self._arrange(lambda p: p.grad is not None)
+        grads = [block.flat([p.grad for p in block.parameters]) for block in self.blocks]  # type: ignore[misc]
+        for block, flat in zip(self.blocks, grads, strict=True):
+            for p, view in zip(block.parameters, block.views(flat), strict=True):
+                p.grad = view
+        return grads
+
+    @torch.no_grad()
+    def finish(
+        self, grads: Sequence[Tensor], rows: Tensor, max_norm: float | None, blocks: Sequence[Block] | None = None
+    ) -> Tensor:
+        """Turns gradients of blocks (None: all), of sums over rows, into clipped ones of each owner's mean, in place.
+
+        Returns norms [O] before clipping. rows [O]: live rows of every owner. Parameters with one owner in a group of
+        several average over all rows and are clipped on their own.
+        """
+        norms, own = torch.zeros_like(rows, dtype=torch.float32), False
+        for block, grad in zip(self.blocks if blocks is None else blocks, grads, strict=True):
+            if block.owners == len(rows):
+                norms, own = finish(grad, rows, max_norm), True
+            else:
+                norm = finish(grad, rows.sum(0, keepdim=True), max_norm)
+                norms = norms if own else norm.expand_as(rows)
+        return norms
+
+    @torch.no_grad()
+    def advance(
+        self, grads: Sequence[Tensor], moving: Tensor | None = None, blocks: Sequence[Block] | None = None
+    ) -> None:
+        """One step by the gradients of blocks (None: all). moving: as in `step`."""
+        for block, grad in zip(self.blocks if blocks is None else blocks, grads, strict=True):
+            who = moving if moving is None or block.owners == len(moving) else moving.any(0, keepdim=True)
+            self._step(block, grad, who)
+
+    @torch.no_grad()
+    def advance_owner(self, block: Block, grads: Tensor, owner: slice, moving: Tensor) -> None:
+        """Only one owner of a block moves, and at its own cost, whatever the size of the bank.
+
+        grads [1, numbers]. moving: bool [1], False: not even it.
+        """
+        self._step(block, grads, moving, owner)
 
     @torch.no_grad()
     def step(self, closure: Any = None, *, moving: Tensor | None = None) -> None:  # type: ignore[override]
         """moving: bool [O], the owners that take this step; all of them if None. Parameters without gradient rest."""
-        # Looking at `moving` would make a GPU wait for all that was asked of it: there, everybody computes.
-        masked = moving is not None and moving.is_cuda
-        everyone = moving is None or (not masked and bool(moving.all()))
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self._state_of(p)
-                who = None if everyone else moving if p.shape[0] > 1 else moving.any(0, keepdim=True)  # type: ignore
-                if who is None:
-                    _adam(p, p.grad, state, group["lr"], beta1, beta2, group["eps"])
-                elif masked:
-                    _adam(p, p.grad, state, group["lr"], beta1, beta2, group["eps"], who)
-                elif bool(who.any()):
-                    _adam_of_some(p, p.grad, state, who, group["lr"], beta1, beta2, group["eps"])
+        self.advance(self.gather(), moving)
 
-    @torch.no_grad()
-    def step_owner(self, owner: int, grads: Mapping[Tensor, Tensor], *, moving: Tensor | None = None) -> None:
-        """Only `owner` moves, by the gradients [1, ...] of its slices of the parameters named in `grads`.
+    def _step(self, block: Block, grads: Tensor, moving: Tensor | None, owner: slice = slice(None)) -> None:
+        fresh = block.first is None
+        group = self._group_of[block]
+        block.step(grads, group["lr"], group["betas"], group["eps"], moving, owner)
+        if fresh:
+            self._publish(block)
 
-        Costs as much as that owner has numbers, whatever the size of the bank. moving: bool [1], False: not even it.
-        """
-        if moving is not None and not moving.is_cuda:
-            if not bool(moving):
-                return
-            moving = None
-        mine = slice(owner, owner + 1)
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for p in group["params"]:
-                if p in grads:
-                    state = {name: value[mine] for name, value in self._state_of(p).items()}  # views
-                    _adam(p[mine], grads[p], state, group["lr"], beta1, beta2, group["eps"], moving)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._group_of, self._training = {}, []  # of other parameters or moments than those that `state` now holds
 
-    def _state_of(self, p: Tensor) -> dict[str, Tensor]:
-        state = self.state[p]
-        if not state:
-            state["step"] = torch.zeros(p.shape[0], device=p.device)
-            state["exp_avg"] = torch.zeros_like(p)
-            state["exp_avg_sq"] = torch.zeros_like(p)
-        return state
+    def _arrange(self, trains: Callable[[Tensor], bool]) -> None:
+        """Makes blocks of parameters that share owners and counters, and all train or all rest."""
+        blocks = list(self._group_of)
+        if not blocks or not all(block.holds() and len(set(map(trains, block.parameters))) == 1 for block in blocks):
+            self._group_of = {}
+            for group in self.param_groups:
+                parts: dict[Any, list[Tensor]] = {}
+                for p in group["params"]:
+                    state = self.state.get(p)
+                    counters = tuple(state["step"].tolist()) if state else (0.0,) * len(p)
+                    parts.setdefault((len(p), trains(p), counters), []).append(p)
+                self._group_of |= {self._block_of(parameters): group for parameters in parts.values()}
+        self._training = [block for block in self._group_of if trains(block.parameters[0])]
 
+    def _block_of(self, parameters: list[Tensor]) -> Block:
+        block = Block(parameters)
+        if any(self.state.get(p) for p in parameters):
+            first, second, steps = block.moments()
+            for name, flat in (("exp_avg", first), ("exp_avg_sq", second)):
+                for p, view in zip(parameters, block.views(flat), strict=True):
+                    if self.state.get(p):
+                        view.copy_(self.state[p][name])
+            steps.copy_(next(self.state[p]["step"] for p in parameters if self.state.get(p)))
+            self._publish(block)
+        return block
 
-def _adam(
-    p: Tensor,
-    grad: Tensor,
-    state: dict[str, Tensor],
-    lr: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
-    who: Tensor | None = None,
-) -> None:
-    """One step of every owner, or of those in who [O], bool; the others compute, too, and stay where they are."""
-    first, second = state["exp_avg"], state["exp_avg_sq"]
-    step = state["step"].add_(1 if who is None else who)
-    if who is None:
-        first.lerp_(grad, 1 - beta1)
-        second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    else:
-        those = _owners(who.to(p.dtype), p)
-        first.lerp_(grad, (1 - beta1) * those)
-        second.lerp_(grad.square(), (1 - beta2) * those)
-    rate = _owners(lr / _bias(beta1, step, p), p)
-    spread = second.sqrt().mul_(_owners(_bias(beta2, step, p).rsqrt(), p)).add_(eps)
-    change = first.mul(rate).div_(spread)
-    p.sub_(change if who is None else torch.where(_owners(who, p), change, 0.0))
-
-
-def _bias(beta: float, step: Tensor, p: Tensor) -> Tensor:
-    """1 - beta^step [O] in the precision of p; written as it stands, it would lose three digits at first."""
-    return -torch.expm1(step.to(p.dtype) * (math.log(beta) if beta else -math.inf))
-
-
-def _adam_of_some(
-    p: Tensor, grad: Tensor, state: dict[str, Tensor], who: Tensor, lr: float, beta1: float, beta2: float, eps: float
-) -> None:
-    part = {name: value[who] for name, value in state.items()}
-    some = p[who]
-    _adam(some, grad[who], part, lr, beta1, beta2, eps)
-    p[who] = some
-    for name, value in part.items():
-        state[name][who] = value
-
-
-@torch.no_grad()
-def finish_gradients(params: Iterable[Tensor], rows: Tensor, max_norm: float | None) -> Tensor:
-    """Turns gradients of a sum over rows into clipped gradients of each owner's mean. Returns norms [O] before that.
-
-    rows [O]: live rows of every owner. Parameters with one owner in a group of several average over all rows and are
-    clipped on their own. Clipping scales an owner's gradients by min(1, max_norm / (norm + 1e-6)).
-    """
-    with_grad = [p for p in params if p.grad is not None]
-    norms, own = torch.zeros_like(rows, dtype=torch.float32), False
-    for owners in {p.shape[0] for p in with_grad}:
-        same = [p for p in with_grad if p.shape[0] == owners]
-        count = rows if owners == len(rows) else rows.sum(0, keepdim=True)
-        mean = 1.0 / count.clamp(min=1)
-        square = torch.stack([p.grad.square().flatten(1).sum(1) for p in same]).sum(0)  # type: ignore[union-attr]
-        norm = square.sqrt() * mean
-        scale = mean if max_norm is None else mean * (max_norm / (norm + 1e-6)).clamp(max=1)
-        for p in same:
-            p.grad.mul_(_owners(scale, p))  # type: ignore[union-attr]
-        if owners == len(rows):
-            norms, own = norm, True
-        elif not own:
-            norms = norm.expand_as(rows)
-    return norms
-
-
-def _owners(per_owner: Tensor, p: Tensor) -> Tensor:
-    return per_owner.view(-1, *[1] * (p.dim() - 1))
+    def _publish(self, block: Block) -> None:
+        """Shows the moments of a block as torch keeps them, by parameter."""
+        first, second, steps = block.moments()
+        for p, one, other in zip(block.parameters, block.views(first), block.views(second), strict=True):
+            self.state[p] = {"step": steps, "exp_avg": one, "exp_avg_sq": other}

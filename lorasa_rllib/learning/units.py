@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.batch import Batch
-from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.learning.flat import Block
+from lorasa_rllib.learning.owner_adam import OwnerAdam
+from lorasa_rllib.nn.policy import Group, TeamPolicy
 
 
 @dataclass(frozen=True)
@@ -107,38 +109,39 @@ def _owners_of(policy: TeamPolicy, agent: int) -> tuple[int, ...]:
 class Leaves:
     """The weights that a unit trains of one optimiser.
 
-    whole: parameters as they are. slices: (parameter, a copy of its slice [1, ...] of `owner`) by name, where all rows
-    of the unit belong to one of several owners: forward, backward and Adam then cost what one owner costs.
+    whole: blocks that train as they are. slices: blocks of which only `owner` trains, where all rows of the unit belong
+    to one of several owners: forward, backward and Adam then cost what one owner costs. in_place: that owner's part
+    [1, ...] of their parameters by name, views of them, for `torch.func.functional_call`.
     """
 
-    whole: dict[str, Tensor]
-    slices: dict[str, tuple[Tensor, Tensor]]
-    owner: int
+    whole: list[Block]
+    slices: list[Block]
+    in_place: dict[str, Tensor]
+    owner: slice
 
-    def all(self) -> list[Tensor]:
-        return [*self.whole.values(), *(leaf for _, leaf in self.slices.values())]
+    @property
+    def blocks(self) -> list[Block]:
+        return [*self.whole, *self.slices]
 
-    def in_place(self) -> dict[str, Tensor]:
-        """What to put in place of parameters, for `torch.func.functional_call`."""
-        return {name: leaf for name, (_, leaf) in self.slices.items()}
+    def tensors(self) -> list[list[Tensor]]:
+        """What stands for the parameters of every block."""
+        leaves, found = iter(self.in_place.values()), [block.parameters for block in self.whole]
+        return found + [[next(leaves) for _ in block.parameters] for block in self.slices]
 
 
-def leaves_of(policy: TeamPolicy, unit: Unit, group: str) -> Leaves:
-    """The weights of the optimiser `group` that a unit trains now. Slices are copied: ask again after every step."""
+def leaves_of(policy: TeamPolicy, optimiser: OwnerAdam, unit: Unit, group: Group) -> Leaves:
+    """The weights that a unit trains of the optimiser of `group`, as arranged."""
     owners = policy.config.owners
     table = {"backbone": owners.backbone_of, "adapters": owners.adapter_of, "critic": owners.critic_of}[group]
     mine = {table[agent] for agent in unit.agents} if table else set()
-    owner = mine.pop() if len(mine) == 1 else -1
-    leaves = Leaves({}, {}, owner)
-    for name, parameter in policy.parameters_of(group).items():  # type: ignore[arg-type]
-        if not parameter.requires_grad:
-            continue
-        if owner >= 0 and len(parameter) > 1:
-            leaf = parameter[owner : owner + 1].detach().clone().requires_grad_()
-            leaves.slices[name] = parameter, leaf
-        else:
-            leaves.whole[name] = parameter
-    return leaves
+    if len(mine) != 1:
+        return Leaves(optimiser.blocks, [], {}, slice(None))
+    (one,) = mine
+    owner = slice(one, one + 1)
+    sliced = [block for block in optimiser.blocks if block.owners > 1]
+    names = {parameter: name for name, parameter in policy.parameters_of(group).items()}
+    in_place = {names[p]: p[owner].detach().requires_grad_() for block in sliced for p in block.parameters}  # type: ignore[index]
+    return Leaves([block for block in optimiser.blocks if block.owners == 1], sliced, in_place, owner)
 
 
 @dataclass

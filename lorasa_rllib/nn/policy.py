@@ -18,6 +18,8 @@ from lorasa_rllib.nn.value_norm import ValueNorm
 from lorasa_rllib.spec import Owners, TeamSpec
 
 Phase = Literal["backbone", "adapters", "joint"]
+Group = Literal["backbone", "adapters", "critic"]
+"""What has an optimiser of its own."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 ADAPTER_PARAMETERS = ("lora_A", "lora_B", "delta", "bias_delta", "weight_delta")
 
@@ -130,7 +132,7 @@ class TeamPolicy(nn.Module):
         """Action distribution; arguments as `Actor.forward`."""
         return self.actor(obs, adapters=self._adapters, **rows)
 
-    def parameters_of(self, group: Literal["backbone", "adapters", "critic"]) -> dict[str, nn.Parameter]:
+    def parameters_of(self, group: Group) -> dict[str, nn.Parameter]:
         """Named parameters of one optimiser, each with a leading owner axis."""
         if group == "critic":
             return dict(self.critic.named_parameters())

@@ -146,9 +146,8 @@ def test_training_slices_is_training_wholes(method, phase, loop, monkeypatch):
     for _ in sequence(policy, rollout, LOOPS[loop]).events():
         pass
 
-    def whole(policy, unit, group):
-        named = {name: p for name, p in policy.parameters_of(group).items() if p.requires_grad}
-        return units.Leaves(named, {}, -1)
+    def whole(policy, optimiser, unit, group):
+        return units.Leaves(optimiser.blocks, [], {}, slice(None))
 
     monkeypatch.setattr(a2po, "leaves_of", whole)
     for _ in sequence(twin, rollout, LOOPS[loop]).events():

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorasa_rllib.learning import owner_adam
-from lorasa_rllib.learning.owner_adam import OwnerAdam, finish_gradients
+from lorasa_rllib.learning import flat
+from lorasa_rllib.learning.owner_adam import OwnerAdam
 from tests.helpers import seeded
 
 EXACT = {"rtol": 1e-12, "atol": 1e-13}
@@ -136,20 +136,18 @@ def test_a_state_dict_round_trip_continues_identically(moves, cut):
 @pytest.mark.parametrize("seed", range(5))
 def test_a_masked_step_equals_a_step_of_the_owners_that_move(seed):
     generator = seeded(seed)
-    shape, args = (4, 3, 2), (0.01, 0.9, 0.999, 1e-5)
+    shape, args = (4, 6), (0.01, (0.9, 0.999), 1e-5)
     p, grad = (torch.randn(shape, generator=generator, dtype=torch.double) for _ in range(2))
-    moments = torch.rand((2, *shape), generator=generator, dtype=torch.double)
-    state = {"exp_avg": moments[0], "exp_avg_sq": moments[1]}
-    state["step"] = torch.tensor([0.0, 1.0, 7.0, 0.0])
+    first, second = torch.rand((2, *shape), generator=generator, dtype=torch.double)
+    steps = torch.tensor([0.0, 1.0, 7.0, 0.0])
     who = torch.tensor([True, False, True, False])
-    state["exp_avg"][0], state["exp_avg_sq"][0] = 0.0, 0.0  # has never moved
-    state["exp_avg"][3], state["exp_avg_sq"][3] = 0.0, 0.0
-    others, moments = p.clone(), {name: value.clone() for name, value in state.items()}
-    owner_adam._adam(p, grad, state, *args, who)
-    owner_adam._adam_of_some(others, grad, moments, who, *args)
-    torch.testing.assert_close(p, others, rtol=1e-12, atol=1e-14)
-    for name in state:
-        torch.testing.assert_close(state[name], moments[name], rtol=1e-12, atol=1e-14)
+    for moment in (first, second):
+        moment[0] = moment[3] = 0.0  # have never moved
+    mine, others = (p, first, second, steps), [t.clone() for t in (p, first, second, steps)]
+    flat.adam(p, grad, *mine[1:], *args, who)
+    flat.adam_of_some(others[0], grad, *others[1:], *args, who)
+    for one, other in zip(mine, others, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("max_norm", [None, 0.5, 1e6])
@@ -175,7 +173,8 @@ def test_finished_gradients_are_means_over_own_rows_clipped_one_owner_at_a_time(
                 norms[o] = norm
             for part, i in zip(parts, same, strict=True):
                 expected[i][o] = part.grad
-    actual = finish_gradients(params, rows, max_norm)
+    optimiser = OwnerAdam(params)
+    actual = optimiser.finish(optimiser.gather(), rows, max_norm)
     torch.testing.assert_close([p.grad for p in params], expected, rtol=1e-6, atol=1e-12)
     torch.testing.assert_close(actual.double(), norms, rtol=1e-6, atol=1e-12)
 
@@ -184,6 +183,7 @@ def test_finishing_gradients_leaves_parameters_without_gradient_out():
     params = bank(OWNERS)
     params[0].grad = None
     params[1].grad = torch.ones_like(params[1])
-    norms = finish_gradients(params, torch.tensor([1.0, 2.0, 4.0]), None)
+    optimiser = OwnerAdam(params)
+    norms = optimiser.finish(optimiser.gather(), torch.tensor([1.0, 2.0, 4.0]), None)
     assert params[0].grad is None
     torch.testing.assert_close(norms.double(), 5**0.5 / torch.tensor([1.0, 2.0, 4.0], dtype=torch.double))

@@ -1,0 +1,159 @@
+"""Parameters with equal numbers of owners as views of one buffer `[owners, numbers]`; gradients and moments alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class Block:
+    """What an Adam updates in a handful of operations, however many parameters there are.
+
+    parameters, each [O, ...], are views of `values` [O, numbers] from now on. `first` and `second` [O, numbers], Adam's
+    moments, and `steps` [O] are None before the first step.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]):
+        self.parameters = list(parameters)
+        self.owners = len(self.parameters[0])
+        self._sizes = [p.numel() // self.owners for p in self.parameters]
+        self.values = self.flat([p.detach() for p in self.parameters])
+        views = self.views(self.values)
+        self._places = [view.data_ptr() for view in views]
+        for p, view in zip(self.parameters, views, strict=True):
+            p.data = view
+        self.first: Tensor | None = None
+        self.second: Tensor | None = None
+        self.steps: Tensor | None = None
+
+    def flat(self, tensors: Sequence[Tensor]) -> Tensor:
+        """[O or 1, numbers] of tensors with the shapes of the parameters or of one owner's."""
+        return torch.cat([t.flatten(1) if t.dim() > 1 else t.unsqueeze(1) for t in tensors], dim=1)
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """Parts of `flat` [O or 1, numbers] with the shapes of the parameters or of one owner's."""
+        parts = flat.split(self._sizes, dim=1)
+        return [part.view(len(flat), *p.shape[1:]) for p, part in zip(self.parameters, parts, strict=True)]
+
+    def holds(self) -> bool:
+        """Whether the parameters still are views of this buffer: moving a module to a device, say, ends that."""
+        return all(
+            p.data_ptr() == place and p.dtype == self.values.dtype
+            for p, place in zip(self.parameters, self._places, strict=True)
+        )
+
+    def moments(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Moments [O, numbers] and steps [O], zero if there are none yet."""
+        if self.first is None or self.second is None or self.steps is None:
+            self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
+            self.steps = torch.zeros(self.owners, device=self.values.device)
+        return self.first, self.second, self.steps
+
+    def step(
+        self,
+        grads: Tensor,
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        moving: Tensor | None = None,
+        owner: slice = slice(None),
+    ) -> None:
+        """One step of every owner, or of those in moving, bool [O]. owner: these only; grads and moving count them."""
+        first, second, steps = self.moments()
+        mine = (self.values[owner], grads, first[owner], second[owner], steps[owner], lr, betas, eps)
+        # Looking at `moving` would make a GPU wait for all that was asked of it: there, everybody computes.
+        if moving is None or (not moving.is_cuda and bool(moving.all())):
+            adam(*mine)
+        elif moving.is_cuda:
+            adam(*mine, moving)
+        elif bool(moving.any()):
+            adam_of_some(*mine, moving)
+
+
+def gradients(loss: Tensor, blocks: Sequence[Block], leaves: Sequence[Sequence[Tensor]] | None = None) -> list[Tensor]:
+    """Flat gradients [O or 1, numbers] of a loss by every block, zero where it does not depend on them.
+
+    leaves: what stands for the parameters of each block, such as one owner's; None: the parameters.
+    """
+    by_block = [block.parameters for block in blocks] if leaves is None else leaves
+    every = [leaf for some in by_block for leaf in some]
+    if not every:
+        return []
+    found = torch.autograd.grad(loss, every, allow_unused=True, materialize_grads=True)
+    flat, start = [], 0
+    for block, some in zip(blocks, by_block, strict=True):
+        flat.append(block.flat(found[start : start + len(some)]))
+        start += len(some)
+    return flat
+
+
+def finish(grads: Tensor, rows: Tensor, max_norm: float | None) -> Tensor:
+    """Turns gradients [O, numbers] of a sum over rows into clipped ones of each owner's mean, in place.
+
+    Returns norms [O] before clipping. rows [O]: live rows of every owner. Clipping scales an owner's gradients by
+    min(1, max_norm / (norm + 1e-6)).
+    """
+    scale = rows.clamp(min=1).reciprocal()
+    norm = torch.linalg.vector_norm(grads, dim=1) * scale
+    if max_norm is not None:
+        scale = scale * (max_norm / (norm + 1e-6)).clamp_(max=1)
+    grads.mul_(scale.unsqueeze(1))
+    return norm
+
+
+def adam(
+    p: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    steps: Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    who: Tensor | None = None,
+) -> None:
+    """One Adam step (Kingma and Ba 2015) of every owner, in place, or of those in who, bool [O]: the others compute,
+    too, and stay where they are. p, grad, first, second [O, numbers]; steps [O].
+
+        m <- lerp(m, g, 1 - beta1)     v <- lerp(v, g^2, 1 - beta2)
+        p <- p - lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
+    """
+    beta1, beta2 = betas
+    if who is None:
+        steps.add_(1)
+        first.lerp_(grad, 1 - beta1)
+        second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    else:
+        steps.add_(who)
+        those = who.to(p.dtype).unsqueeze(1)
+        first.lerp_(grad, (1 - beta1) * those)
+        second.lerp_(grad.square(), (1 - beta2) * those)
+    root = _bias(beta2, steps, p).sqrt_()
+    rate = root / _bias(beta1, steps, p)
+    change = second.sqrt().add_(root.mul_(eps)).reciprocal_().mul_(first).mul_(rate.mul_(lr))
+    p.sub_(change if who is None else torch.where(who.unsqueeze(1), change, 0.0))
+
+
+def adam_of_some(
+    p: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    steps: Tensor,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+    who: Tensor,
+) -> None:
+    """`adam` of the owners in who; computes nothing for the others."""
+    some, m, v, t = p[who], first[who], second[who], steps[who]
+    adam(some, grad[who], m, v, t, lr, betas, eps)
+    p[who], first[who], second[who], steps[who] = some, m, v, t
+
+
+def _bias(beta: float, steps: Tensor, p: Tensor) -> Tensor:
+    """1 - beta^steps [O, 1] in the precision of p; written as it stands, it would lose three digits at first."""
+    return torch.expm1(steps.to(p.dtype) * (math.log(beta) if beta else -math.inf)).neg_().unsqueeze(1)
