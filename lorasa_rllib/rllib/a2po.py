@@ -14,6 +14,7 @@ from lorasa_rllib.learning.agent_order import ORDERS
 from lorasa_rllib.learning.trace import CORRECTIONS
 from lorasa_rllib.rllib.algorithm import TeamAlgorithm
 from lorasa_rllib.rllib.config import TeamConfig
+from lorasa_rllib.rllib.keywords import knows_its_keywords
 from lorasa_rllib.rllib.learner import TeamLearner
 
 LOOPS = ("agent", "epoch")
@@ -45,6 +46,7 @@ class A2POConfig(TeamConfig):
         self.clip_growth = 0.5
 
     @override(TeamConfig)
+    @knows_its_keywords()
     def training(
         self,
         *,
@@ -109,14 +111,6 @@ class A2POConfig(TeamConfig):
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {known}.")
-        if isinstance(self.agents_per_step, bool) or not isinstance(self.agents_per_step, int):
-            raise ValueError(f"agents_per_step={self.agents_per_step!r} must be a number of agents.")
-        if self.agents_per_step < 1:
-            raise ValueError(f"agents_per_step={self.agents_per_step} must be at least 1.")
-        if self.others_clip is not None and not 0 <= self.others_clip < 1:
-            raise ValueError(f"others_clip={self.others_clip} must lie in [0, 1), or be None for half the clip range.")
-        if not 0 <= self.clip_growth < 1:
-            raise ValueError(f"clip_growth={self.clip_growth} must lie in [0, 1); 0 gives every position clip_param.")
         if self.minibatch_size is not None:
             raise ValueError(
                 f"minibatch_size={self.minibatch_size} is not supported by A2PO: a step takes all rows of its agent. "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, Self
 
 import gymnasium as gym
@@ -10,15 +12,30 @@ from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.utils.annotations import override
+from ray.tune.result import TRIAL_INFO
 
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.quirks import Quirks, quirks_of
 from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
 from lorasa_rllib.nn.policy import PolicyConfig
+from lorasa_rllib.rllib.keywords import knows_its_keywords, suggestion
 from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
+from lorasa_rllib.rllib.ranges import settle_numbers
 from lorasa_rllib.rllib.sharing_config import SharingConfig
 from lorasa_rllib.rllib.spaces import row_spaces
-from lorasa_rllib.rllib.validation import check_inherited_settings, check_layout, check_numbers
+from lorasa_rllib.rllib.validation import (
+    check_batch_size,
+    check_evaluation,
+    check_inherited_settings,
+    check_layout,
+    check_network,
+)
+
+NETWORK = tuple(field.name for field in fields(NetworkConfig))
+
+FROM_TUNE = (TRIAL_INFO, "multiagent", "_enable_new_api_stack")
+"""Names in dictionaries of settings that are not settings."""
+TRAIN_BATCH_SIZE = 4000
 
 
 class TeamConfig(SharingConfig):
@@ -31,7 +48,8 @@ class TeamConfig(SharingConfig):
         self.env_runner_cls = TeamEnvRunner
         self.num_env_runners = 0
         self.num_envs_per_env_runner = 8
-        self.train_batch_size_per_learner = 4000
+        self.train_batch_size = TRAIN_BATCH_SIZE
+        self.train_batch_size_per_learner = None
         self.minibatch_size = None
         self.num_epochs = 5
         self.lr = 3e-4
@@ -57,13 +75,14 @@ class TeamConfig(SharingConfig):
         self.reference: bool | Quirks = False
         self.critic_lr: Any = None
         self.adam_epsilon = 1e-5
-        self.learner_threads = 1
+        self.learner_threads: int | None = None
         self.sample_ahead = False
         self.sample_timeout_s = 300.0  # a runner that takes longer is ended: generous, for slow environments
         self.delay_between_env_runner_restarts_s = 1.0
         self.trial_name: str | None = None  # set by studies that run several trials
 
     @override(PPOConfig)
+    @knows_its_keywords()
     def env_runners(self, *, sample_ahead: bool = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
         """RLlib's settings of env runners, and one more. Returns this config.
 
@@ -72,9 +91,26 @@ class TeamConfig(SharingConfig):
                 waits for the other. Actions are then one update older than otherwise; probability ratios say so, and
                 the update corrects for it as for any other ratio.
         """
+        for name in ("num_envs_per_env_runner", "rollout_fragment_length"):  # judged together with the others
+            if name in kwargs:
+                setattr(self, name, kwargs.pop(name))
         super().env_runners(**kwargs)
         return self._store(sample_ahead=sample_ahead)
 
+    @override(PPOConfig)
+    @knows_its_keywords()
+    def learners(self, *, learner_threads: int | None = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
+        """RLlib's settings of learners, and one more. Returns this config.
+
+        Args:
+            learner_threads: threads of torch in an update. None: one, as env runners and learners share the cores; a
+                local learner without remote env runners uses all cores of its process (`OMP_NUM_THREADS`, in Tune the
+                trial's CPUs) where an optimiser step has thousands of rows for each of them.
+        """
+        super().learners(**kwargs)
+        return self._store(learner_threads=learner_threads)
+
+    @knows_its_keywords(*NETWORK)
     def network(self, preset: str | None = None, **settings: Any) -> Self:
         """Shape of actor and critic: the fields of `nn.network.NetworkConfig`. Returns this config.
 
@@ -87,6 +123,7 @@ class TeamConfig(SharingConfig):
         return self._store(network_settings={**renamed(self.network_settings), **named, **renamed(settings)})
 
     @override(PPOConfig)
+    @knows_its_keywords()
     def training(
         self,
         *,
@@ -118,15 +155,15 @@ class TeamConfig(SharingConfig):
             adam_epsilon: epsilon of every Adam.
             vf_clip_param: MAPPO's value clipping, in normalised units; None: no clipping.
             grad_clip: largest gradient norm of every owner on its own (backbone, each adapter, critic); None: no limit.
+            train_batch_size: environment steps of an iteration, summed over environments and learners.
+            train_batch_size_per_learner: those of one learner, instead of `train_batch_size`.
             minibatch_size: environment steps (each with all its agents) per optimiser step; None: the whole batch.
         """
-        for name in (
-            "vf_clip_param",
-            "grad_clip",
-            "minibatch_size",
-        ):  # None means "off" here, also where RLlib drops it
+        for name in ("vf_clip_param", "grad_clip", "minibatch_size"):  # None is "off" here, also where RLlib drops it
             if name in kwargs:
                 setattr(self, name, kwargs.pop(name))
+        if {"train_batch_size", "train_batch_size_per_learner"} & set(kwargs):  # the last call counts
+            self.train_batch_size, self.train_batch_size_per_learner = TRAIN_BATCH_SIZE, None
         super().training(**kwargs)
         return self._store(
             critic_input=critic_input,
@@ -139,6 +176,15 @@ class TeamConfig(SharingConfig):
             critic_lr=critic_lr,
             adam_epsilon=adam_epsilon,
         )
+
+    @override(PPOConfig)
+    def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
+        """Takes settings by name, as Tune and `evaluation_config` have them. Raises ValueError for unknown names."""
+        for name in config_dict:
+            if name not in FROM_TUNE and not hasattr(self, self._translate_special_keys(name, warn_deprecated=False)):
+                settings = [known for known in vars(self) if not known.startswith("_")]
+                raise ValueError(suggestion(name, settings))
+        return super().update_from_dict(config_dict)
 
     # What the settings mean
 
@@ -211,16 +257,18 @@ class TeamConfig(SharingConfig):
     @override(PPOConfig)
     def validate(self) -> None:
         """Judges all settings together. Raises ValueError that names the setting and what to do."""
+        if not self._validate_config:
+            return
+        settle_numbers(self)
         if self.needs_groups and self.env is not None:  # whatever they will be, the rest can be judged
             one_group = dict.fromkeys(self.team_spec().agents, 0)
             return self.copy(copy_frozen=False).sharing(groups=one_group).validate()
+        check_network(self.network_settings, NETWORK)
         check_inherited_settings(self, defaults=type(self)())
+        check_batch_size(self, usual=TRAIN_BATCH_SIZE)
         super().validate()
         if self.env is None:
             raise ValueError('no environment is set. Call .environment("mamujoco", env_config={...}).')
-        n = self.sharing_num_adapters
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-            raise ValueError(f"num_adapters={n!r} must be a number of adapters of at least 1, or None.")
         self.policy_config()
         schedule = self.phase_schedule()
         if self.adapter_files is not None and schedule.begins_plain:
@@ -228,15 +276,11 @@ class TeamConfig(SharingConfig):
                 "adapters= would have no effect until the switch, and then change the policy at once. Set "
                 "phase_switch=0 to start in the adapter phase, or schedule='joint'."
             )
-        if self.adapter_lr_scale is not None and not self.adapter_lr_scale > 0:
-            raise ValueError(
-                f"adapter_lr_scale={self.adapter_lr_scale} must be positive; freeze adapters with a phase."
-            )
         if not self.in_evaluation:
             if self.sample_ahead and not self.num_env_runners:
                 raise ValueError("sample_ahead=True needs remote env runners: set num_env_runners to 1 or more.")
-            check_numbers(self)
             check_layout(self)
+            check_evaluation(self)
 
     @override(PPOConfig)
     def get_evaluation_config_object(self) -> Any:

@@ -29,6 +29,7 @@ from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.nn.policy import Phase, TeamPolicy
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, TeamTrainingData
+from lorasa_rllib.rllib.threads import threads, threads_of_learner
 
 GROUPS = ("backbone", "adapters", "critic")
 SKIPPED = "skipped_updates"
@@ -48,7 +49,8 @@ class TeamLearner(TorchLearner):
     def build(self) -> None:
         if self._is_built:
             return
-        torch.set_num_threads(self.config.learner_threads)
+        torch.set_num_threads(1)
+        self._threads = threads_of_learner(self.config)
         super().build()
         self._generator = torch.Generator(self._device).manual_seed(self.config.seed or 0)
         self._entropy_coeff = Scheduler(
@@ -119,7 +121,8 @@ class TeamLearner(TorchLearner):
             settings = self.config.update_settings(
                 entropy_coeff=self._entropy_coeff.update(timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
             )
-            log = self.update_policy(rollout.to(self._device), settings)
+            with threads(self._threads):
+                log = self.update_policy(rollout.to(self._device), settings)
             self._log(log, rollout)
         self.after_gradient_based_update(timesteps=timesteps)
         return None if _no_metrics_reduce else self.metrics.reduce()

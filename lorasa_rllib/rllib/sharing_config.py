@@ -12,6 +12,7 @@ from lorasa_rllib.envs.keyed import KeyedTeam, with_roles
 from lorasa_rllib.envs.registry import environment_class, make_environment
 from lorasa_rllib.learning.phases import PhaseSchedule
 from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.rllib.keywords import knows_its_keywords
 from lorasa_rllib.sharing.methods import owners_of, takes
 from lorasa_rllib.spec import Owners, TeamSpec
 
@@ -40,6 +41,7 @@ class SharingConfig(PPOConfig):
         self.lora_rank_pattern: dict[str, int] = {}
         self.lora_adapt_bias = self.lora_adapt_norm = False
 
+    @knows_its_keywords()
     def sharing(
         self,
         method: str = NotProvided,

@@ -1,15 +1,21 @@
-"""Checks of settings: which inherited ones must keep their value, and which numbers must fit together."""
+"""Checks of settings: which inherited ones must keep their value, and which must fit together.
+
+Numbers on their own are judged by `ranges`.
+"""
 
 from __future__ import annotations
 
-import numbers
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.utils import force_list
 
 from lorasa_rllib.rllib.callbacks import BY_ALGORITHMS, BY_RUNNERS, never_called
+from lorasa_rllib.rllib.keywords import suggestion
 from lorasa_rllib.rllib.module import MODULE_ID
+from lorasa_rllib.rllib.ranges import settle_numbers
 
 # fmt: off
 WORKS = frozenset({
@@ -23,8 +29,8 @@ WORKS = frozenset({
     "merge_env_runner_states", "broadcast_env_runner_states", "episodes_to_numpy",
     "metrics_num_episodes_for_smoothing", "num_learners", "num_cpus_per_learner", "num_gpus_per_learner",
     "custom_resources_per_learner", "local_gpu_idx", "max_requests_in_flight_per_learner",
-    "num_cpus_for_main_process", "custom_resources_for_main_process", "num_gpus", "placement_strategy",
-    "_fake_gpus", "evaluation_interval", "evaluation_duration", "evaluation_duration_unit", "evaluation_config",
+    "num_cpus_for_main_process", "custom_resources_for_main_process", "placement_strategy",
+    "evaluation_interval", "evaluation_duration", "evaluation_duration_unit", "evaluation_config",
     "evaluation_num_env_runners", "evaluation_parallel_to_training", "evaluation_sample_timeout_s",
     "evaluation_force_reset_envs_before_iteration", "evaluation_auto_duration_min_env_steps_per_sample",
     "evaluation_auto_duration_max_env_steps_per_sample", "custom_evaluation_function",
@@ -66,6 +72,9 @@ WHY_NOT = {
     "policies_to_train": "the phase decides what trains, see .sharing(schedule=...)",
     "torch_compile_learner": "the update is not compiled",
     "restart_failed_sub_environments": "environments that fail are made anew, see restart_failed_env_runners",
+    "num_gpus": "GPUs are given to learners, with .learners(num_gpus_per_learner=1), and to env runners, with "
+    ".env_runners(num_gpus_per_env_runner=...)",
+    "_fake_gpus": "GPUs are given to learners, with .learners(num_gpus_per_learner=1)",
     "env_runner_health_probe_timeout_s": "lost env runners are asked in passing, without waiting for them",
 }
 """Why a setting is not supported, for the error message."""
@@ -103,27 +112,36 @@ def _why_not(name: str) -> str:
     return UNCALLED if name.startswith("callbacks_on_") else WHY_NOT.get(name, "it has no effect on team algorithms")
 
 
-def check_numbers(config: Any) -> None:
-    """Raises ValueError for numbers that no update can be made with."""
-    problems = [
-        f"{name}={value!r} must be a number from 0 to 1."
-        for name in ("gamma", "lambda_")
-        if not _is_number(value := getattr(config, name)) or not 0 <= value <= 1
-    ]
-    problems += [
-        f"{name}={value!r} must be a number above 0{'' if name == 'clip_param' else ', or None for no limit'}."
-        for name in ("clip_param", "vf_clip_param", "grad_clip", "huber_delta")
-        if (value := getattr(config, name)) is not None or name == "clip_param"
-        if not _is_number(value) or not value > 0
-    ]
-    if isinstance(config.num_epochs, bool) or not isinstance(config.num_epochs, int) or config.num_epochs < 1:
-        problems.append(f"num_epochs={config.num_epochs!r} must be a number of passes over the batch of at least 1.")
-    if problems:
-        raise ValueError(" ".join(problems))
+def check_network(settings: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises ValueError for settings of the network that do not exist: Tune may have brought them in."""
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"network_settings: {suggestion(unknown[0], known)}")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def check_evaluation(config: Any) -> None:
+    """Raises ValueError for unknown names in `evaluation_config`, and for numbers that are out of their range."""
+    given = config.evaluation_config
+    if given is not None and not isinstance(given, Mapping | AlgorithmConfig):
+        raise ValueError(f"evaluation_config={short(given)} must be a dictionary of settings, or None.")
+    try:
+        settle_numbers(config.get_evaluation_config_object())
+    except ValueError as problem:
+        raise ValueError(f"evaluation_config: {problem}") from problem
+
+
+def check_batch_size(config: Any, usual: int) -> None:
+    """Raises ValueError if the size of a training batch is given twice. usual: `train_batch_size` of a fresh config."""
+    whole, part, learners = config.train_batch_size, config._train_batch_size_per_learner, max(1, config.num_learners)
+    if part is None and whole % learners:
+        raise ValueError(
+            f"train_batch_size={whole} environment steps cannot be shared equally by num_learners={learners}. Set "
+            f"train_batch_size={-(-whole // learners) * learners}."
+        )
+    if part is not None and whole not in (usual, part * learners):
+        raise ValueError(
+            f"train_batch_size={whole} and train_batch_size_per_learner={part} (of num_learners={learners}) are given, "
+            "and do not agree. Set one of them; train_batch_size_per_learner=None leaves it to train_batch_size."
+        )
 
 
 def check_layout(config: Any) -> None:
@@ -150,9 +168,9 @@ def check_layout(config: Any) -> None:
         )
     check_chunks(config)
     size = config.minibatch_size
-    if size is not None and not 1 <= size <= batch // learners:
+    if size is not None and size > batch // learners:
         raise ValueError(
-            f"minibatch_size={size} environment steps must lie between 1 and train_batch_size_per_learner="
+            f"minibatch_size={size} environment steps must be at most train_batch_size_per_learner="
             f"{batch // learners}; None takes the whole batch."
         )
 
@@ -160,8 +178,6 @@ def check_layout(config: Any) -> None:
 def check_chunks(config: Any) -> None:
     """Raises ValueError if the rollouts of recurrent networks cannot be cut into chunks."""
     network, length = config.policy_config().network, config.chunk_length
-    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
-        raise ValueError(f"chunk_length={length!r} must be a number of steps of at least 1.")
     if not (network.recurrent or network.critic_recurrent):
         return
     steps = config.get_rollout_fragment_length()

@@ -1,0 +1,57 @@
+"""Unknown names of settings: refused at the call, with the nearest one that exists."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+A_PAGE = 60
+
+
+def knows_its_keywords(*more: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
+    """Decorator of a setter: a keyword that neither it nor those it extends take is a TypeError with a suggestion.
+
+    more: keywords that the setter takes as `**settings`.
+    """
+
+    def decorate(setter: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+        @functools.wraps(setter)
+        def checked(self: S, *args: P.args, **settings: P.kwargs) -> R:
+            current, old = _keywords(cast(Any, type(self)), setter.__name__)
+            if unknown := sorted(set(settings) - {*current, *old, *more}):
+                raise TypeError(f".{setter.__name__}({unknown[0]}=...): {suggestion(unknown[0], [*current, *more])}")
+            return setter(self, *args, **settings)
+
+        return checked
+
+    return decorate
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """What to say of an unknown name: the nearest one that exists, and all of them unless they fill a page."""
+    known = sorted(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    meant = f"; did you mean {nearest[0]!r}?" if nearest else "."
+    return f"the setting {name!r} is unknown{meant}" + (f" Known: {', '.join(known)}." if len(known) <= A_PAGE else "")
+
+
+@functools.cache
+def _keywords(cls: Any, setter: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The keywords of a setter and of those it overrides: current ones, and deprecated ones, which RLlib explains."""
+    current: set[str] = set()
+    old: set[str] = set()
+    for base in cls.__mro__:
+        if setter not in vars(base):
+            continue
+        for name, parameter in inspect.signature(vars(base)[setter]).parameters.items():
+            if name != "self" and parameter.kind is not parameter.VAR_KEYWORD:
+                (old if parameter.default == DEPRECATED_VALUE else current).add(name)
+    return tuple(sorted(current)), tuple(sorted(old))

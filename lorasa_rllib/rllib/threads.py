@@ -1,0 +1,44 @@
+"""How many threads torch uses: one in every process, unless a learner has the machine to itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+ROWS_PER_THREAD = 4096
+"""Rows of a step below which another thread costs more than it saves: layers are small."""
+
+
+def threads_of_learner(config: Any) -> int:
+    """`learner_threads`, or its default."""
+    if config.learner_threads is not None:
+        return int(config.learner_threads)
+    if config.num_learners or config.num_env_runners or config.evaluation_num_env_runners:
+        return 1
+    rows = (config.minibatch_size or config.train_batch_size_per_learner) * config.team_spec().num_agents
+    return max(1, min(cores(), rows // ROWS_PER_THREAD))
+
+
+def cores() -> int:
+    """Cores that this process may use: `OMP_NUM_THREADS`, which Ray sets for its actors, or those of its affinity."""
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if said.isdigit() and int(said):
+        return int(said)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """torch computes with `number` threads in the body, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    if number != before:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        if number != before:
+            torch.set_num_threads(before)
