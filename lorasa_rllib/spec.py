@@ -1,6 +1,6 @@
 """The team spec (what an environment tells everyone) and the owner table (who owns which slice of a bank).
 
-This file imports nothing of ours, no Ray and no torch: environments, networks, learners and files all read it.
+No Ray and no torch here: environments, networks, learners and files all read it.
 Letters used everywhere: T steps, E environments, N agents, S state features, d action dimensions,
 G backbones, K adapters.
 """
@@ -13,6 +13,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+
+from lorasa_rllib.spaces import AgentView, view_of
 
 ActionKind = Literal["continuous", "discrete"]
 
@@ -35,6 +37,8 @@ class TeamSpec:
     num_roles:     number of roles an agent may hold (0: the environment has no roles).
     has_masks:     True if the environment says which discrete choices are available at each step.
     id_capacity:   width of the one-hot id; at least N, larger to add agents later. 0 means N.
+    views:         [N] how each agent's observations and actions look in its environment; empty where they are rows and
+                   choices as described above.
     """
 
     agents: tuple[str, ...]
@@ -49,6 +53,7 @@ class TeamSpec:
     has_masks: bool = False
     id_capacity: int = 0
     state_per_agent: bool = False
+    views: tuple[AgentView, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.agents)
@@ -67,8 +72,14 @@ class TeamSpec:
                 if tuple(map(len, getattr(self, name))) != self.action_sizes:
                     raise ValueError(f"{name} must hold one bound per action dimension {self.action_sizes}.")
             low, high = np.concatenate(self.action_low), np.concatenate(self.action_high)
-            if not (np.isfinite(low).all() and np.isfinite(high).all() and (low < high).all()):
-                raise ValueError("action bounds must be finite with low < high in every dimension.")
+            if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
+                raise ValueError("action bounds must be finite with low <= high in every dimension.")
+        if self.views and (
+            tuple(view.obs_size for view in self.views) != self.obs_sizes
+            or tuple(view.action_size for view in self.views) != self.action_sizes
+            or {view.acts.kind for view in self.views} != {self.action_kind}
+        ):
+            raise ValueError(f"views of agents {self.agents} contradict their sizes or kind of actions.")
         if self.state_size < 1:
             raise ValueError(f"state_size={self.state_size} must be at least 1; use the concatenated observations.")
         if self.id_capacity == 0:
@@ -118,36 +129,53 @@ class TeamSpec:
         return _real_entries(self.action_sizes)
 
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [N, action_size] lower and upper bounds; padded dimensions get -1 and 1."""
-        low = np.full((self.num_agents, self.action_size), -1.0, np.float32)
-        high = np.full((self.num_agents, self.action_size), 1.0, np.float32)
+        """float32 [N, action_size] lower and upper bounds; padded dimensions get -1 and 1.
+
+        Rounded inwards: whatever lies between them lies between the environment's bounds, too. (Where these leave room
+        for no float32 at all, both are the nearest one.)
+        """
+        low = np.full((self.num_agents, self.action_size), -1.0)
+        high = np.full((self.num_agents, self.action_size), 1.0)
         mask = self.action_mask()
         low[mask], high[mask] = np.concatenate(self.action_low), np.concatenate(self.action_high)
-        return low, high
+        above, below = low.astype(np.float32), high.astype(np.float32)
+        above = np.where(above < low, np.nextafter(above, np.float32(np.inf)), above)
+        below = np.where(below > high, np.nextafter(below, np.float32(-np.inf)), below)
+        none, middle = above > below, ((low + high) / 2).astype(np.float32)
+        return np.where(none, middle, above), np.where(none, middle, below)
 
-    def to_environment(self, actions: np.ndarray) -> np.ndarray:
+    def to_environment(self, actions: np.ndarray, agents: Sequence[int] | None = None) -> np.ndarray:
         """Actions of the policy [..., N, d] in the environment's units: [-1, 1] is clipped and mapped to the bounds.
 
-        Discrete choices [..., N, 1] lose their last axis.
+        Discrete choices [..., N, 1] lose their last axis. agents: whose rows these are, None for the whole team.
         """
         if not self.continuous:
             return actions[..., 0]
-        centre, half = self._centre_and_half_range
-        clipped = np.clip(actions, -1.0, 1.0)
-        return clipped if half is None else np.clip(clipped * half + centre, *self.action_bounds())
+        clipped = np.minimum(np.maximum(actions, -1.0), 1.0)
+        if self._scale is None:
+            return clipped
+        centre, half, low, high = self._scale if agents is None else (table[list(agents)] for table in self._scale)
+        return np.minimum(np.maximum(clipped * half + centre, low), high)
 
     @cached_property
-    def _centre_and_half_range(self) -> tuple[np.ndarray, np.ndarray | None]:
+    def starts(self) -> np.ndarray | None:
+        """int64 [N], the first choice of every agent in its environment; None if all count from 0."""
+        starts = np.array([getattr(view.acts, "start", 0) for view in self.views], np.int64)
+        return starts if starts.any() else None
+
+    @cached_property
+    def _scale(self) -> tuple[np.ndarray, ...] | None:
+        """Centre, half range, lower and upper bound, each [N, action_size]; None if all bounds are -1 and 1."""
         low, high = self.action_bounds()
         centre, half = (low + high) / 2, (high - low) / 2
-        return centre, None if (half == 1).all() and (centre == 0).all() else half
+        return None if (half == 1).all() and (centre == 0).all() else (centre, half, low, high)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TeamSpec:
-        return _from_dict(cls, data)
+        return _from_dict(cls, {**data, "views": tuple(map(view_of, data.get("views", ())))})
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ GOOD = {
         ({"action_low": ()}, "action_low must hold one bound"),
         ({"action_high": ((1.0,), (1.0,))}, "action_high must hold one bound"),
         ({"action_high": ((1.0,), (0.4, float("inf")))}, "finite"),
-        ({"action_high": ((1.0,), (0.4, 0.0))}, "low < high"),
+        ({"action_high": ((1.0,), (0.4, -0.1))}, "low <= high"),
         ({"state_size": 0}, "state_size=0"),
         ({"id_capacity": 1}, "id_capacity=1"),
         ({"id_capacity": -1}, "id_capacity=-1"),

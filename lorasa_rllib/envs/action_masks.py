@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lorasa_rllib.envs.base import TeamEnvError
-from lorasa_rllib.envs.pettingzoo_spaces import MASK, AgentView, described
+from lorasa_rllib.spaces import MASK, AgentView, OutsideSpace, available, described
 
 
 def given_masks(observation: Any, info: Any) -> list[Any]:
@@ -16,7 +16,7 @@ def given_masks(observation: Any, info: Any) -> list[Any]:
     return [part[MASK] for part in (observation, info) if isinstance(part, Mapping) and part.get(MASK) is not None]
 
 
-def write_mask(view: AgentView, observation: Any, info: Any, row: np.ndarray | None) -> None:
+def write_mask(view: AgentView, agent: Any, observation: Any, info: Any, row: np.ndarray | None) -> None:
     """Writes the choices that an agent has now into `row`, bool [A], None for agents with continuous actions.
 
     An agent without a mask has all its choices; one with two has those that both allow. Raises TeamEnvError for a mask
@@ -27,7 +27,7 @@ def write_mask(view: AgentView, observation: Any, info: Any, row: np.ndarray | N
     if row is None:
         if given:
             raise TeamEnvError(
-                f"agent {view.agent!r} was given an {MASK}, but its actions are continuous: {view.acts}. Masks are for "
+                f"agent {agent!r} was given an {MASK}, but its actions are continuous: {view.acts}. Masks are for "
                 "discrete actions; leave it out."
             )
         return
@@ -36,26 +36,23 @@ def write_mask(view: AgentView, observation: Any, info: Any, row: np.ndarray | N
     row[choices:] = False
     if view.masked and MASK not in observation:
         raise TeamEnvError(
-            f"agent {view.agent!r} came with no {MASK} in its observation, which its space declares; give it one of "
+            f"agent {agent!r} came with no {MASK} in its observation, which its space declares; give it one of "
             f"{choices} entries at every step."
         )
     for mask in given:
-        if (available := _flags(mask, choices)) is None:
+        if (flags := _flags(mask, choices)) is None:
             raise TeamEnvError(
-                f"agent {view.agent!r} was given the {MASK} {described(mask)}. It must have {choices} entries, one for "
+                f"agent {agent!r} was given the {MASK} {described(mask)}. It must have {choices} entries, one for "
                 "each choice: True or 1 where it may be chosen, False or 0 where not. (A mask of 0 and -inf, to be "
                 f'added to logits, becomes one by "mask == 0".)'
             )
-        row[:choices] &= available
+        row[:choices] &= flags
 
 
 def _flags(mask: Any, choices: int) -> np.ndarray | None:
     """A mask as bool [choices], None if it is no such thing."""
     try:
-        numbers = np.asarray(mask).reshape(-1)
-        if numbers.dtype.kind not in "biuf" or len(numbers) != choices:
-            return None
-        flags = numbers.astype(bool)
-    except (TypeError, ValueError, RuntimeError):  # ragged, no numbers, a tensor of another device
+        flags = available(mask).reshape(-1)
+    except OutsideSpace:
         return None
-    return flags if (flags == numbers).all() else None
+    return flags if len(flags) == choices else None

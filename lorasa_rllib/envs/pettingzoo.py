@@ -22,7 +22,8 @@ from lorasa_rllib.envs.pettingzoo_answers import (
     state_numbers,
 )
 from lorasa_rllib.envs.pettingzoo_games import close_game, make_game
-from lorasa_rllib.envs.pettingzoo_spaces import AgentView
+from lorasa_rllib.envs.pettingzoo_spaces import observe, view_from
+from lorasa_rllib.spaces import AgentView, Box
 from lorasa_rllib.spec import TeamSpec
 
 
@@ -40,8 +41,9 @@ class PettingZooTeam(VectorTeamEnv):
                        RLlib's `infos["__common__"]` counts in the last step of all.
     Everything else goes to `env`.
 
-    Observations: Box of any shape (flattened), Discrete (one-hot), or Dict with "observation" and "action_mask"; masks
-    may also come as `infos[agent]["action_mask"]`, at any step and of any agent; one without a mask has all its
+    Observations: Box of any shape, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these, flattened as
+    `gymnasium.spaces.utils.flatten` does it. Masks of available choices: the entry "action_mask" of observations that
+    are dictionaries, or `infos[agent]["action_mask"]`, at any step and of any agent; one without a mask has all its
     choices. Actions: Box with finite bounds, or Discrete; all agents alike. The state is what a method `state()` gives,
     if there is one, else all observations in a row. Agents are called by `str` of their ids.
     An observation that has not its space's shape, or is missing, is a TeamEnvError with the name of the agent.
@@ -164,9 +166,9 @@ class PettingZooTeam(VectorTeamEnv):
             n = self._index[agent]
             view = self._views[n]
             self._active[e, n] = True
-            view.observe(seen, self._obs[e, n])
+            observe(view, agent, seen, self._obs[e, n])
             if infos is not None:
-                write_mask(view, seen, infos.get(agent), None if self._masks is None else self._masks[e, n])
+                write_mask(view, agent, seen, infos.get(agent), None if self._masks is None else self._masks[e, n])
         if self._own_state:
             self._state[e] = state_numbers(self._games[e], self._games[e].state(), self.spec.state_size)
         else:
@@ -207,17 +209,23 @@ def _describe(
     agents = _distinct(game)
     obs, infos = of_reset(game, game.reset())
     views = [
-        AgentView.of(agent, _space(game, "observation_space", agent), _space(game, "action_space", agent))
+        view_from(agent, _space(game, "observation_space", agent), _space(game, "action_space", agent))
         for agent in agents
     ]
     masked = False
     for agent, view in zip(agents, views, strict=True):
         if agent in obs:  # what does not fit its space is reported here rather than by an env runner
             info = infos.get(agent)
-            view.observe(obs[agent], np.zeros(view.obs_size, np.float32))
-            write_mask(view, obs[agent], info, np.zeros(view.action_size, bool) if view.kind == "discrete" else None)
+            observe(view, agent, obs[agent], np.zeros(view.obs_size, np.float32))
+            write_mask(
+                view,
+                agent,
+                obs[agent],
+                info,
+                np.zeros(view.action_size, bool) if view.acts.kind == "discrete" else None,
+            )
             masked |= bool(given_masks(obs[agent], info))
-    kinds = {view.kind for view in views}
+    kinds = {view.acts.kind for view in views}
     if len(kinds) > 1:
         raise ValueError(
             f"env={env!r} has agents with discrete and with continuous actions; teams must be of one kind."
@@ -229,12 +237,13 @@ def _describe(
         obs_sizes=tuple(view.obs_size for view in views),
         action_kind="continuous" if continuous else "discrete",
         action_sizes=tuple(view.action_size for view in views),
-        action_low=tuple(view.low for view in views) if continuous else (),
-        action_high=tuple(view.high for view in views) if continuous else (),
+        action_low=tuple(view.acts.low for view in views if isinstance(view.acts, Box)),
+        action_high=tuple(view.acts.high for view in views if isinstance(view.acts, Box)),
         state_size=sum(view.obs_size for view in views) if state is None else state.size,
         shared_reward=team_reward is not None,
         has_masks=masked or any(view.masked for view in views),
         id_capacity=id_capacity,
+        views=tuple(views),
     )
     return spec, views, state is not None
 

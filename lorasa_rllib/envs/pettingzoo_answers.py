@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lorasa_rllib.envs.base import TeamEnvError
-from lorasa_rllib.envs.pettingzoo_spaces import described
+from lorasa_rllib.spaces import described
 
 Answer = Mapping[Any, Any]
 """What every agent was given, by its id."""

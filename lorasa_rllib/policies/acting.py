@@ -12,7 +12,9 @@ from torch import Tensor
 
 from lorasa_rllib.nn.merged import acting_form
 from lorasa_rllib.policies.folder import read_policy
+from lorasa_rllib.policies.given import mask_of, row_of, rows_of
 from lorasa_rllib.policies.saved import Origin, SavedPolicy
+from lorasa_rllib.spaces import available
 from lorasa_rllib.spec import TeamSpec
 
 
@@ -49,10 +51,6 @@ class LoadedPolicy:
         spec = self.spec
         self._index = {name: n for n, name in enumerate(spec.agents)}
         self._by_role = saved.config.owners.routed_by == "role" and saved.adapters_on
-        self._bounds = spec.action_bounds() if spec.continuous else None  # [N, action_size] each
-        self._plain = self._bounds is not None and all(
-            np.all(b == at) for b, at in zip(self._bounds, (-1, 1), strict=True)
-        )
         self._hidden = saved.config.network.hidden_size
 
     @property
@@ -97,21 +95,43 @@ class LoadedPolicy:
     ) -> tuple[Any, Any]:
         """Actions in the environment's units, and the state to hand into the next call (None if feed-forward).
 
-        observations: float [..., N, obs_size], any leading axes (environments); or by agent's name, of any of the team,
-            each [obs_size of the agent]: then everything else goes and comes by name, too.
-        agents: names or indices of those whose rows these are, [..., n, obs_size]; a single one: [..., obs_size].
+        observations: by agent's name, of any of the team, each as the environment gives it: then everything else goes
+            and comes by name, too. Or float [..., N, obs_size], rows of flattened observations, any leading axes.
+        agents: names or indices of those whose rows these are, [..., n, obs_size]; a single one: an observation of its
+            own, or rows [..., obs_size].
         state: what the last call returned; None: an episode begins. [..., n, hidden_size].
         roles: int [..., n], where adapters are keyed by role; -1: the plain backbone.
-        mask: bool [..., n, choices], available choices of discrete teams; needed if the environment gives them.
+        mask: bool [..., n, choices], available choices of discrete teams; needed if the environment gives them, except
+            those that observations hold. By name, None stands for all choices.
         greedy: the likeliest action; False: a sampled one.
 
-        Returns float32 [..., n, action_size] within the bounds, or int64 [..., n] choices. Raises ValueError that says
-        what is missing or of the wrong shape.
+        Returns actions that the agents' spaces contain: by name, or of a single agent, of the space's shape and type
+        (an int where it is Discrete). For rows, float32 [..., n, action_size] within the bounds, or int64 [..., n]
+        choices. Raises ValueError that says what is missing or of the wrong shape.
         """
-        if isinstance(observations, Mapping):
-            return self._by_name(observations, state, agents, roles, mask, greedy)
         if isinstance(agents, str | int | np.integer):
             return self._one(observations, state, agents, roles, mask, greedy)
+        if isinstance(observations, Mapping) and agents is None:
+            return self._by_name(observations, state, roles, mask, greedy)
+        actions, after = self.choose(observations, state, agents=agents, roles=roles, mask=mask, greedy=greedy)
+        starts = self.spec.starts
+        if starts is None:
+            return actions, after
+        return actions + (starts if agents is None else starts[list(self._indices(agents))]), after
+
+    def choose(
+        self,
+        observations: Any,
+        state: Any = None,
+        *,
+        agents: Any = None,
+        roles: Any = None,
+        mask: Any = None,
+        greedy: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """As `act` with rows, for the team environments of this package: choices are counted from 0."""
+        if isinstance(observations, Mapping):
+            raise ValueError("observations by name already say whose they are: leave agents out.")
         who = None if agents is None else self._indices(agents)
         width = self.spec.num_agents if who is None else len(who)
         obs = self._rows(observations, "observations", (width, self.spec.obs_size), torch.float32)
@@ -127,7 +147,8 @@ class LoadedPolicy:
             if self.spec.has_masks and not self.spec.continuous:
                 raise ValueError("the environment says which choices are available: give mask, bool [..., n, choices].")
         elif not self.spec.continuous:
-            rows["masks"] = self._rows(mask, "mask", (*lead, width, self.spec.action_size), torch.bool, whole=True)
+            given = mask if isinstance(mask, Tensor) else available(mask)
+            rows["masks"] = self._rows(given, "mask", (*lead, width, self.spec.action_size), torch.bool, whole=True)
         if self.recurrent:
             if state is not None:
                 rows["state"] = self._rows(state, "state", (*lead, width, self._hidden), torch.float32, whole=True)
@@ -137,18 +158,8 @@ class LoadedPolicy:
             distribution, after = self._actor.unroll(obs, **rows)
             drawn = distribution.mode() if greedy else distribution.sample(self._generator)
         if self.recurrent:
-            return self._in_units(drawn[0].cpu().numpy(), who), after[0].cpu().numpy()  # type: ignore[index]
-        return self._in_units(drawn.cpu().numpy(), who), None
-
-    def _in_units(self, actions: np.ndarray, who: tuple[int, ...] | None) -> np.ndarray:
-        if self._bounds is None:
-            return actions[..., 0]
-        clipped = np.minimum(np.maximum(actions, -1.0), 1.0)
-        if self._plain:
-            return clipped
-        low, high = self._bounds if who is None else (bound[list(who)] for bound in self._bounds)
-        centre, half = (low + high) / 2, (high - low) / 2
-        return np.minimum(np.maximum(clipped * half + centre, low), high)
+            return self.spec.to_environment(drawn[0].cpu().numpy(), who), after[0].cpu().numpy()  # type: ignore[index]
+        return self.spec.to_environment(drawn.cpu().numpy(), who), None
 
     def _rows(self, given: Any, name: str, last: tuple[int, ...], dtype: torch.dtype, whole: bool = False) -> Tensor:
         """An argument as a tensor on the device, its last axes checked (whole: it has no others)."""
@@ -178,63 +189,74 @@ class LoadedPolicy:
     def _one(self, obs: Any, state: Any, agent: Any, roles: Any, mask: Any, greedy: bool) -> tuple[Any, Any]:
         """One agent: no axis of agents, and its own sizes."""
         (n,) = self._indices([agent])
-        obs = np.asarray(obs, np.float32)
-        if obs.shape[-1:] != (self.spec.obs_sizes[n],):
-            raise ValueError(f"observations of {self.agents[n]} must end in {self.spec.obs_sizes[n]}, not {obs.shape}.")
-        padded = np.zeros((*obs.shape[:-1], 1, self.spec.obs_size), np.float32)
-        padded[..., 0, : obs.shape[-1]] = obs
-        given = {"roles": roles, "mask": None if mask is None else self._padded_mask(mask, n)}
-        rows = {name: np.asarray(x)[..., None] if name == "roles" else x for name, x in given.items() if x is not None}
+        own = rows_of(self.spec, n, obs)
+        padded = np.zeros((*own.shape[:-1], 1, self.spec.obs_size), np.float32)
+        padded[..., 0, : own.shape[-1]] = own
+        rows: dict[str, Any] = {} if roles is None else {"roles": np.asarray(roles)[..., None]}
+        if (choices := mask_of(self.spec, n, obs, mask)) is not None:
+            rows["mask"] = np.broadcast_to(self._padded(choices), (*own.shape[:-1], 1, self.spec.action_size))
         carried = None if state is None else np.asarray(state)[..., None, :]
-        actions, after = self.act(padded, carried, agents=(n,), greedy=greedy, **rows)
-        own = actions[..., 0, : self.spec.action_sizes[n]] if self.spec.continuous else actions[..., 0]
-        return own, None if after is None else after[..., 0, :]
+        actions, after = self.choose(padded, carried, agents=(n,), greedy=greedy, **rows)
+        return self._own(n, actions[..., 0, :] if self.spec.continuous else actions[..., 0]), (
+            None if after is None else after[..., 0, :]
+        )
 
-    def _padded_mask(self, mask: Any, agent: int) -> np.ndarray:
-        """[..., choices of the agent] -> [..., 1, choices of the team]."""
-        given = np.asarray(mask, bool)
-        if given.shape[-1:] != (self.spec.action_sizes[agent],):
-            choices = self.spec.action_sizes[agent]
-            raise ValueError(f"mask of {self.agents[agent]} must end in {choices} choices, not {list(given.shape)}.")
-        padded = np.zeros((*given.shape[:-1], 1, self.spec.action_size), bool)
-        padded[..., 0, : given.shape[-1]] = given
+    def _own(self, agent: int, row: Any) -> Any:
+        """A row of the team's actions as the agent's own."""
+        if self.spec.views:
+            return self.spec.views[agent].action(row)
+        return row[..., : self.spec.action_sizes[agent]] if self.spec.continuous else row
+
+    def _padded(self, mask: np.ndarray) -> np.ndarray:
+        """[..., choices of an agent] -> [..., 1, choices of the team]."""
+        padded = np.zeros((*mask.shape[:-1], 1, self.spec.action_size), bool)
+        padded[..., 0, : mask.shape[-1]] = mask
         return padded
 
-    def _by_name(self, obs: Mapping[str, Any], state: Any, agents: Any, roles: Any, mask: Any, greedy: bool) -> Any:
+    def _by_name(self, obs: Mapping[str, Any], state: Any, roles: Any, mask: Any, greedy: bool) -> Any:
         """Everything by name of the agent."""
-        if agents is not None:
-            raise ValueError("observations by name already say whose they are: leave agents out.")
         if not obs:
             return {}, {} if self.recurrent else None
         names = list(obs)
         who = self._indices(names)
         padded = np.zeros((len(who), self.spec.obs_size), np.float32)
         for row, n, name in zip(padded, who, names, strict=True):
-            given = np.asarray(obs[name], np.float32).reshape(-1)
-            if len(given) != self.spec.obs_sizes[n]:
-                raise ValueError(
-                    f"observations of {name} must have {self.spec.obs_sizes[n]} entries, not {len(given)}."
-                )
-            row[: len(given)] = given
+            row[: self.spec.obs_sizes[n]] = row_of(self.spec, n, obs[name])
         for what, values in (("roles", roles), ("mask", mask), ("state", state)):
             if values is not None and not isinstance(values, Mapping):
                 raise ValueError(f"observations are by name, so {what} must be, too, not {type(values).__name__}.")
-            if values is not None and what != "state" and (missing := [n for n in names if n not in values]):
-                raise ValueError(f"{what} of {missing} is missing.")
         rows: dict[str, Any] = {}
         if roles is not None:
+            if missing := [name for name in names if name not in roles]:
+                raise ValueError(f"roles of {missing} is missing.")
             rows["roles"] = np.array([roles[name] for name in names])
-        if mask is not None:
-            rows["mask"] = np.concatenate(
-                [self._padded_mask(mask[name], n) for n, name in zip(who, names, strict=True)]
-            )
+        if self.spec.has_masks or mask is not None:
+            rows["mask"] = self._masks(who, obs, mask)
         carried = None
         if self.recurrent and state:
             nothing = np.zeros(self._hidden, np.float32)  # of agents that were not there before
             carried = np.stack([state.get(name, nothing) for name in names])
-        actions, after = self.act(padded, carried, agents=who, greedy=greedy, **rows)
-        own = {
-            name: row[: self.spec.action_sizes[n]] if self.spec.continuous else int(row)
-            for name, n, row in zip(names, who, actions, strict=True)
-        }
+        actions, after = self.choose(padded, carried, agents=who, greedy=greedy, **rows)
+        own = {name: self._own(n, row) for name, n, row in zip(names, who, actions, strict=True)}
+        if not (self.spec.continuous or self.spec.views):
+            own = {name: int(choice) for name, choice in own.items()}
         return own, None if after is None else dict(zip(names, after, strict=True))
+
+    def _masks(self, who: tuple[int, ...], obs: Mapping[str, Any], given: Mapping[str, Any] | None) -> np.ndarray:
+        """bool [n, choices of the team], of some agents by name."""
+        masks, missing = np.zeros((len(who), self.spec.action_size), bool), []
+        for row, n, name in zip(masks, who, obs, strict=True):
+            if given is not None and name in given and given[name] is None:
+                row[: self.spec.action_sizes[n]] = True
+                continue
+            own = mask_of(self.spec, n, obs[name], None if given is None else given.get(name))
+            if own is None:
+                missing.append(name)
+            else:
+                row[: len(own)] = own
+        if missing:
+            raise ValueError(
+                f"mask of {missing} is missing: the environment says which choices are available. Give mask, bool "
+                "[choices] of each agent by name (None: all choices)."
+            )
+        return masks

@@ -19,8 +19,10 @@ from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear
 from lorasa_rllib.nn.gru import gru_cell
 from lorasa_rllib.nn.network import ACTIVATION
 from lorasa_rllib.policies.files import write_file
+from lorasa_rllib.policies.in_spaces import Actions, Flatten
 from lorasa_rllib.policies.merging import merged
 from lorasa_rllib.policies.saved import SavedPolicy
+from lorasa_rllib.spaces import Box
 
 ONNX_OPSET = 18
 
@@ -31,8 +33,10 @@ class AgentNetwork(nn.Module):
         action        = network(obs)
         action, state = network(obs, state, mask)
 
-    obs float32 [B, obs_size], state [B, hidden_size] if recurrent, mask bool [B, choices] if the environment has masks.
-    action: float32 [B, action_size] in the environment's units, or int64 [B].
+    obs [B, ...] in the shape and type of the agent's space; of a Dict or Tuple, a tuple of its parts in order, without
+    the action mask. (Policies that do not record spaces: float32 [B, obs_size].)
+    state float32 [B, hidden_size] if recurrent, mask bool [B, choices] if the environment has masks.
+    action [B, ...] in the shape and type of the agent's space and within its bounds.
     """
 
     def __init__(self, saved: SavedPolicy, agent: str, role: int | None = None):
@@ -48,11 +52,13 @@ class AgentNetwork(nn.Module):
             raise ValueError("a role is for policies whose adapters are keyed by role; leave it out.")
         dense = merged(saved, [role or 0] * spec.num_agents if by_role else None)
         actor, obs, act = dense.actor(), spec.obs_sizes[n], spec.action_sizes[n]
+        space = spec.views[n].sees if spec.views else Box((obs,), "float32")
         self.obs_size, self.num_choices = obs, 0 if spec.continuous else act
+        self.flatten = Flatten(space, obs)
         self.masked = spec.has_masks and not spec.continuous
         self.activation = ACTIVATION[saved.config.network.activation]
         self.recurrent, self.hidden_size = saved.config.network.recurrent, saved.config.network.hidden_size
-        self.squashed = spec.continuous and saved.config.network.distribution == "squashed_gaussian"
+        self.actions = Actions(spec, n, saved.config.network.distribution == "squashed_gaussian")
 
         def linear(layer: BankLinear, inputs: int | None = None, outputs: int | None = None) -> nn.Linear:
             weight, bias = layer.weight[n, :outputs, :inputs], layer.bias[n, :outputs]
@@ -68,8 +74,6 @@ class AgentNetwork(nn.Module):
             one.load_state_dict({"weight": weight, "bias": bias})
             return one
 
-        self.low: Tensor
-        self.high: Tensor
         self.obs_norm = nn.Identity() if actor.obs_norm is None else actor.obs_norm.of_agent(n, obs)
         self.feature_norm = norm(actor.feature_norm, obs)
         sizes: list[int | None] = [obs, *[None] * (len(actor.mlp) - 1)]
@@ -81,14 +85,10 @@ class AgentNetwork(nn.Module):
         self.post = nn.ModuleList(linear(layer) for layer in actor.post)  # type: ignore[arg-type]
         self.post_norms = nn.ModuleList(norm(layer.norm) for layer in actor.post)  # type: ignore[arg-type]
         self.head = linear(actor.head, outputs=act)
-        if spec.continuous:
-            low, high = spec.action_bounds()
-            self.register_buffer("low", torch.tensor(low[n, :act]))
-            self.register_buffer("high", torch.tensor(high[n, :act]))
         self.eval().requires_grad_(False)
 
-    def forward(self, obs: Tensor, state: Tensor | None = None, mask: Tensor | None = None) -> Any:
-        x = self.feature_norm(self.obs_norm(obs))
+    def forward(self, obs: Any, state: Tensor | None = None, mask: Tensor | None = None) -> Any:
+        x = self.feature_norm(self.obs_norm(self.flatten(obs)))
         for layer, norm in zip(self.mlp, self.mlp_norms, strict=True):
             x = norm(self.activation(layer(x)))
         after = None
@@ -98,28 +98,27 @@ class AgentNetwork(nn.Module):
             x = self.gru_norm(after)
             for layer, norm in zip(self.post, self.post_norms, strict=True):
                 x = norm(self.activation(layer(x)))
-        action = self._action(self.head(x), mask)
+        action = self.actions(self.head(x), mask)
         return (action, after) if self.recurrent else action
 
-    def _action(self, output: Tensor, mask: Tensor | None) -> Tensor:
-        if self.num_choices:
-            return (output if mask is None else output.masked_fill(~mask, -torch.inf)).argmax(-1)
-        within = torch.tanh(output) if self.squashed else output.clamp(-1.0, 1.0)
-        return within * ((self.high - self.low) / 2) + (self.low + self.high) / 2
-
-    def example(self, rows: int = 2) -> tuple[Tensor, ...]:
-        """Arguments of `forward` that are needed, by their order; those left out are None."""
-        state = torch.zeros(rows, self.hidden_size) if self.recurrent else None
-        mask = torch.ones(rows, self.num_choices, dtype=torch.bool) if self.masked else None
-        given: list[Any] = [torch.zeros(rows, self.obs_size), state, mask]
+    def example(self, rows: int = 2, rng: torch.Generator | None = None) -> tuple[Any, ...]:
+        """Arguments of `forward` that are needed, by their order; those left out are None. rng: at random."""
+        state = mask = None
+        if self.recurrent:
+            shape = (rows, self.hidden_size)
+            state = torch.zeros(shape) if rng is None else torch.randn(shape, generator=rng)
+        if self.masked:
+            mask = torch.ones(rows, self.num_choices, dtype=torch.bool)
+            if rng is not None:
+                mask[:, 1:] = torch.rand(rows, self.num_choices - 1, generator=rng) < 0.5
+        given: list[Any] = [self.flatten.example(rows, rng), state, mask]
         while given[-1] is None:
             given.pop()
         return tuple(given)
 
     def inputs(self) -> list[str]:
         """Names of the tensors that `forward` needs, in order."""
-        names = ("obs", "state", "mask")
-        return [name for name, value in zip(names, self.example(), strict=False) if value is not None]
+        return self.flatten.names + ["state"] * self.recurrent + ["mask"] * self.masked
 
     def outputs(self) -> list[str]:
         return ["action", "next_state"] if self.recurrent else ["action"]
@@ -128,8 +127,12 @@ class AgentNetwork(nn.Module):
 def program_of(network: AgentNetwork) -> torch.export.ExportedProgram:
     """The network as a program without Python, for any number of rows."""
     batch = torch.export.Dim("batch", min=1)
-    shapes = tuple(None if value is None else {0: batch} for value in network.example())
-    return torch.export.export(network, network.example(), dynamic_shapes=shapes)
+    given = network.example()
+    shapes = tuple(
+        None if value is None else tuple({0: batch} for _ in value) if isinstance(value, tuple) else {0: batch}
+        for value in given
+    )
+    return torch.export.export(network, given, dynamic_shapes=shapes)
 
 
 def export_program(network: AgentNetwork, path: str | Path) -> Path:
@@ -173,14 +176,11 @@ def export_onnx(network: AgentNetwork, path: str | Path, check_rows: int = 64) -
     assert program is not None
     data = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    rng = torch.Generator().manual_seed(0)
-    given = [None if x is None else torch.randn(check_rows, x.shape[1], generator=rng) for x in network.example()]
-    if network.masked:
-        given[-1] = torch.rand(check_rows, network.num_choices, generator=rng) < 0.5
-        given[-1][:, 0] = True
+    given = network.example(check_rows, torch.Generator().manual_seed(0))
     expected = network(*given)
     expected = expected if isinstance(expected, tuple) else (expected,)
-    named = {name: x.numpy() for name, x in zip(network.inputs(), (g for g in given if g is not None), strict=True)}
+    tensors = [x for value in given if value is not None for x in (value if isinstance(value, tuple) else (value,))]
+    named = {name: x.numpy() for name, x in zip(network.inputs(), tensors, strict=True)}
     for name, found, wanted in zip(network.outputs(), session.run(None, named), expected, strict=True):
         if not np.allclose(found, wanted.numpy(), rtol=1e-3, atol=1e-4):
             raise ValueError(f"the ONNX file computes another {name} than the policy: it was not written.")

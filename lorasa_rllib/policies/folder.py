@@ -157,10 +157,13 @@ def _write_adapter(folder: Path, name: str, lora: LoRAConfig, adapters: Mapping[
 def _of_this_version(data: Any) -> Any:
     """policy_config.json as this version writes it. Leaves what is damaged to the checks that follow."""
     policy = data.get("policy") if isinstance(data, dict) else None
-    network = policy.get("network") if isinstance(policy, dict) else None
-    if isinstance(policy, dict) and isinstance(network, dict):
-        return data | {"policy": policy | {"network": renamed(network)}}
-    return data
+    if not isinstance(policy, dict):
+        return data
+    if isinstance(network := policy.get("network"), dict):
+        policy = policy | {"network": renamed(network)}
+    if isinstance(spec := policy.get("spec"), dict):
+        policy = policy | {"spec": {"views": []} | spec}
+    return data | {"policy": policy}
 
 
 def _document(path: Path, kind: type, upgrade: Callable[[Any], Any] = lambda data: data) -> Any:

@@ -10,7 +10,7 @@ import torch
 
 from lorasa_rllib.policies.saved import SavedPolicy, is_adapters, is_statistics
 
-PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high")
+PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high", "views")
 
 
 def team_of(saved: SavedPolicy, members: Mapping[str, str]) -> SavedPolicy:

@@ -91,7 +91,7 @@ def episodes(env: VectorTeamEnv, policy: LoadedPolicy, count: int, greedy: bool,
     policy.seed(seed)
     step, state = env.reset(seed), None
     while any(quota):
-        actions, state = policy.act(step.obs, state, roles=step.roles, mask=step.masks, greedy=greedy)
+        actions, state = policy.choose(step.obs, state, roles=step.roles, mask=step.masks, greedy=greedy)
         step = env.step(actions)
         returns += step.rewards.sum(-1)
         lengths += 1
@@ -153,7 +153,7 @@ def record(
         try:
             for pictures in range(1, steps + 1):
                 add(_picture(env))
-                actions, state = policy.act(step.obs, state, roles=step.roles, mask=step.masks, greedy=greedy)
+                actions, state = policy.choose(step.obs, state, roles=step.roles, mask=step.masks, greedy=greedy)
                 step = env.step(actions)
                 shown(pictures)
                 if 0 in step.ended:

@@ -1,0 +1,123 @@
+"""Spaces inside a network: what flattens an agent's observations, and what makes its actions of a head's output."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lorasa_rllib.spaces import AgentView, Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from lorasa_rllib.spec import TeamSpec
+
+
+class Flatten(nn.Module):
+    """One agent's observations, a tensor for each part of its space, as rows float32 [B, size].
+
+    names:  of the parts: "obs", or "obs.<key>" in a Dict and "obs.<place>" in a Tuple, nested as often as they are.
+    Parts have their space's shape, [B, *shape], and its type.
+    """
+
+    def __init__(self, space: Space, size: int):
+        super().__init__()
+        found = leaves("obs", space)
+        self.names = [name for name, _ in found]
+        self.parts = nn.ModuleList(_Part(leaf) for _, leaf in found)
+        self._padding = size - space.size  # of an agent that sees nothing
+
+    def forward(self, obs: Tensor | tuple[Tensor, ...]) -> Tensor:
+        given = obs if isinstance(obs, tuple | list) else (obs,)
+        rows = [part(x) for part, x in zip(self.parts, given, strict=True)]
+        row = rows[0] if len(rows) == 1 else torch.cat(rows, -1)
+        return nn.functional.pad(row, (0, self._padding)) if self._padding else row
+
+    def example(self, rows: int, rng: torch.Generator | None = None) -> Tensor | tuple[Tensor, ...]:
+        """Something that `forward` takes; at random with a generator."""
+        found = tuple(part.example(rows, rng) for part in self.parts)  # type: ignore[operator]
+        return found[0] if len(found) == 1 else found
+
+
+class _Part(nn.Module):
+    """Numbers as they are, or whole numbers one-hot."""
+
+    def __init__(self, space: Space):
+        super().__init__()
+        self.shape: tuple[int, ...] = () if isinstance(space, Discrete) else space.shape  # type: ignore[union-attr]
+        self.dtype = _torch_type(getattr(space, "dtype", "int8" if isinstance(space, MultiBinary) else "int64"))
+        self.nvec: tuple[int, ...] = ()
+        self.binary = isinstance(space, MultiBinary)
+        if isinstance(space, Discrete | MultiDiscrete):
+            nvec, start = ((space.n,), (space.start,)) if isinstance(space, Discrete) else (space.nvec, space.start)
+            self.nvec, self.start = nvec, start
+            component = np.repeat(np.arange(len(nvec)), nvec)
+            value = np.concatenate([first + np.arange(n) for first, n in zip(start, nvec, strict=True)])
+            self.register_buffer("component", torch.as_tensor(component))
+            self.register_buffer("value", torch.as_tensor(value))
+        self.component: Tensor
+        self.value: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(x.shape[0], int(np.prod(self.shape)))
+        if self.nvec:
+            return (flat.to(torch.int64)[:, self.component] == self.value).to(torch.float32)
+        return flat.to(torch.float32)
+
+    def example(self, rows: int, rng: torch.Generator | None) -> Tensor:
+        shape = (rows, *self.shape)
+        if rng is None:
+            return torch.zeros(shape, dtype=self.dtype)
+        if self.nvec:
+            draws = torch.rand(rows, len(self.nvec), generator=rng) * torch.tensor(self.nvec)
+            return (draws.long() + torch.tensor(self.start)).reshape(shape).to(self.dtype)
+        if self.binary or not self.dtype.is_floating_point:
+            return torch.randint(0, 2, shape, generator=rng).to(self.dtype)
+        return torch.randn(shape, generator=rng).to(self.dtype)
+
+
+class Actions(nn.Module):
+    """The likeliest actions from a head's output [B, action_size], in the agent's space."""
+
+    def __init__(self, spec: TeamSpec, agent: int, squashed: bool):
+        super().__init__()
+        view: AgentView | None = spec.views[agent] if spec.views else None
+        self.squashed, self.continuous, self.start = squashed, spec.continuous, 0
+        self.shape: tuple[int, ...] = (spec.action_sizes[agent],)
+        self.dtype = torch.float32
+        if view is not None and isinstance(view.acts, Discrete):
+            self.start = view.acts.start
+        if view is not None and isinstance(view.acts, Box):
+            self.shape, self.dtype = view.acts.shape, _torch_type(view.acts.dtype)
+        if spec.continuous:
+            low, high = (torch.tensor(bound[agent], dtype=torch.float64).to(self.dtype)
+                         for bound in (spec.action_low, spec.action_high))  # fmt: skip
+            inner = [torch.tensor(bound[agent, : len(low)]) for bound in spec.action_bounds()]
+            self.register_buffer("centre", (inner[0] + inner[1]) / 2)
+            self.register_buffer("reach", (inner[1] - inner[0]) / 2)
+            self.register_buffer("low", low)
+            self.register_buffer("high", high)
+        self.centre: Tensor
+        self.reach: Tensor
+        self.low: Tensor
+        self.high: Tensor
+
+    def forward(self, output: Tensor, mask: Tensor | None) -> Tensor:
+        if not self.continuous:
+            output = output if mask is None else output.masked_fill(~mask, -torch.inf)
+            return output.argmax(-1) + self.start
+        within = torch.tanh(output) if self.squashed else output.clamp(-1.0, 1.0)
+        actions = (within * self.reach + self.centre).to(self.dtype)
+        return torch.minimum(torch.maximum(actions, self.low), self.high).reshape(-1, *self.shape)
+
+
+def leaves(name: str, space: Space) -> list[tuple[str, Space]]:
+    """The parts of a space that are no Dict or Tuple, by their path."""
+    if isinstance(space, Dict | Tuple):
+        keys = space.keys if isinstance(space, Dict) else range(len(space.spaces))
+        parts = [leaves(f"{name}.{key}", part) for key, part in zip(keys, space.spaces, strict=True)]
+        return [leaf for part in parts for leaf in part]
+    return [(name, space)]
+
+
+def _torch_type(dtype: str) -> torch.dtype:
+    """The type of tensors for numbers of a numpy type; what torch hardly computes with is int64."""
+    kept = torch.from_numpy(np.zeros(0, dtype)).dtype
+    return torch.int64 if kept in (torch.uint16, torch.uint32, torch.uint64) else kept

@@ -1,0 +1,320 @@
+"""What one agent observes and does in its environment: spaces as plain data, without gymnasium.
+
+Stored with the team spec, so a policy's files are enough to turn observations of the environment into rows of numbers,
+and rows of numbers into actions that the environment's spaces contain. Observations are flattened as
+`gymnasium.spaces.utils.flatten` does it.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+MASK = "action_mask"
+SHOWN = 80
+"""Characters of a value in an error."""
+
+
+class OutsideSpace(ValueError):
+    """A value is not in its space.
+
+    value: what was given.  space: where it should lie.  expected: what would be right, in words.
+    """
+
+    def __init__(self, value: Any, space: Any, expected: str):
+        super().__init__(f"{described(value)} is not in {space}; it must be {expected}.")
+        self.value, self.space, self.expected = value, space, expected
+
+
+@dataclass(frozen=True)
+class Box:
+    """Numbers of one shape. low, high: bounds of every number, in order; empty where they do not matter."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    type: Literal["Box"] = "Box"
+
+    @cached_property
+    def size(self) -> int:
+        """Entries of a flattened value."""
+        return math.prod(self.shape)
+
+    @property
+    def kind(self) -> Literal["continuous"]:
+        return "continuous"
+
+    @property
+    def action_size(self) -> int:
+        """Action dimensions."""
+        return self.size
+
+    def write(self, value: Any, row: np.ndarray) -> None:
+        """Flattens a value into `row` [size], which is zero. Raises OutsideSpace for another shape.
+
+        Bounds are not checked.
+        """
+        try:
+            numbers = np.asarray(value)
+            if numbers.shape == self.shape:
+                row[:] = numbers.reshape(-1)
+                return
+        except (TypeError, ValueError):  # ragged lists, or no numbers
+            pass
+        raise OutsideSpace(value, self, f"numbers of shape {self.shape}")
+
+    def action(self, row: np.ndarray) -> np.ndarray:
+        """Rows [..., d] in the environment's units as actions [..., *shape] within the bounds, in the space's type."""
+        actions = row[..., : self.size].reshape((*row.shape[:-1], *self.shape)).astype(self.dtype)
+        low, high = self._bounds
+        return np.asarray(np.minimum(np.maximum(actions, low), high))
+
+    @cached_property
+    def _bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        low, high = (np.array(bound, self.dtype).reshape(self.shape) for bound in (self.low, self.high))
+        return low, high
+
+    def __str__(self) -> str:
+        return f"Box(shape={self.shape}, {self.dtype})"
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """One of the whole numbers start .. start + n - 1."""
+
+    n: int
+    start: int = 0
+    type: Literal["Discrete"] = "Discrete"
+
+    @cached_property
+    def size(self) -> int:
+        return self.n
+
+    @property
+    def kind(self) -> Literal["discrete"]:
+        return "discrete"
+
+    @property
+    def action_size(self) -> int:
+        """Choices."""
+        return self.n
+
+    def write(self, value: Any, row: np.ndarray) -> None:
+        """One-hot."""
+        try:
+            choice = operator.index(value) - self.start
+        except TypeError:
+            choice = -1
+        if not 0 <= choice < self.n:
+            raise OutsideSpace(value, self, f"a whole number from {self.start} to {self.start + self.n - 1}")
+        row[choice] = 1.0
+
+    def action(self, row: Any) -> Any:
+        """Choices [...], counted from 0, as actions; a single one as an int."""
+        return int(row) + self.start if np.ndim(row) == 0 else row + self.start
+
+    def __str__(self) -> str:
+        return f"Discrete({self.n}{f', start={self.start}' if self.start else ''})"
+
+
+@dataclass(frozen=True)
+class MultiDiscrete:
+    """Whole numbers of one shape, entry i among start[i] .. start[i] + nvec[i] - 1. Both hold an entry for each."""
+
+    nvec: tuple[int, ...]
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    type: Literal["MultiDiscrete"] = "MultiDiscrete"
+
+    @cached_property
+    def size(self) -> int:
+        return sum(self.nvec)
+
+    def write(self, value: Any, row: np.ndarray) -> None:
+        """One-hot for each entry, one after the other."""
+        first, nvec, offsets = self._tables
+        try:
+            numbers = np.asarray(value)
+            if numbers.shape == self.shape and numbers.dtype.kind in "biu":
+                choices = numbers.reshape(-1).astype(np.int64) - first
+                if ((choices >= 0) & (choices < nvec)).all():
+                    row[offsets + choices] = 1.0
+                    return
+        except (TypeError, ValueError):
+            pass
+        raise OutsideSpace(value, self, f"whole numbers of shape {self.shape}, each within its range")
+
+    @cached_property
+    def _tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        nvec = np.array(self.nvec, np.int64)
+        return np.array(self.start, np.int64), nvec, nvec.cumsum() - nvec
+
+    def __str__(self) -> str:
+        return f"MultiDiscrete({list(self.nvec)})"
+
+
+@dataclass(frozen=True)
+class MultiBinary:
+    """Zeros and ones of one shape."""
+
+    shape: tuple[int, ...]
+    type: Literal["MultiBinary"] = "MultiBinary"
+
+    @cached_property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def write(self, value: Any, row: np.ndarray) -> None:
+        """As it is."""
+        try:
+            numbers = np.asarray(value)
+            if numbers.shape == self.shape and ((numbers == 0) | (numbers == 1)).all():
+                row[:] = numbers.reshape(-1)
+                return
+        except (TypeError, ValueError):
+            pass
+        raise OutsideSpace(value, self, f"zeros and ones of shape {self.shape}")
+
+    def __str__(self) -> str:
+        return f"MultiBinary({self.shape})"
+
+
+@dataclass(frozen=True)
+class Dict:
+    """Values under names, in order."""
+
+    keys: tuple[str | int, ...]
+    spaces: tuple[Space, ...]
+    type: Literal["Dict"] = "Dict"
+
+    @cached_property
+    def size(self) -> int:
+        return sum(space.size for space in self.spaces)
+
+    def write(self, value: Any, row: np.ndarray) -> None:
+        """The flattened values, one after the other. Further keys are ignored."""
+        if not isinstance(value, Mapping) or not all(key in value for key in self.keys):
+            names = ", ".join(f'"{key}"' for key in self.keys)
+            raise OutsideSpace(value, self, f"a dictionary with {names}")
+        _write_parts(self.spaces, [value[key] for key in self.keys], row, self.keys)
+
+    def __str__(self) -> str:
+        return f"Dict({', '.join(f'{key}: {space}' for key, space in zip(self.keys, self.spaces, strict=True))})"
+
+
+@dataclass(frozen=True)
+class Tuple:
+    """Values in order."""
+
+    spaces: tuple[Space, ...]
+    type: Literal["Tuple"] = "Tuple"
+
+    @cached_property
+    def size(self) -> int:
+        return sum(space.size for space in self.spaces)
+
+    def write(self, value: Any, row: np.ndarray) -> None:
+        """The flattened values, one after the other."""
+        if not isinstance(value, Sequence | np.ndarray) or len(value) != len(self.spaces):
+            raise OutsideSpace(value, self, f"a tuple of {len(self.spaces)}")
+        _write_parts(self.spaces, value, row, range(len(self.spaces)))
+
+    def __str__(self) -> str:
+        return f"Tuple({', '.join(map(str, self.spaces))})"
+
+
+Space = Box | Discrete | MultiDiscrete | MultiBinary | Dict | Tuple
+ActionSpace = Box | Discrete
+
+
+@dataclass(frozen=True)
+class AgentView:
+    """How one agent's observations and actions look in its environment.
+
+    sees, acts:  its spaces; `sees` without the action mask, if any.
+    masked:      whether its observations are dictionaries that hold an action mask.
+    """
+
+    sees: Space
+    acts: ActionSpace
+    masked: bool = False
+
+    @cached_property
+    def obs_size(self) -> int:
+        """Entries of a row of its observations; an agent that sees nothing has one, always 0."""
+        return max(1, self.sees.size)
+
+    @cached_property
+    def action_size(self) -> int:
+        return self.acts.action_size
+
+    def observe(self, observation: Any, row: np.ndarray) -> None:
+        """Writes an observation into the first entries of `row`, which are zero. Raises OutsideSpace."""
+        self.sees.write(observation, row if len(row) == self.sees.size else row[: self.sees.size])
+
+    def action(self, row: Any) -> Any:
+        """The action that a row of the team's actions means, in the agent's space.
+
+        row: numbers [..., d] in the environment's units, or choices [...] counted from 0.
+        """
+        return self.acts.action(row)
+
+
+def space_of(data: Mapping[str, Any]) -> Space:
+    """A space from its fields as plain data, whatever holds its sequences. Raises ValueError for unknown types."""
+    kinds: dict[Any, Any] = {kind.__name__: kind for kind in (Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple)}
+    if data.get("type") not in kinds:
+        raise ValueError(f"{data.get('type')!r} must be a type of space, one of {sorted(kinds)}.")
+    parts = {"spaces": tuple(map(space_of, data["spaces"]))} if "spaces" in data else {}
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+    return kinds[data["type"]](**plain | parts)
+
+
+def view_of(data: Mapping[str, Any]) -> AgentView:
+    """The view from its fields as plain data."""
+    acts = space_of(data["acts"])
+    if not isinstance(acts, ActionSpace):
+        raise ValueError(f"{acts} is not a space of actions.")
+    return AgentView(space_of(data["sees"]), acts, data["masked"])
+
+
+def available(mask: Any) -> np.ndarray:
+    """bool [..., choices]: a mask of available choices; a tuple of arrays is one component after the other.
+
+    Raises OutsideSpace unless it holds nothing but 0 and 1: masks to be added to logits (0 and -inf) mean the opposite.
+    """
+    try:
+        parts = isinstance(mask, tuple) and any(np.ndim(part) for part in mask)
+        numbers = np.concatenate([np.ravel(part) for part in mask]) if parts else np.asarray(mask)
+        if numbers.dtype.kind == "b":
+            return numbers
+        if numbers.dtype.kind in "iuf" and ((numbers == 0) | (numbers == 1)).all():
+            return numbers.astype(bool)
+    except (TypeError, ValueError, RuntimeError):  # ragged, no numbers, a tensor of another device
+        pass
+    raise OutsideSpace(mask, "a mask of available choices", "1 for each choice that is available and 0 otherwise")
+
+
+def described(value: Any) -> str:
+    """A value in an error: its beginning, and its shape if it is an array."""
+    text = " ".join(repr(value).split())
+    shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
+    return (text if len(text) <= SHOWN else f"{text[:SHOWN]}...") + shape
+
+
+def _write_parts(spaces: Sequence[Space], values: Any, row: np.ndarray, keys: Sequence[Any]) -> None:
+    start = 0
+    for space, value, key in zip(spaces, values, keys, strict=True):
+        try:
+            space.write(value, row[start : start + space.size])
+        except OutsideSpace as problem:
+            raise OutsideSpace(problem.value, problem.space, f"{problem.expected} under {key!r}") from None
+        start += space.size
