@@ -37,6 +37,7 @@ def test_everything_below_the_ray_layer_imports_where_ray_does_not():
     names = [
         "lorasa_rllib",
         "lorasa_rllib.spec",
+        "lorasa_rllib.spaces",
         "lorasa_rllib.install",
         *(name for folder in WITHOUT_RAY for name in modules(folder)),
     ]
@@ -76,9 +77,9 @@ def test_the_spec_loads_neither_ray_nor_torch():
     [
         ("nn", ("spec", "nn")),
         ("sharing", ("spec", "nn", "sharing")),
-        ("policies", ("spec", "install", "nn", "sharing", "policies")),
+        ("policies", ("spec", "spaces", "install", "nn", "sharing", "policies")),
         ("learning", ("spec", "nn", "sharing", "learning")),
-        ("envs", ("spec", "install", "envs")),
+        ("envs", ("spec", "spaces", "install", "envs")),
         ("analysis", ("spec", "nn", "sharing", "analysis")),
         ("rllib", ("spec", "nn", "sharing", "policies", "learning", "envs", "rllib")),
     ],
