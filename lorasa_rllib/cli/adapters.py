@@ -192,7 +192,7 @@ def add(
 def transplant(
     checkpoint: Policy,
     adapter: Annotated[str, typer.Argument(help="The adapter that is replaced.")],
-    source: Annotated[Path, typer.Option("--from", help="Another policy (as above), or the folder of an adapter.")],
+    source: Annotated[str, typer.Option("--from", help="Another policy (as above), or the folder of an adapter.")],
     out: Out,
     name: Annotated[str, typer.Option("--name", help="Which adapter of --from, if that is a policy.")] = "",
     as_json: AsJSON = False,
@@ -208,10 +208,11 @@ def transplant(
     from lorasa_rllib.policies import adapters
     from lorasa_rllib.policies.folder import ADAPTER_CONFIG
 
-    alone = (source.expanduser() / ADAPTER_CONFIG).is_file()
+    folder = Path(source).expanduser()
+    alone = (folder / ADAPTER_CONFIG).is_file()
     if alone and name:
         raise ValueError(f"--name {name}: {source} holds a single adapter; leave --name out.")
-    given: Any = source.expanduser() if alone else _read(source)
+    given: Any = folder if alone else _read(source)
     _save(adapters.transplant(_read(checkpoint), adapter, given, name or adapter), out, as_json)
 
 

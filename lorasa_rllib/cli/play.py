@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +12,14 @@ import typer
 from lorasa_rllib.cli.output import AsJSON, complain, progress, show, table
 
 WHAT = (
-    "Policy files, or a checkpoint, or a trial's folder (its last checkpoint). Checkpoints are pickles, which run code "
-    "when they are read: only your own."
+    "Policy files, or a checkpoint, or a trial's folder (its last checkpoint); a path or URI. Checkpoints are pickles, "
+    "which run code when they are read: only your own."
 )
-Policy = Annotated[Path, typer.Argument(help=WHAT)]
+Policy = Annotated[str, typer.Argument(help=WHAT)]
 Trust = Annotated[bool, typer.Option("--trust", help="Import whatever module policy files name as environment.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of environments and sampled actions.")]
-Changes = Annotated[list[str], typer.Option("--env", help="Settings of the environment: --env max_episode_steps=200.")]
+ENVIRONMENT = "Settings of the environment: --env max_episode_steps=200; or another one: --env module:Class."
+Changes = Annotated[list[str], typer.Option("--env", help=ENVIRONMENT)]
 Sampled = Annotated[bool, typer.Option("--sampled", help="Draw actions from the policy instead of the likeliest.")]
 
 
@@ -46,8 +47,9 @@ def evaluate(
     from lorasa_rllib.policies.acting import LoadedPolicy
     from lorasa_rllib.studies import playing
 
-    saved = _read(checkpoint)
-    team = playing.environment_of(saved, min(num_envs, episodes), _changes(env), trusted=_trusted(checkpoint, trust))
+    saved, trained_in = _trained(checkpoint, trust)
+    environment, changes = _chosen(trained_in, env)
+    team = playing.environment_of(saved, min(num_envs, episodes), changes, environment=environment)
     played: list[playing.Episode] = []
     interrupted = False
     try:
@@ -68,7 +70,7 @@ def evaluate(
     else:
         how = "Student's t; 10 episodes and more are resampled" if len(played) < playing.FEW else "by resampling"
         note = f"Intervals hold the mean with 95 % (returns: {how})."
-        table(f"{saved.origin.environment}: {checkpoint}", [_row(found)], note)
+        table(f"{environment.name}: {checkpoint}", [_row(found)], note)
     if interrupted:
         raise typer.Exit(130)
 
@@ -98,8 +100,9 @@ def render(
     from lorasa_rllib.policies.acting import LoadedPolicy
     from lorasa_rllib.studies import playing
 
-    saved, out = _read(checkpoint), out.expanduser()
-    team = playing.environment_of(saved, 1, _changes(env), rendered=True, trusted=_trusted(checkpoint, trust))
+    (saved, trained_in), out = _trained(checkpoint, trust), out.expanduser()
+    environment, changes = _chosen(trained_in, env)
+    team = playing.environment_of(saved, 1, changes, rendered=True, environment=environment)
     try:
         with progress() as bar:
             task = bar.add_task("pictures", total=steps)
@@ -146,17 +149,45 @@ def export(
         print(f"{path}: {', '.join(network.inputs())} -> {', '.join(network.outputs())}")
 
 
-def _read(path: Path) -> Any:
-    from lorasa_rllib.policies.folder import is_policy, read_policy
+def _read(path: str) -> Any:
+    """The policy behind a path or URI."""
+    return _trained(path)[0]
 
-    path = path.expanduser()
-    if is_policy(path):  # without Ray
-        return read_policy(path)
-    from lorasa_rllib.rllib.checkpoints import read_trained
+
+def _trained(path: str, trust: bool = False) -> tuple[Any, Any]:
+    """The policy behind a path or URI, and the `Environment` it was trained in."""
+    from lorasa_rllib.policies.folder import is_policy, read_policy
+    from lorasa_rllib.studies.playing import Environment
+
+    def of_files(folder: Path) -> tuple[Any, Any]:
+        saved = read_policy(folder)
+        return saved, Environment(saved.origin.environment, saved.origin.env_config, trust)
+
+    if "://" not in path and is_policy(local := Path(path).expanduser()):
+        return of_files(local)  # without Ray
+    from lorasa_rllib.rllib.checkpoints import (
+        ALGORITHM,
+        MissingCode,
+        config_of_checkpoint,
+        last_checkpoint,
+        read_checkpoint,
+    )
+    from lorasa_rllib.rllib.storage import on_this_machine
     from lorasa_rllib.studies.modules import import_from_here
 
     import_from_here()
-    return read_trained(path)
+    with on_this_machine(path) as here:
+        if is_policy(here):
+            return of_files(here)
+        checkpoint = last_checkpoint(here) or here
+        saved = read_checkpoint(checkpoint)  # a pickle, so that its code has run already
+        if not (checkpoint / ALGORITHM).is_file():  # of a module alone
+            return saved, Environment(None, {})
+        try:
+            config = config_of_checkpoint(checkpoint)
+        except MissingCode as error:
+            return saved, Environment(None, {}, trusted=True, why=str(error))
+        return saved, Environment(config.env, dict(config.env_config), trusted=True)
 
 
 def _check_roles(saved: Any, roles: list[int]) -> None:
@@ -166,24 +197,20 @@ def _check_roles(saved: Any, roles: list[int]) -> None:
         raise ValueError(f"roles {wrong} must lie between -1 (the plain backbone) and {adapters - 1}.")
 
 
-def _trusted(path: Path, trust: bool) -> bool:
-    """Whether what a policy names as its environment may be imported: a checkpoint has run its code already."""
-    from lorasa_rllib.policies.folder import is_policy
+def _chosen(environment: Any, given: list[str]) -> tuple[Any, dict[str, Any]]:
+    """The environment with what --env says: module:Class, or settings to change."""
+    from lorasa_rllib.studies.literals import literal
 
-    return trust or not is_policy(path.expanduser())
-
-
-def _changes(pairs: list[str]) -> dict[str, Any]:
     changes = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise ValueError(f"--env {pair} must be name=value.")
-        try:
-            changes[name] = json.loads(text)
-        except json.JSONDecodeError:
-            changes[name] = text
-    return changes
+    for text in given:
+        name, equals, value = text.partition("=")
+        if equals:
+            changes[name] = literal(value)
+        elif re.fullmatch(r"[\w.]+:[\w.]+", text):
+            environment = environment.called(text)
+        else:
+            raise ValueError(f"--env {text} must be name=value, or module:Class.")
+    return environment, changes
 
 
 def _row(found: dict[str, Any]) -> dict[str, Any]:

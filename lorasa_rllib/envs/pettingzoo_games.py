@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from pettingzoo import AECEnv, ParallelEnv
@@ -91,8 +93,8 @@ def _function(env: Any) -> Callable[..., Any]:
         found = importlib.import_module(module)
     except ImportError as problem:
         raise ValueError(f"env={env!r} cannot be imported ({problem}). {_remedy(module, problem)}") from problem
-    if hasattr(found, name or "parallel_env"):
-        return getattr(found, name or "parallel_env")
+    with contextlib.suppress(AttributeError):
+        return attrgetter(name or "parallel_env")(found)
     if not name and hasattr(found, "env"):
         raise ValueError(f"env={env!r} takes turns (AEC): its module has an env, but no parallel_env. {TURNS}")
     raise ValueError(

@@ -19,9 +19,9 @@ from lorasa_rllib.nn.value_norm import ValueNorm
 class Origin:
     """Where a policy comes from.
 
-    algorithm: "MAPPO", "A2PO", or None.       environment, env_config: as `.environment()` took them; None if the
-    env_steps: environment steps trained for.  environment was a class or its settings are no plain data.
-    versions:  of the packages that wrote it.  edits: what was done to it since, in words.
+    algorithm: "MAPPO", "A2PO", or None.       environment, env_config: as `.environment()` took them, classes as
+    env_steps: environment steps trained for.  "module:qualname"; None if one has no such name (lambdas, say) or the
+    versions:  of the packages that wrote it.  settings are not plain data.   edits: what was done to it since.
     """
 
     algorithm: str | None = None

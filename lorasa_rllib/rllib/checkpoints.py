@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorasa_rllib.envs.names import name_of
 from lorasa_rllib.nn.obs_norm import for_more_agents
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
 from lorasa_rllib.policies.adapters import transplant
@@ -28,12 +29,21 @@ STATE, BUILT_FROM, ALGORITHM = "module_state.pkl", "class_and_ctor_args.pkl", "a
 ENV_STEPS = "env_runners--num_env_steps_sampled_lifetime"
 
 
+class MissingCode(ValueError):
+    """A checkpoint names a class or module of the user's that cannot be imported."""
+
+
 @contextmanager
 def readable(path: Any) -> Iterator[None]:
     """Turns what goes wrong while reading a damaged or foreign checkpoint into one ValueError that names it."""
     try:
         yield
-    except (EOFError, pickle.UnpicklingError, OSError, AttributeError, LookupError, TypeError) as error:
+    except (ImportError, AttributeError) as error:
+        raise MissingCode(
+            f"the checkpoint {path} needs code that Python does not find here ({error}). Start in the folder that has "
+            "it, or put that on PYTHONPATH."
+        ) from error
+    except (EOFError, pickle.UnpicklingError, OSError, LookupError, TypeError) as error:
         raise ValueError(
             f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}). It is incomplete, damaged or not "
             "a checkpoint of this package; restore an earlier one."
@@ -108,13 +118,24 @@ def read_checkpoint(path: str | Path) -> SavedPolicy:
     weights = {name.removeprefix("policy."): torch.as_tensor(np.array(value)) for name, value in state.items()}
     check_state(policy.state_dict(), weights, [])
     policy.load_state_dict(weights)
-    whole = (path / ALGORITHM).is_file()
-    return saved(policy, origin_of(config_of_checkpoint(path), env_steps_of(path)) if whole else None)
+    return saved(policy, _origin(path) if (path / ALGORITHM).is_file() else None)
+
+
+def _origin(path: Path) -> Origin:
+    """Of a whole checkpoint. Only the number of steps if its config needs code that is gone: the policy does not."""
+    steps = env_steps_of(path)
+    try:
+        return origin_of(config_of_checkpoint(path), steps)
+    except MissingCode:
+        return Origin(env_steps=steps)
 
 
 def origin_of(config: Any, env_steps: int) -> Origin:
     """Where a policy trained with `config` comes from."""
-    name, env_config = config.env if isinstance(config.env, str) else None, dict(config.env_config)
+    name, env_config = config.env if isinstance(config.env, str) else name_of(config.env), dict(config.env_config)
+    if callable(env_config.get("env")):
+        env_config["env"] = name_of(env_config["env"])
+        name = name if env_config["env"] else None
     try:
         plain = json.loads(json.dumps(env_config, allow_nan=False)) == env_config
     except (TypeError, ValueError):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
-import json
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cache
@@ -16,6 +14,7 @@ from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.rllib.a2po import A2POConfig
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.mappo import MAPPOConfig
+from lorasa_rllib.studies.literals import literal
 from lorasa_rllib.studies.methods import BLOCKS, Method
 
 CONFIGS: dict[str, type[TeamConfig]] = {"mappo": MAPPOConfig, "a2po": A2POConfig}
@@ -63,20 +62,6 @@ def read_settings(pairs: Iterable[str], algorithm: str) -> tuple[dict[str, Any],
 def read_env_settings(pairs: Iterable[str]) -> dict[str, Any]:
     """Settings of the environment. Raises ValueError for what is not key=value; the environment knows its keys."""
     return {key: literal(text) for key, text in (_split("--env-set", pair) for pair in pairs)}
-
-
-def literal(text: str) -> Any:
-    """A value as JSON or as Python writes it, else the text itself."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        pass
-    try:
-        value = ast.literal_eval(text)
-        json.dumps(value)  # what cannot be kept with the experiment is text
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return text
-    return value
 
 
 def override(config: TeamConfig, settings: Mapping[str, Any]) -> TeamConfig:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from lorasa_rllib.envs.base import VectorTeamEnv
-from lorasa_rllib.envs.registry import environment_class, make_environment
+from lorasa_rllib.envs.names import imported
+from lorasa_rllib.envs.registry import ENVIRONMENTS, environment_class, make_environment
 from lorasa_rllib.install import installing
 from lorasa_rllib.policies.acting import LoadedPolicy
 from lorasa_rllib.policies.saved import SavedPolicy
@@ -34,33 +35,83 @@ class Episode:
     won: bool | None
 
 
+PETTINGZOO = "pettingzoo"
 KNOWN_GAMES = re.compile(r"(mpe2|pettingzoo)\.[\w.]+")
 """Modules that files of others may name: nothing but a game happens when they are imported."""
 
 
+@dataclass(frozen=True)
+class Environment:
+    """What a policy plays in.
+
+    made_by: a registered name, a subclass of `VectorTeamEnv`, an environment of PettingZoo or RLlib (a function or
+    class), or "module:qualname" of one of these; None: not known, `why` says why not. settings: its `env_config`.
+    trusted: whether the module of any name may be imported, which runs its code.
+    """
+
+    made_by: Any
+    settings: dict[str, Any]
+    trusted: bool = False
+    why: str = (
+        "this policy does not say which environment it was trained in (a class without a name, or settings that are no "
+        "plain data)."
+    )
+
+    @property
+    def name(self) -> str:
+        """For titles and messages."""
+        given = self.settings.get("env") if self.made_by == PETTINGZOO else self.made_by
+        return str(given) if isinstance(given, str) else getattr(given, "__qualname__", type(given).__name__)
+
+    def called(self, name: str) -> Environment:
+        """The environment that a user has named; settings stay if that only says what is known already."""
+        other = self.made_by in ENVIRONMENTS and self.made_by != PETTINGZOO
+        kept = {} if other else {key: value for key, value in self.settings.items() if key != "env"}
+        return Environment(name, kept, trusted=True)
+
+    def found(self, changes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Registered name or class, and `env_config` with the changes. Raises ValueError if it must not be imported."""
+        made_by, settings = self.made_by, {**self.settings, **changes}
+        if made_by is None:
+            raise ValueError(
+                f"{self.why} Name it: --env module:Class, and --env setting=value; or use lorasa_rllib.load_policy and "
+                "step the environment yourself."
+            )
+        game = settings.get("env") if made_by == PETTINGZOO else made_by
+        if trusted := self.trusted or "env" in changes:
+            import_from_here()
+        if isinstance(game, str) and not (trusted or game in ENVIRONMENTS or KNOWN_GAMES.fullmatch(game)):
+            raise ValueError(
+                f"these files name the Python module {game!r} as their environment, and importing it runs its code. If "
+                "you trust where they come from: --trust."
+            )
+        if made_by in ENVIRONMENTS:
+            return made_by, settings
+        if isinstance(made_by, str) and ":" not in made_by:
+            raise ValueError(
+                f"the policy was trained in {made_by!r}, a name that only the program which trained it knows "
+                "(register_env). Name what makes it: --env module:Class."
+            )
+        made_by = imported(made_by) if isinstance(made_by, str) else made_by
+        if isinstance(made_by, type) and issubclass(made_by, VectorTeamEnv):
+            return made_by, settings
+        return PETTINGZOO, {**settings, "env": made_by}
+
+
 def environment_of(
-    saved: SavedPolicy, num_envs: int, changes: dict[str, Any], rendered: bool = False, trusted: bool = False
+    saved: SavedPolicy,
+    num_envs: int,
+    changes: dict[str, Any],
+    rendered: bool = False,
+    environment: Environment | None = None,
 ) -> VectorTeamEnv:
     """The environments that a policy was trained in, with some settings changed.
 
-    trusted: whether the policy's files may name any Python module as their environment; importing one runs its code.
-    Raises ValueError if the policy does not say which environment, if that cannot be made, or has another team.
+    environment: None: as the policy says. Raises ValueError if it is not known, must not be imported, cannot be made,
+    or has another team.
     """
-    name = saved.origin.environment
-    if name is None:
-        raise ValueError(
-            "this policy does not say which environment it was trained in (a class, or settings that are no plain "
-            "data). Use lorasa_rllib.load_policy and step the environment yourself."
-        )
-    env_config = {**saved.origin.env_config, **changes}
-    game = env_config.get("env")
-    if trusted := trusted or "env" in changes:
-        import_from_here()
-    if name == "pettingzoo" and not (trusted or KNOWN_GAMES.fullmatch(str(game))):
-        raise ValueError(
-            f"these files name the Python module {game!r} as their environment, and importing it runs its code. If you "
-            "trust where they come from: --trust."
-        )
+    environment = environment or Environment(saved.origin.environment, saved.origin.env_config)
+    name, env_config = environment.found(changes)
     try:
         if rendered:
             env_config = environment_class(name).to_be_rendered(env_config)
@@ -69,12 +120,14 @@ def environment_of(
         raise
     except Exception as error:  # whatever a simulator makes of settings it does not know
         facts = f"{type(error).__name__}: {error}"
-        raise ValueError(f"environment {name!r} cannot be made with {env_config}: {facts}") from error
+        raise ValueError(f"environment {environment.name!r} cannot be made with {env_config}: {facts}") from error
     for what in ("agents", "obs_sizes", "action_sizes"):
         mine, theirs = getattr(saved.config.spec, what), getattr(env.spec, what)
         if mine != theirs:
             env.close()
-            raise ValueError(f"the policy's {what} are {_few(mine)}, those of environment {name!r} {_few(theirs)}.")
+            raise ValueError(
+                f"the policy's {what} are {_few(mine)}, those of environment {environment.name!r} {_few(theirs)}."
+            )
     if LoadedPolicy(saved).by_role and not env.spec.num_roles:
         env.close()
         raise ValueError("this policy's roles come from a function: use load_policy, and give act() the roles.")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lorasa_rllib.cli import main
+from lorasa_rllib.studies.literals import literal
 from lorasa_rllib.studies.options import read_options
-from lorasa_rllib.studies.overrides import CONFIGS, arguments_of, literal
+from lorasa_rllib.studies.overrides import CONFIGS, arguments_of
 from lorasa_rllib.studies.settings import check_unchanged, remember
 from lorasa_rllib.studies.trials import trials
 
