@@ -12,7 +12,6 @@ from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.utils.annotations import override
-from ray.tune.result import TRIAL_INFO
 
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.quirks import Quirks, quirks_of
@@ -33,8 +32,8 @@ from lorasa_rllib.rllib.validation import (
 
 NETWORK = tuple(field.name for field in fields(NetworkConfig))
 
-FROM_TUNE = (TRIAL_INFO, "multiagent", "_enable_new_api_stack")
-"""Names in dictionaries of settings that are not settings."""
+NO_SETTINGS = ("multiagent", "_enable_new_api_stack")
+"""Names in dictionaries of settings that are not settings themselves; nor are those of Tune, which begin with __."""
 TRAIN_BATCH_SIZE = 4000
 
 
@@ -181,7 +180,9 @@ class TeamConfig(SharingConfig):
     def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
         """Takes settings by name, as Tune and `evaluation_config` have them. Raises ValueError for unknown names."""
         for name in config_dict:
-            if name not in FROM_TUNE and not hasattr(self, self._translate_special_keys(name, warn_deprecated=False)):
+            if name.startswith("__") or name in NO_SETTINGS:
+                continue
+            if not hasattr(self, self._translate_special_keys(name, warn_deprecated=False)):
                 settings = [known for known in vars(self) if not known.startswith("_")]
                 raise ValueError(suggestion(name, settings))
         return super().update_from_dict(config_dict)
