@@ -17,17 +17,10 @@ import numpy as np
 from lorasa_rllib.envs.agent_states import StateKind, check_state_kind, is_death_masked
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.jax_setup import import_jax
+from lorasa_rllib.envs.smax_options import Value, checked_options, for_package
 from lorasa_rllib.spec import TeamSpec
 
 logger = logging.getLogger(__name__)
-
-NOT_OPTIONS = {
-    "scenario": "use map_name",
-    "max_steps": "use max_episode_steps",
-    "action_type": "actions are discrete",
-    "observation_type": "observations are lists of units",
-}
-"""Options of the package that cannot be set -> why, or what to use."""
 
 RENEWED = 8
 """A call that begins new battles begins E / RENEWED of them: few end in the same step."""
@@ -48,7 +41,8 @@ class SMAXTeam(VectorTeamEnv):
     max_episode_steps: time limit of a battle, 100 by default.
     id_capacity: see `TeamSpec`.
     options:    of the package's `HeuristicEnemySMAX`, such as `attack_mode`, `see_enemy_actions`,
-                `walls_cause_death`, `won_battle_bonus`.
+                `walls_cause_death`, `won_battle_bonus`, or `unit_type_health` (six numbers). Those that a map decides,
+                such as `num_allies`, are refused.
 
     Agents are the allied units. Roles are their unit types (marine, marauder, stalker, zealot, zergling, hydralisk);
     the dead keep theirs. The first step of every map and number of battles is compiled, which takes some seconds; later
@@ -92,8 +86,6 @@ class SMAXTeam(VectorTeamEnv):
         check_state_kind(state)
         if isinstance(max_episode_steps, bool) or not isinstance(max_episode_steps, int) or max_episode_steps < 1:
             raise ValueError(f"max_episode_steps={max_episode_steps!r} must be a number of steps of at least 1.")
-        for name in sorted(set(options) & set(NOT_OPTIONS)):
-            raise ValueError(f"{name}={options[name]!r} is not supported: {NOT_OPTIONS[name]}.")
         battles = _battles(map_name, max_episode_steps, state, is_death_masked(state, death_mask), options)
         library = battles.library
         agents = tuple(library.agents)
@@ -200,20 +192,22 @@ class SMAXTeam(VectorTeamEnv):
 def _battles(map_name: str, max_steps: int, state: str, death_mask: bool, options: dict[str, Any]) -> Any:
     """The compiled functions of a map, shared by all environments of a process."""
     import_jax()
-    return _made(map_name, max_steps, state, death_mask, tuple(sorted(options.items())))
+    return _made(map_name, max_steps, state, death_mask, checked_options(options))
 
 
 @lru_cache(maxsize=32)
-def _made(map_name: str, max_steps: int, state: str, death_mask: bool, options: tuple[tuple[str, Any], ...]) -> Any:
+def _made(map_name: str, max_steps: int, state: str, death_mask: bool, options: tuple[tuple[str, Value], ...]) -> Any:
     from jaxmarl.environments.smax import HeuristicEnemySMAX
     from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 
     from lorasa_rllib.envs.smax_battles import Battles
 
     if map_name not in MAP_NAME_TO_SCENARIO:
-        raise ValueError(f"map_name={map_name!r} is no map of SMAX; choose one of {sorted(MAP_NAME_TO_SCENARIO)}.")
-    try:
-        library = HeuristicEnemySMAX(scenario=MAP_NAME_TO_SCENARIO[map_name], max_steps=max_steps, **dict(options))
-    except TypeError as error:
-        raise ValueError(f"SMAX does not know an option of env_config: {error}.") from error
+        raise ValueError(
+            f"map_name={map_name!r} is no map of SMAX; choose one of {sorted(MAP_NAME_TO_SCENARIO)}. A scenario "
+            "of your own must be registered in every process: call register_scenario in a module that also has a "
+            "subclass of SMAXTeam, and use that class as the environment."
+        )
+    scenario = MAP_NAME_TO_SCENARIO[map_name]
+    library = HeuristicEnemySMAX(scenario=scenario, max_steps=max_steps, **for_package(options))
     return Battles(library, state, death_mask)

@@ -9,7 +9,9 @@ import sys
 import numpy as np
 import pytest
 
+from lorasa_rllib.envs.jax_setup import import_jax
 from lorasa_rllib.envs.smax import SMAXTeam
+from lorasa_rllib.envs.smax_options import known_options
 
 pytest.importorskip("jaxmarl", reason="needs the extra [smax]")
 
@@ -156,12 +158,43 @@ def test_teams_of_smacv2_change_with_every_battle(battles):
         ({"state": "all"}, "state='all' must be one of"),
         ({"max_episode_steps": 0}, "max_episode_steps=0"),
         ({"action_type": "continuous"}, "actions are discrete"),
-        ({"wals_cause_death": False}, "wals_cause_death"),
+        ({"wals_cause_death": False}, "'wals_cause_death' of env_config; did you mean 'walls_cause_death'"),
+        ({"num_allies": 10}, "num_allies=10 is not supported: the map decides it"),
+        ({"num_enemies": 5}, "num_enemies=5 is not supported"),
+        ({"smacv2_position_generation": True}, "the map decides it"),
+        ({"smacv2_unit_type_generation": False}, "the map decides it"),
+        ({"unit_type_names": ["marine"]}, "the types are the package's"),
+        ({"attack_mode": "nearest"}, "attack_mode='nearest' must be one of"),
+        ({"walls_cause_death": "no"}, "must be True or False"),
+        ({"won_battle_bonus": float("nan")}, "must be a number"),
+        ({"world_steps_per_env_step": 1.5}, "must be a whole number"),
+        ({"unit_type_health": [1.0]}, "must be 6 numbers"),
+        ({"unit_type_health": [1, 2, 3, 4, 5, "x"]}, "must be 6 numbers"),
     ],
 )
 def test_bad_settings_are_named(config, message):
     with pytest.raises(ValueError, match=message):
         SMAXTeam.team_spec(**config)
+
+
+def test_every_option_that_is_taken_reaches_the_package():
+    """A map overrides some of the package's options in silence: none of those that we take."""
+    import_jax()
+    for name, default in known_options().items():
+        if name == "attack_mode":
+            other = "random"
+        elif isinstance(default, bool):
+            other = not default
+        else:
+            other = (np.asarray(default) * 2).tolist()  # a list where it has one number for each type
+        library = SMAXTeam(1, map_name="3m", **{name: other})._battles.library
+        assert np.array_equal(np.asarray(getattr(library, name)), np.asarray(other, np.asarray(default).dtype)), name
+
+
+def test_lists_arrays_and_tuples_are_the_same_option():
+    health = [45.0, 125.0, 160.0, 150.0, 35.0, 90.0]
+    kinds = [health, tuple(health), np.array(health)]
+    assert len({SMAXTeam(1, map_name="3m", unit_type_health=kind)._battles for kind in kinds}) == 1
 
 
 def run(code: str) -> str:
