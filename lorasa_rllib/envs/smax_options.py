@@ -76,7 +76,7 @@ def _checked(name: str, value: Any, default: Any) -> Value:
         raise ValueError(f"{name}={value!r} must be True or False.")
     if isinstance(default, int | float):
         kind, what = (Integral, "a whole number") if name == "world_steps_per_env_step" else (Real, "a number")
-        if isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        if isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and float(value) >= 0:
             return int(value) if isinstance(value, Integral) else float(value)
         raise ValueError(f"{name}={value!r} must be {what} of at least 0.")
     entries = len(default)  # one for each type of unit
