@@ -29,6 +29,7 @@ from lorasa_rllib.learning.mappo import (
     rows_of_roles,
     sum_over_learners,
     value_sums,
+    went_far,
 )
 from lorasa_rllib.learning.observed import take_in_observations
 from lorasa_rllib.learning.owner_adam import OwnerAdam
@@ -133,6 +134,7 @@ class SequentialUpdate:
         self._units = units_of(policy)
         self._scores = self.advantages.scores(self._units)
         self.order: list[Unit] = []
+        self._turn: list[dict[str, Tensor]] = []  # sums of statistics of the steps of one pass through all units
 
     def events(self) -> Iterator[Corrected | Stepped]:
         """Does the update; tells what happened after every correction and every optimiser step."""
@@ -140,9 +142,14 @@ class SequentialUpdate:
             yield from self._through(self._settings.num_epochs)
             return
         for epoch in range(self._settings.num_epochs):
+            if epoch and self._settings.recompute_advantages:
+                self.batch = self.advantages.recompute()
             if epoch and self._settings.correction:
                 yield self._correct(None)
+            self._turn.clear()
             yield from self._through(1)
+            if went_far(self._turn, self._settings):
+                break
 
     def _through(self, epochs: int) -> Iterator[Corrected | Stepped]:
         """All units once, each with `epochs` epochs."""
@@ -155,22 +162,35 @@ class SequentialUpdate:
         ]
         before = torch.zeros_like(self.ratios.log_ratio[..., 0])  # log product of those that moved, [L, C]
         reaching = reaching_others(self._policy, self.order)
+        again = settings.recompute_advantages and settings.loop == "agent"
         for position, (unit, reaches_others) in enumerate(zip(self.order, reaching, strict=True), 1):
             done = self.order[: position - 1]
+            if again and done:
+                self.batch = self.advantages.recompute()
             if done and settings.correction:
                 yield self._correct(unit, before, done)
             rows, values = rows_of(self.batch, unit), critic_rows_of(self.batch, unit, self._counted)
             rows.advantages = self.advantages.of(unit, rows)
             first = settings.loop == "epoch" and settings.quirks.first_position
             clip = settings.clip_at(1 if first else position, len(self.order))
-            for _ in range(epochs):
+            for number in range(epochs):
+                if again and number:
+                    self.batch = self.advantages.recompute()
+                    if done and settings.correction:
+                        yield self._correct(unit, before, done)
+                    values = critic_rows_of(self.batch, unit, self._counted)
+                    rows.advantages = self.advantages.of(unit, rows)
                 if settings.two_stage:
                     yield self._step(unit, None, values, position, clip)
                 rows.others = self._others(unit, rows, before, clip)
-                yield self._step(unit, rows, values, position, clip)
+                stepped = self._step(unit, rows, values, position, clip)
+                self._turn.append(stepped.stats)
+                yield stepped
                 if reaches_others:  # those that are done, too
                     self.ratios.refresh(unit)
                     before = self._product(done)
+                if went_far([stepped.stats], settings):
+                    break
             if not reaches_others:
                 self.ratios.refresh(unit)
             before = before + self.ratios.product(unit)

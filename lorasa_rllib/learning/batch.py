@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ class MAPPOSettings:
     joint_ratio: bool = False
     num_epochs: int = 5
     minibatch_size: int | None = None
+    recompute_advantages: bool = False
+    target_kl: float | None = None
     chunk_length: int = 10
     obs_norm_in_adapter_phase: bool = False
     quirks: Quirks = field(default_factory=Quirks)
@@ -140,12 +142,16 @@ def in_batch(
     """`prepare` with targets at hand."""
     if not settings.quirks.norm_every_step:
         take_in(policy, targets.returns, value_rows(targets.returns, rollout.active, settings), all_sum)
-    batch = _in_sequences(policy, rollout, settings.chunk_length)
-    batch.values, batch.returns = (in_sequences(x, len(batch.obs)) for x in (targets.values, targets.returns))
-    gains = targets.gains.expand(rollout.active.shape)
-    batch.advantages = in_sequences(standardise(gains, rollout.active, all_sum), len(batch.obs))
+    batch = with_targets(_in_sequences(policy, rollout, settings.chunk_length), rollout, targets, all_sum)
     explained = _explained(values=targets.baseline, returns=targets.returns, all_sum=all_sum)
     return batch, {"vf_explained_var": explained}
+
+
+def with_targets(batch: Batch, rollout: TeamRollout, targets: Targets, all_sum: AllSum = alone) -> Batch:
+    """The batch with values, returns and standardised advantages of `targets`."""
+    values, returns = (in_sequences(x, len(batch.obs)) for x in (targets.values, targets.returns))
+    gains = standardise(targets.gains.expand(rollout.active.shape), rollout.active, all_sum)
+    return replace(batch, values=values, returns=returns, advantages=in_sequences(gains, len(batch.obs)))
 
 
 def value_rows(values: Tensor, active: Tensor, settings: MAPPOSettings) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lorasa_rllib.learning.batch import (
     AllSum,
+    Batch,
     MAPPOSettings,
     alone,
     in_batch,
@@ -16,6 +17,7 @@ from lorasa_rllib.learning.batch import (
     moments,
     standardise,
     targets_of,
+    with_targets,
 )
 from lorasa_rllib.learning.replay import last_critic_state, with_values
 from lorasa_rllib.learning.rollout import TeamRollout
@@ -49,6 +51,15 @@ class Advantages:
         standard = standardise(gains, self._rollout.active, self._all_sum, self._sums.to(gains.dtype))
         columns = in_sequences(standard, len(self.batch.obs))
         return columns if rows.sequences is None else columns.flatten(1, 2).index_select(1, rows.sequences)
+
+    def recompute(self) -> Batch:
+        """Starts again from the current critic's values, without corrections. Returns the batch with its targets."""
+        rollout = self._rollout
+        self.targets = targets_of(self._policy, rollout, self._settings)
+        self.batch = with_targets(self.batch, rollout, self.targets, self._all_sum)
+        self.gains = self.targets.gains.expand(rollout.active.shape).clone()
+        self._sums = moments(self.gains.double(), rollout.active)
+        return self.batch
 
     @torch.no_grad()
     def correct(self, unit: Unit | None, log_ratios: Tensor, form: str) -> None:

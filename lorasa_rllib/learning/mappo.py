@@ -8,12 +8,24 @@ divided.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lorasa_rllib.learning.batch import AllSum, Batch, MAPPOSettings, alone, minibatches, prepare, take_in, value_rows
+from lorasa_rllib.learning.batch import (
+    AllSum,
+    Batch,
+    MAPPOSettings,
+    alone,
+    minibatches,
+    prepare,
+    take_in,
+    targets_of,
+    value_rows,
+    with_targets,
+)
 from lorasa_rllib.learning.flat import gradients
 from lorasa_rllib.learning.losses import clipped_surrogate, clipped_value_loss
 from lorasa_rllib.learning.observed import take_in_observations
@@ -111,19 +123,34 @@ def update(
     """One MAPPO iteration on one rollout. Returns means of statistics. Everything is on the policy's device."""
     batch, log = prepare(policy, rollout, settings, all_sum)
     arrange(optimisers)
-    steps = [
-        _take_step(policy, optimisers, part, settings, generator, all_sum)
-        for part in minibatches(batch, settings, generator)
-    ]
+    one_pass, passes = replace(settings, num_epochs=1), 0
+    steps: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
+    while passes < settings.num_epochs:
+        if passes and settings.recompute_advantages:
+            batch = with_targets(batch, rollout, targets_of(policy, rollout, settings), all_sum)
+        parts = minibatches(batch, one_pass, generator)
+        taken = [_take_step(policy, optimisers, part, settings, generator, all_sum) for part in parts]
+        steps, passes = steps + taken, passes + 1
+        if went_far([stats for stats, _ in taken], settings):
+            break
     take_in_observations(policy, rollout, settings, all_sum)
     total = {name: torch.stack([stats[name] for stats, _ in steps]).sum(0) for name in steps[0][0]}
     live, rows = total.pop("live").clamp(min=1), total.pop("value_rows").clamp(min=1)
     log |= {name: value / (rows if name == "vf_loss" else live) for name, value in total.items()}
+    log["passes"] = live.new_full((), passes)
     log |= {f"{name}_grad_norm": norm.nanmean().nan_to_num() for name, norm in steps[-1][1].items()}
     log["total_loss"] = (
         log["policy_loss"] + settings.value_coeff * log["vf_loss"] - settings.entropy_coeff * log["entropy"]
     )
     return log
+
+
+def went_far(stats: Sequence[dict[str, Tensor]], settings: MAPPOSettings) -> bool:
+    """Whether steps have moved the policy by more than `target_kl`. stats: their sums over all learners' live rows."""
+    if settings.target_kl is None:
+        return False
+    kl, live = torch.stack([torch.stack([one["mean_kl_loss"], one["live"]]) for one in stats]).sum(0)
+    return bool(kl > settings.target_kl * live)
 
 
 def take_step(

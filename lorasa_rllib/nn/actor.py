@@ -31,7 +31,8 @@ class Actor(Trunk):
         self.head = BankLinear("head", config.hidden_size, spec.action_size, banks.of("head"), config.head_gain)
         self.head_type = CONTINUOUS[config.distribution] if spec.continuous else None
         if self.head_type is not None:
-            self.log_std = BankVector("log_std", spec.action_size, banks.of("log_std"), self.head_type.initial_log_std)
+            start = self.head_type.initial_log_std if config.initial_log_std is None else config.initial_log_std
+            self.log_std = BankVector("log_std", spec.action_size, banks.of("log_std"), start)
         self.register_buffer("obs_mask", _mask_if_unequal(spec.obs_sizes, spec.obs_mask()), persistent=False)
         self.register_buffer("real_entries", _mask_if_unequal(spec.action_sizes, spec.action_mask()), persistent=False)
         self.obs_mask: Tensor | None

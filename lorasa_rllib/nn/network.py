@@ -43,7 +43,10 @@ class NetworkConfig:
     critic_recurrent: the same for the critic. Env runners then step the critic, too, and store values and states.
     id_features:   "one_hot": the policy knows which agent it acts for; "none": it does not; "auto": one-hot unless
                    adapters are keyed by role.
-    distribution:  continuous head, "squashed_gaussian" (published) or "gaussian".
+    distribution:  continuous head, with the same standard deviations in every state. "squashed_gaussian" (published):
+                   tanh of a Gaussian, std = sigmoid(log_std) / 2. "gaussian": std = exp(log_std), and what exceeds the
+                   bounds is clipped on its way to the environment.
+    initial_log_std: where the continuous head's log_std starts. None: 1 if squashed (std 0.37), else -0.5 (std 0.61).
     head_gain:     gain of the orthogonal initialisation of the action head.
     """
 
@@ -58,6 +61,7 @@ class NetworkConfig:
     id_features: Literal["auto", "one_hot", "none"] = "auto"
     distribution: Literal["squashed_gaussian", "gaussian"] = "squashed_gaussian"
     head_gain: float = 0.01
+    initial_log_std: float | None = None
 
     def __post_init__(self) -> None:
         if self.hidden_size < 1:
@@ -97,7 +101,7 @@ class NetworkConfig:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> NetworkConfig:
         """Reads `to_dict`, also of older versions."""
-        return cls(**renamed(data))
+        return cls(**completed(data))
 
 
 OBS_NORMS = ("layer", "running", "running_team", None)
@@ -111,6 +115,11 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
         if current.setdefault("obs_norm", before) != before:
             raise ValueError("feature_norm is the old name of obs_norm: give obs_norm alone.")
     return current
+
+
+def completed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`NetworkConfig.to_dict` of an older version as this one writes it: with the fields added since."""
+    return {"initial_log_std": None} | renamed(data)
 
 
 class BankBlock(BankLinear):

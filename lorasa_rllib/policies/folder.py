@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.nn.bank import LoRAConfig
-from lorasa_rllib.nn.network import renamed
+from lorasa_rllib.nn.network import completed
 from lorasa_rllib.nn.policy import Phase, PolicyConfig
 from lorasa_rllib.policies.files import (
     PolicyFileError,
@@ -160,7 +160,7 @@ def _of_this_version(data: Any) -> Any:
     if not isinstance(policy, dict):
         return data
     if isinstance(network := policy.get("network"), dict):
-        policy = policy | {"network": renamed(network)}
+        policy = policy | {"network": completed(network)}
     if isinstance(spec := policy.get("spec"), dict):
         policy = policy | {"spec": {"views": []} | spec}
     return data | {"policy": policy}

@@ -28,6 +28,7 @@ from lorasa_rllib.rllib.validation import (
     check_inherited_settings,
     check_layout,
     check_network,
+    check_recipe,
 )
 
 NETWORK = tuple(field.name for field in fields(NetworkConfig))
@@ -73,6 +74,9 @@ class TeamConfig(SharingConfig):
         self.obs_norm_in_adapter_phase = False
         self.reference: bool | Quirks = False
         self.critic_lr: Any = None
+        self.linear_decay: tuple[str, ...] = ()
+        self.recompute_advantages = False
+        self.target_kl: float | None = None
         self.adam_epsilon = 1e-5
         self.learner_threads: int | None = None
         self.sample_ahead = False
@@ -109,7 +113,7 @@ class TeamConfig(SharingConfig):
         super().learners(**kwargs)
         return self._store(learner_threads=learner_threads)
 
-    @knows_its_keywords(*NETWORK)
+    @knows_its_keywords(*NETWORK, "feature_norm")  # that of older versions
     def network(self, preset: str | None = None, **settings: Any) -> Self:
         """Shape of actor and critic: the fields of `nn.network.NetworkConfig`. Returns this config.
 
@@ -134,6 +138,8 @@ class TeamConfig(SharingConfig):
         obs_norm_in_adapter_phase: bool = NotProvided,
         reference: bool | Quirks = NotProvided,
         critic_lr: Any = NotProvided,
+        recompute_advantages: bool = NotProvided,
+        target_kl: float | None = NotProvided,
         adam_epsilon: float = NotProvided,
         **kwargs: Any,
     ) -> Self:
@@ -150,7 +156,16 @@ class TeamConfig(SharingConfig):
             obs_norm_in_adapter_phase: the actor's running statistics of observations, `.network(obs_norm="running")`,
                 go on in the adapter phase. False: they rest with the backbone, which was trained on them.
             reference: True reproduces the quirks of the published implementation, or `learning.quirks.Quirks(...)`.
-            critic_lr: learning rate (or schedule) of the critic; None: `lr`.
+            lr: learning rate, or RLlib's schedule [[env steps, rate], ...]. "linear": the rate set before decays to 0
+                over `total_env_steps` of `.sharing(...)`; a number ends that.
+            critic_lr: learning rate (or schedule, or "linear") of the critic; None: `lr`.
+            entropy_coeff: weight of the entropy bonus, a schedule or "linear" alike.
+            recompute_advantages: before every pass but the first, values, returns and advantages are computed again
+                with the critic as it then is (A2PO: before every pass of a unit). Costs a forward pass of the critic
+                over the batch each time; not for recurrent critics.
+            target_kl: no further pass over the batch once the policy, in the mean over a pass, is further from that
+                of the rollout than this KL divergence (A2PO: no further pass of that unit; with update_loop="epoch",
+                of anybody). 0.01 to 0.05 are usual. None: `num_epochs` passes always.
             adam_epsilon: epsilon of every Adam.
             vf_clip_param: MAPPO's value clipping, in normalised units; None: no clipping.
             grad_clip: largest gradient norm of every owner on its own (backbone, each adapter, critic); None: no limit.
@@ -163,6 +178,9 @@ class TeamConfig(SharingConfig):
                 setattr(self, name, kwargs.pop(name))
         if {"train_batch_size", "train_batch_size_per_learner"} & set(kwargs):  # the last call counts
             self.train_batch_size, self.train_batch_size_per_learner = TRAIN_BATCH_SIZE, None
+        for name in ("lr", "entropy_coeff"):
+            if name in kwargs:
+                kwargs[name] = self._decaying(name, kwargs[name])
         super().training(**kwargs)
         return self._store(
             critic_input=critic_input,
@@ -172,7 +190,9 @@ class TeamConfig(SharingConfig):
             chunk_length=chunk_length,
             obs_norm_in_adapter_phase=obs_norm_in_adapter_phase,
             reference=reference,
-            critic_lr=critic_lr,
+            critic_lr=self._decaying("critic_lr", critic_lr),
+            recompute_advantages=recompute_advantages,
+            target_kl=target_kl,
             adam_epsilon=adam_epsilon,
         )
 
@@ -229,19 +249,41 @@ class TeamConfig(SharingConfig):
             quirks=quirks_of(self.reference),
             num_epochs=self.num_epochs,
             minibatch_size=self.minibatch_size,
+            recompute_advantages=self.recompute_advantages,
+            target_kl=self.target_kl,
         )
 
     def learning_rates(self) -> dict[str, Any]:
         """Learning rate (or schedule, as RLlib takes it) of every optimiser."""
         usual = 1.0 if self.sharing_schedule == "joint" else 3.0
         scale = usual if self.adapter_lr_scale is None else self.adapter_lr_scale
-        lr: Any = self.lr
+        lr = self._scheduled("lr", self.lr)
+        critic = lr
+        if self.critic_lr is not None or "critic_lr" in self.linear_decay:
+            critic = self._scheduled("critic_lr", self.lr if self.critic_lr is None else self.critic_lr)
         adapters = [[step, scale * rate] for step, rate in lr] if isinstance(lr, list | tuple) else scale * lr
         return {
-            "backbone": self.lr,
+            "backbone": lr,
             "adapters": adapters,
-            "critic": self.lr if self.critic_lr is None else self.critic_lr,
+            "critic": critic,
         }
+
+    def entropy_schedule(self) -> Any:
+        """Weight of the entropy bonus, or its schedule, as RLlib takes it."""
+        return self._scheduled("entropy_coeff", self.entropy_coeff)
+
+    def _decaying(self, name: str, given: Any) -> Any:
+        """What to set `name` to: "linear" keeps the number there is, and notes that it decays."""
+        if given is NotProvided:
+            return given
+        linear = isinstance(given, str) and given == "linear"
+        others = tuple(other for other in self.linear_decay if other != name)
+        self.linear_decay = (*others, name) if linear else others
+        return getattr(self, name) if linear else given
+
+    def _scheduled(self, name: str, value: Any) -> Any:
+        """A setting with its decay, in environment steps."""
+        return [[0, value], [self.total_env_steps, 0.0]] if name in self.linear_decay else value
 
     # RLlib's hooks
 
@@ -277,6 +319,7 @@ class TeamConfig(SharingConfig):
                 "adapters= would have no effect until the switch, and then change the policy at once. Set "
                 "phase_switch=0 to start in the adapter phase, or schedule='joint'."
             )
+        check_recipe(self)
         if not self.in_evaluation:
             if self.sample_ahead and not self.num_env_runners:
                 raise ValueError("sample_ahead=True needs remote env runners: set num_env_runners to 1 or more.")

@@ -54,7 +54,7 @@ class TeamLearner(TorchLearner):
         super().build()
         self._generator = torch.Generator(self._device).manual_seed(self.config.seed or 0)
         self._entropy_coeff = Scheduler(
-            fixed_value_or_schedule=self.config.entropy_coeff, framework=self.framework, device=self._device
+            fixed_value_or_schedule=self.config.entropy_schedule(), framework=self.framework, device=self._device
         )
         if self.distributed:
             with torch.no_grad():

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lorasa_rllib.nn.network import renamed
+
 Kind = Literal["flag", "count", "number", "switch"]
 NOUNS = {"flag": "True or False", "count": "a whole number", "number": "a number"}
 SWITCH = "environment steps (int), a fraction of total_env_steps (float from 0 to below 1) or 'auto'"
@@ -135,7 +137,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("network", "num_layers", "count", 1, 1000),
     Setting("network", "post_layers", "count", 0, 1000),
     Setting("network", "head_gain", low=0),
-    *_flags("network", "feature_norm", "layer_norm", "recurrent", "critic_recurrent"),
+    Setting("network", "initial_log_std", none="the head's own start"),
+    *_flags("network", "layer_norm", "recurrent", "critic_recurrent"),
     Setting("training", "lr", low=0, high=1, schedule=True),
     Setting("training", "critic_lr", low=0, high=1, schedule=True, none="the policy's lr"),
     Setting("training", "entropy_coeff", low=0, schedule=True),
@@ -146,6 +149,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("training", "vf_loss_coeff", low=0),
     Setting("training", "grad_clip", low=0, above=True, none="no limit"),
     Setting("training", "huber_delta", low=0, above=True, none="no limit"),
+    Setting("training", "target_kl", low=0, above=True, none="no limit"),
     Setting("training", "adam_epsilon", low=0, high=1, above=True),
     Setting("training", "num_epochs", "count", 1),
     Setting("training", "minibatch_size", "count", 1, none="the whole batch"),
@@ -159,7 +163,14 @@ SETTINGS: tuple[Setting, ...] = (
         attribute="_train_batch_size_per_learner",
     ),
     Setting("training", "chunk_length", "count", 1),
-    *_flags("training", "joint_ratio", "vf_active_only", "use_kl_loss"),
+    *_flags(
+        "training",
+        "joint_ratio",
+        "vf_active_only",
+        "use_kl_loss",
+        "recompute_advantages",
+        "obs_norm_in_adapter_phase",
+    ),
     Setting("training", "agents_per_step", "count", 1),
     Setting("training", "others_clip", low=0, high=1, below=True, none="half the clip range"),
     Setting("training", "clip_growth", low=0, high=1, below=True),
@@ -205,11 +216,12 @@ SETTINGS: tuple[Setting, ...] = (
 
 
 def settle_numbers(config: Any) -> None:
-    """Puts every number of a config into Python's own types.
+    """Puts every number of a config into Python's own types, and settings of older versions under their present names.
 
     Raises ValueError that names all settings that are out of their range, or not numbers or flags at all.
     """
     problems = []
+    vars(config)["network_settings"] = renamed(config.network_settings)
     for setting in SETTINGS:
         place = config.network_settings if setting.setter == "network" else vars(config)
         key = setting.attribute or setting.name

@@ -144,6 +144,26 @@ def check_batch_size(config: Any, usual: int) -> None:
         )
 
 
+def check_recipe(config: Any) -> None:
+    """Raises ValueError if a part of the update lacks what it needs."""
+    for name in config.linear_decay:
+        if isinstance(rate := getattr(config, name), list | tuple):
+            raise ValueError(
+                f"{name}='linear' lets a number decay, but {name} is the schedule {rate}; set one of them."
+            )
+        if not config.total_env_steps:
+            raise ValueError(
+                f"{name}='linear' decays over the budget of the run: set it with .sharing(total_env_steps=...)."
+            )
+    if config.recompute_advantages and config.policy_config().network.critic_recurrent:
+        raise ValueError(
+            "recompute_advantages=True needs a feed-forward critic: values of a recurrent one are those that env "
+            "runners computed. Set critic_recurrent=False."
+        )
+    if config.recompute_advantages and config.reference:
+        raise ValueError("recompute_advantages=True is no part of the published implementation: set reference=False.")
+
+
 def check_layout(config: Any) -> None:
     """Raises ValueError if environments, learners and their GPUs, batch and minibatch do not fit together."""
     runners, per_runner = max(1, config.num_env_runners), config.num_envs_per_env_runner

@@ -187,7 +187,7 @@ def test_files_of_older_versions_are_read(tmp_path, before, now):
     expected = read_policy(folder)
 
     def older(document):
-        network = {n: v for n, v in document["policy"]["network"].items() if n != "obs_norm"}
+        network = {n: v for n, v in document["policy"]["network"].items() if n not in ("obs_norm", "initial_log_std")}
         return document | {"policy": document["policy"] | {"network": network | {"feature_norm": before}}}
 
     change(folder, older)

@@ -107,8 +107,9 @@ def test_a_backbone_brings_its_statistics_also_to_a_larger_team(small_config, bu
 
 
 def test_old_settings_are_read_and_stock_learners_are_refused():
-    config = TeamConfig().environment("synthetic", env_config=TEAM)
+    config = TeamConfig().environment("synthetic", env_config=TEAM).sharing("ps")
     config.network_settings = {"feature_norm": False}  # of a checkpoint before obs_norm
+    config.validate()
     assert config.policy_config().network.obs_norm is None
     assert config.network(obs_norm="running").policy_config().network.obs_norm == "running"
     assert TeamConfig().network(feature_norm=False).network_settings == {"obs_norm": None}

@@ -88,6 +88,7 @@ def test_a_restored_learner_makes_the_updates_it_would_have_made(
         small_config(algorithm=algorithm)
         .network(obs_norm="running")
         .training(minibatch_size=minibatch_size, entropy_coeff=[[0, 0.1], [1000, 0.0]])
+        .training(lr="linear", recompute_advantages=True)
     )
     rollouts, phases = recorded_rollouts(config, 4), PHASES_OF_UPDATES[case]
 
