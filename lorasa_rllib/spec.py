@@ -8,7 +8,7 @@ G backbones, K adapters.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +17,9 @@ import numpy as np
 from lorasa_rllib.spaces import AgentView, view_of
 
 ActionKind = Literal["continuous", "discrete"]
+
+PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high", "views")
+"""Fields of `TeamSpec` with an entry for each of `agents`; some are empty where they do not apply."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,15 @@ class TeamSpec:
         low, high = self.action_bounds()
         centre, half = (low + high) / 2, (high - low) / 2
         return None if (half == 1).all() and (centre == 0).all() else (centre, half, low, high)
+
+    def in_order(self, agents: Sequence[str]) -> TeamSpec:
+        """The same team with its agents in the order of `agents`, which are all of their names."""
+        at = [self.agents.index(agent) for agent in agents]
+        return replace(self, agents=tuple(agents), **self.per_agent(at))
+
+    def per_agent(self, at: Sequence[int]) -> dict[str, Any]:
+        """The fields of `PER_AGENT` for the agents at these places."""
+        return {name: tuple(entries[n] for n in at) for name in PER_AGENT if (entries := getattr(self, name))}
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -70,11 +70,28 @@ class VectorTeamEnv(ABC):
     spec: TeamSpec
     num_envs: int
     restarts: int = 0  # simulators that failed and were started again
+    spec_needs_copy: ClassVar[bool] = False  # whether `team_spec` has to build a copy; such classes have `grow`
 
     @classmethod
     @abstractmethod
     def team_spec(cls, *args: Any, **env_config: Any) -> TeamSpec:
         """The spec of this environment under `env_config`. Starts no simulation. Raises ValueError for bad settings."""
+
+    @classmethod
+    def make(cls, num_envs: int, env_config: Mapping[str, Any], first_seed: int | None = None) -> Self:
+        """`num_envs` copies. first_seed: the one that the first `reset` will have."""
+        return cls(num_envs, **env_config)  # type: ignore[call-arg]
+
+    def grow(self, num_envs: int) -> None:
+        """Adds copies until there are `num_envs`; called before the first `reset`, if at all."""
+        if num_envs != self.num_envs:
+            raise NotImplementedError(f"{type(self).__name__} has {self.num_envs} copies and cannot have {num_envs}.")
+
+    def reordered(self, agents: Sequence[str]) -> VectorTeamEnv:
+        """This environment with the rows of its arrays in the order of `agents`, which are all of its own."""
+        from lorasa_rllib.envs.ordered import OrderedTeam
+
+        return OrderedTeam(self, agents)
 
     @classmethod  # noqa: B027 - optional
     def check_machine(cls) -> None:

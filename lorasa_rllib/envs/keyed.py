@@ -2,53 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.wrapper import TeamWrapper
 from lorasa_rllib.spec import TeamSpec
 
 RoleKey = Callable[[TeamStep], Any]
 """From what E environments show (`obs` [E, N, o], `roles`, `active`, ...) to whole numbers [E, N]: everyone's role."""
 
 
-class KeyedTeam(VectorTeamEnv):
+class KeyedTeam(TeamWrapper):
     """`env` with the roles that `key` gives its agents, at every reset and step; -1 stands for none.
 
     Raises TeamEnvError for answers of another shape, or that are not whole numbers below num_roles.
     """
 
     def __init__(self, env: VectorTeamEnv, key: RoleKey, num_roles: int):
-        self.env, self._key = env, key
-        self.spec, self.num_envs = with_roles(env.spec, num_roles), env.num_envs
+        super().__init__(env, with_roles(env.spec, num_roles))
+        self._key = key
 
-    @classmethod
-    def team_spec(cls, *args: Any, **env_config: Any) -> TeamSpec:
-        raise NotImplementedError("the team of a keyed environment is that of the environment inside, see with_roles.")
-
-    def reset(self, seed: int | None = None) -> TeamStep:
-        return self._with_roles(self.env.reset(seed))
-
-    def step(self, actions: np.ndarray) -> TeamStep:
-        return self._with_roles(self.env.step(actions))
-
-    @property
-    def restarts(self) -> int:  # type: ignore[override]
-        return self.env.restarts
-
-    def get_state(self) -> Mapping[str, Any] | None:
-        return self.env.get_state()
-
-    def render(self) -> np.ndarray:
-        return self.env.render()
-
-    def close(self) -> None:
-        self.env.close()
-
-    def _with_roles(self, step: TeamStep) -> TeamStep:
+    def _changed(self, step: TeamStep) -> TeamStep:
         roles, shape = np.asarray(self._key(step)), step.active.shape
         if roles.shape != shape or roles.dtype.kind not in "biu":
             raise TeamEnvError(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -31,6 +30,8 @@ class MAMuJoCo(VectorTeamEnv):
     comparable with the older multiagent_mujoco package, which maps actions to other actuators.
     """
 
+    spec_needs_copy: ClassVar[bool] = True
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -43,29 +44,36 @@ class MAMuJoCo(VectorTeamEnv):
         id_capacity: int = 0,
         **options: Any,
     ):
-        team: dict[str, Any] = {"scenario": scenario, "agent_conf": agent_conf, "obs": obs, "agent_obsk": agent_obsk}
-        self.spec = self.team_spec(**team, max_episode_steps=max_episode_steps, id_capacity=id_capacity, **options)
-        self.num_envs = num_envs
-        self._library = [make_library_environment(scenario, agent_conf, agent_obsk, **options) for _ in range(num_envs)]
-        self._tasks = [library.single_agent_env.unwrapped for library in self._library]
-        first = self._library[0]
+        self._settings = self._checked(scenario, agent_conf, obs, agent_obsk, max_episode_steps, options)
+        first = self._one_more()
+        self._library = [first]
+        self.spec = _spec_of(first, obs, id_capacity)
         self._limit = max_episode_steps or first.single_agent_env.spec.max_episode_steps
-        self._time = np.zeros(num_envs, np.int64)
-        spec = self.spec
+        spec, task = self.spec, first.single_agent_env.unwrapped
         # Actions [E, N * d] -> actuators [E, nu]: the position of every actuator among the (padded) actions.
-        self._action_of = np.zeros(self._tasks[0].model.nu, np.int64)
+        self._action_of = np.zeros(task.model.nu, np.int64)
         for n, partition in enumerate(first.agent_action_partitions):
             for d, node in enumerate(partition):
                 self._action_of[node.act_ids] = n * spec.action_size + d
         # The library's types, which control costs are computed in: it hands a single agent's actions on as they are.
         self._control_type = np.float32 if first.agent_obsk is None else np.float64
+        self._gathers = obs == "local" and first.agent_obsk is not None
+        self.grow(num_envs)
+
+    def grow(self, num_envs: int) -> None:
+        while len(self._library) < num_envs:
+            self._library.append(self._one_more())
+        self.num_envs = num_envs = len(self._library)
+        self._tasks = [library.single_agent_env.unwrapped for library in self._library]
+        spec, first = self.spec, self._library[0]
+        self._time = np.zeros(num_envs, np.int64)
         self._obs = np.zeros((num_envs, spec.num_agents, spec.obs_size), np.float32)
         self._state = np.zeros((num_envs, spec.state_size), np.float32)
         self._rewards = np.zeros((num_envs, 1), np.float32)
         self._terminated = np.zeros(num_envs, bool)
         self._active = np.ones((num_envs, spec.num_agents), bool)
         self._gather = None
-        if obs == "local" and first.agent_obsk is not None:
+        if self._gathers:
             agents = range(spec.num_agents)
             self._gather = ObservationGather(
                 lambda data: [_build(first, n, data) for n in agents],
@@ -73,6 +81,17 @@ class MAMuJoCo(VectorTeamEnv):
                 [task.data for task in self._tasks],
                 spec.obs_size,
             )
+
+    def _one_more(self) -> Any:
+        """One copy as the library makes it. Raises ValueError for settings that nobody knows."""
+        try:
+            return make_library_environment(**self._settings)
+        except TypeError as problem:
+            ours = [name for name in inspect.signature(self.team_spec).parameters if name != "options"]
+            scenario, options = self._settings["scenario"], set(self._settings) - set(ours)
+            if unknown := unknown_setting(scenario, options, ours, problem):
+                raise ValueError(unknown) from problem
+            raise
 
     @classmethod
     def team_spec(  # type: ignore[override]
@@ -85,7 +104,24 @@ class MAMuJoCo(VectorTeamEnv):
         id_capacity: int = 0,
         **options: Any,
     ) -> TeamSpec:
-        """The team; loads the model once per configuration. Raises ValueError for settings that nobody knows."""
+        """The team; loads the model. Raises ValueError for settings that nobody knows."""
+        one = cls(
+            scenario=scenario, agent_conf=agent_conf, obs=obs, agent_obsk=agent_obsk,
+            max_episode_steps=max_episode_steps, id_capacity=id_capacity, **options,
+        )  # fmt: skip
+        one.close()
+        return one.spec
+
+    @staticmethod
+    def _checked(
+        scenario: str,
+        agent_conf: str | None,
+        obs: Observed,
+        agent_obsk: int,
+        max_episode_steps: int | None,
+        options: dict[str, Any],
+    ) -> dict[str, Any]:
+        """What the library's constructor is given. Raises ValueError for settings that make no sense."""
         if obs not in ("local", "global"):
             raise ValueError(f"obs={obs!r} must be 'local' or 'global'.")
         if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, int) or agent_obsk < 0:
@@ -94,14 +130,7 @@ class MAMuJoCo(VectorTeamEnv):
             )
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1.")
-        names = tuple(sorted((name, repr(value)) for name, value in options.items()))
-        try:
-            return _team_spec(scenario, agent_conf, obs, agent_obsk, id_capacity, names, _Hidden(options))
-        except TypeError as problem:
-            ours = [name for name in inspect.signature(cls.team_spec).parameters if name != "options"]
-            if unknown := unknown_setting(scenario, options, ours, problem):
-                raise ValueError(unknown) from problem
-            raise
+        return {"scenario": scenario, "agent_conf": agent_conf, "agent_obsk": agent_obsk, **options}
 
     def reset(self, seed: int | None = None) -> TeamStep:
         for e, task in enumerate(self._tasks):
@@ -180,36 +209,12 @@ def _build(library: Any, agent: int, data: Any) -> np.ndarray:
     )
 
 
-class _Hidden:
-    """Carries a value past a cache's key: equal to every other one."""
-
-    def __init__(self, value: dict[str, Any]):
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Hidden)
-
-    def __hash__(self) -> int:
-        return 0
-
-
-@lru_cache(maxsize=64)
-def _team_spec(
-    scenario: str,
-    agent_conf: str | None,
-    obs: Observed,
-    agent_obsk: int,
-    id_capacity: int,
-    _names: tuple[tuple[str, str], ...],
-    options: _Hidden,
-) -> TeamSpec:
-    library = make_library_environment(scenario, agent_conf, agent_obsk, **options.value)
-    task = library.single_agent_env.unwrapped
+def _spec_of(library: Any, obs: Observed, id_capacity: int) -> TeamSpec:
     agents = tuple(library.possible_agents)
-    state_size = task.observation_space.shape[0]
+    state_size = library.single_agent_env.unwrapped.observation_space.shape[0]
     spaces = [library.action_space(agent) for agent in agents]
     whole = obs == "global" or library.agent_obsk is None
-    spec = TeamSpec(
+    return TeamSpec(
         agents=agents,
         obs_sizes=tuple(state_size if whole else library.observation_space(a).shape[0] for a in agents),
         action_kind="continuous",
@@ -219,5 +224,3 @@ def _team_spec(
         state_size=state_size,
         id_capacity=id_capacity,
     )
-    library.close()
-    return spec

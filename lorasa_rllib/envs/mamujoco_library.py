@@ -9,7 +9,7 @@ import io
 import re
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: 
     return env
 
 
-def unknown_setting(scenario: str, options: Mapping[str, Any], ours: Collection[str], problem: TypeError) -> str | None:
+def unknown_setting(scenario: str, options: Collection[str], ours: Collection[str], problem: TypeError) -> str | None:
     """What to tell a user if `problem` is that one of `options` is unknown to the task; None if it is another.
 
     ours: settings that never reach the library.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pettingzoo import ParallelEnv
@@ -39,6 +40,7 @@ class PettingZooTeam(VectorTeamEnv):
     metrics_key:       entry of `infos[agent]` whose numbers, of each agent's last step, are results of an episode (mean
                        over agents): `infos[agent]["metrics"] = {"score": 3.0}` gives `env_runners/metrics/score`.
                        RLlib's `infos["__common__"]` counts in the last step of all.
+    first_seed:        of the reset that shows what the team is like; a first `reset` with this seed does not repeat it.
     Everything else goes to `env`.
 
     Observations: Box of any shape, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these, flattened as
@@ -51,6 +53,8 @@ class PettingZooTeam(VectorTeamEnv):
     truncated if any of the last ones was; an agent that is both terminated and truncated is terminated.
     """
 
+    spec_needs_copy: ClassVar[bool] = True
+
     def __init__(
         self,
         num_envs: int = 1,
@@ -60,14 +64,45 @@ class PettingZooTeam(VectorTeamEnv):
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
         metrics_key: str = METRICS_KEY,
+        first_seed: int | None = None,
         **env_kwargs: Any,
     ):
-        self.num_envs = num_envs
-        self._games = [make_game(env, env_kwargs) for _ in range(num_envs)]
-        self.spec, self._views, self._own_state = _describe(self._games[0], env, team_reward, id_capacity)
-        self._index = {agent: n for n, agent in enumerate(self._games[0].possible_agents)}
-        self._team_reward = team_reward
         self._limit = _checked_limit(max_episode_steps)
+        self._env, self._env_kwargs, self._team_reward = env, env_kwargs, team_reward
+        self._metrics_key = metrics_key
+        game = make_game(env, env_kwargs)
+        self._games = [game]
+        try:
+            shown = of_reset(game, game.reset(seed=first_seed))
+            self._ids = _distinct(game)
+            self.spec, self._views, self._own_state = _describe(game, self._ids, shown, env, team_reward, id_capacity)
+            self._shown: tuple[int | None, tuple[Answer, Answer]] | None = (first_seed, shown)
+            self.grow(num_envs)
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is the news
+                self.close()
+            raise
+
+    @classmethod
+    def make(cls, num_envs: int, env_config: Mapping[str, Any], first_seed: int | None = None) -> Self:
+        return cls(num_envs, first_seed=first_seed, **env_config)
+
+    def grow(self, num_envs: int) -> None:
+        while len(self._games) < num_envs:
+            self._games.append(make_game(self._env, self._env_kwargs))
+        self._allocate()
+
+    def reordered(self, agents: Sequence[str]) -> Self:
+        at = [self.spec.agents.index(agent) for agent in agents]
+        self.spec = self.spec.in_order(agents)
+        self._ids, self._views = tuple(self._ids[n] for n in at), [self._views[n] for n in at]
+        self._allocate()
+        return self
+
+    def _allocate(self) -> None:
+        """New arrays, for all copies and in the order of the agents."""
+        self.num_envs = num_envs = len(self._games)
+        self._index = {agent: n for n, agent in enumerate(self._ids)}
         spec, shape = self.spec, (num_envs, self.spec.num_agents)
         self._time = np.zeros(num_envs, np.int64)
         self._obs = np.zeros((*shape, spec.obs_size), np.float32)
@@ -76,7 +111,7 @@ class PettingZooTeam(VectorTeamEnv):
         # Whether there are masks may show late, so agents with choices always have theirs.
         self._masks = None if spec.continuous else np.zeros((*shape, spec.action_size), bool)
         self._in_use = spec.obs_mask()
-        self._infos = EpisodeInfos(num_envs, metrics_key)
+        self._infos = EpisodeInfos(num_envs, self._metrics_key)
 
     @classmethod
     def team_spec(  # type: ignore[override]
@@ -89,12 +124,16 @@ class PettingZooTeam(VectorTeamEnv):
         **env_kwargs: Any,
     ) -> TeamSpec:
         """Builds one copy and resets it: only then it is known whether there are masks and a state."""
-        _checked_limit(max_episode_steps)
-        game = make_game(env, env_kwargs)
-        try:
-            return _describe(game, env, team_reward, id_capacity)[0]
-        finally:
-            close_game(game)
+        one = cls(
+            env=env,
+            team_reward=team_reward,
+            max_episode_steps=max_episode_steps,
+            id_capacity=id_capacity,
+            metrics_key=metrics_key,
+            **env_kwargs,
+        )
+        one.close()
+        return one.spec
 
     def reset(self, seed: int | None = None) -> TeamStep:
         for e in range(self.num_envs):
@@ -147,7 +186,11 @@ class PettingZooTeam(VectorTeamEnv):
             close_game(game)
 
     def _begin(self, e: int, seed: int | None) -> None:
-        obs, infos = of_reset(self._games[e], self._games[e].reset(seed=seed))
+        shown, self._shown = (self._shown, None) if e == 0 else (None, self._shown)
+        if shown is not None and shown[0] == seed:
+            obs, infos = shown[1]
+        else:
+            obs, infos = of_reset(self._games[e], self._games[e].reset(seed=seed))
         self._time[e] = 0
         self._infos.restart(e)
         self._observe(e, self._games[e].agents, obs, infos)
@@ -201,13 +244,20 @@ def _checked_limit(steps: int | None) -> int | None:
 
 
 def _describe(
-    game: ParallelEnv[Any, Any, Any], env: Any, team_reward: str | None, id_capacity: int
+    game: ParallelEnv[Any, Any, Any],
+    agents: Sequence[Any],
+    shown: tuple[Answer, Answer],
+    env: Any,
+    team_reward: str | None,
+    id_capacity: int,
 ) -> tuple[TeamSpec, list[AgentView], bool]:
-    """What the environment is like: its spec, a view per agent, and whether it has a state of its own."""
+    """What the environment is like: its spec, a view per agent, and whether it has a state of its own.
+
+    agents: its ids of them. shown: observations and infos after reset().
+    """
     if team_reward not in (None, "mean", "sum"):
         raise ValueError(f"team_reward={team_reward!r} must be 'mean', 'sum' or None.")
-    agents = _distinct(game)
-    obs, infos = of_reset(game, game.reset())
+    obs, infos = shown
     views = [
         view_from(agent, _space(game, "observation_space", agent), _space(game, "action_space", agent))
         for agent in agents

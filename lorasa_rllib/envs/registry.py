@@ -33,6 +33,8 @@ def environment_class(env: Any) -> type[VectorTeamEnv]:
     return getattr(importlib.import_module(module), name)
 
 
-def make_environment(env: Any, num_envs: int, env_config: Mapping[str, Any]) -> VectorTeamEnv:
-    """`num_envs` copies of an environment in lock step."""
-    return environment_class(env)(num_envs, **env_config)  # type: ignore[call-arg]
+def make_environment(
+    env: Any, num_envs: int, env_config: Mapping[str, Any], first_seed: int | None = None
+) -> VectorTeamEnv:
+    """`num_envs` copies of an environment in lock step. first_seed: the one that the first `reset` will have."""
+    return environment_class(env).make(num_envs, env_config, first_seed)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from lorasa_rllib.policies.saved import SavedPolicy, is_adapters, is_statistics
-
-PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high", "views")
 
 
 def team_of(saved: SavedPolicy, members: Mapping[str, str]) -> SavedPolicy:
@@ -40,10 +37,7 @@ def team_of(saved: SavedPolicy, members: Mapping[str, str]) -> SavedPolicy:
         critic_of=tuple(critics),
         num_adapters=owners.num_adapters if by_role else len(adapters),
     )  # fmt: skip
-    per_agent: dict[str, Any] = {
-        name: tuple(getattr(spec, name)[n] for n in source) for name in PER_AGENT if getattr(spec, name)
-    }
-    new_spec = replace(spec, agents=tuple(members), id_capacity=len(source), **per_agent)
+    new_spec = replace(spec, agents=tuple(members), id_capacity=len(source), **spec.per_agent(source))
     config = replace(saved.config, spec=new_spec, owners=new_owners)
     widths = {"obs": new_spec.obs_size, "act": new_spec.action_size}
     weights = {}

@@ -28,16 +28,21 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
+from lorasa_rllib.envs.ordered import check_team
 from lorasa_rllib.nn.policy import PHASES, Phase, TeamPolicy
 from lorasa_rllib.policies.folder import save_policy
 from lorasa_rllib.policies.saved import saved
 from lorasa_rllib.rllib.checkpoints import (
     adapter_weights,
     backbone_weights,
+    check_phase,
     check_same_owners,
     checkpoint_at,
     origin_of,
+    phase_of,
     policy_config_of,
+    policy_inside,
+    read_trained,
     readable,
 )
 from lorasa_rllib.rllib.config import TeamConfig
@@ -56,10 +61,26 @@ logger = logging.getLogger(__name__)
 class TeamAlgorithm(PPO):
     """Synchronous on-policy training of a team: sample, update, hand the weights back."""
 
+    def __init__(self, config: Any = None, env: Any = None, **kwargs: Any):
+        config = _as_config(config, self.get_default_config())
+        if env is not None:
+            config.environment(env)
+        if config.env is None:
+            super().__init__(config, **kwargs)  # which says so
+            return
+        known = config.learn_team(keep=not config.num_env_runners)
+        try:
+            if config.num_env_runners:
+                known.check()  # here, where errors are easier to find than in processes of env runners
+            super().__init__(config, **kwargs)
+        except BaseException:
+            known.seen.close()
+            raise
+
     @override(PPO)
     def setup(self, config: Any) -> None:
         _warn_if_nothing_fits(config)
-        self.config = config = with_groups(config)
+        self.config = config = with_groups(_in_order_of_source(config))
         super().setup(config)
         self._sampling = Sampling(
             self.env_runner_group, self.config, lambda: self.restore_env_runners(self.env_runner_group)
@@ -226,14 +247,34 @@ class TeamAlgorithm(PPO):
         """Restores a checkpoint; every env runner acts with it from the next `sample()` or `evaluate()` on.
 
         path: of this machine, or a URI. component: path is the part of a checkpoint with this name, restored alone.
+        Agents are matched by name: if they have another order here, env runners and learners are built anew in that of
+        the checkpoint. Raises ValueError for a checkpoint of another team, sharing method or schedule.
         """
         with on_this_machine(path, filesystem) as here:
             if component is None:
                 here = checkpoint_at(here)
-                check_same_owners(path, policy_config_of(here).owners, self.config.owners())
+            policy = policy_inside(here, component)
+            if policy is not None:
+                self._prepare_for(path, policy)
             with readable(path):
                 super().restore_from_path(str(here.absolute()), component=component, **kwargs)
         self._act_with_what_was_restored()
+
+    def _prepare_for(self, path: str | Path, policy: Path) -> None:
+        """Makes sure that weights go to the agents that learnt them. policy: the folder of one, from `path`."""
+        theirs = policy_config_of(policy)
+        config = self.config.copy(copy_frozen=False).sharing(backbone=None, adapters=None, fork_from=None)
+        try:
+            check_team(config.team_spec(), theirs.spec)
+        except ValueError as error:
+            raise ValueError(f"the checkpoint {path} is of another team: {error}") from error
+        config.order_agents(theirs.spec.agents)
+        check_same_owners(path, theirs.owners, config.owners())
+        check_phase(path, phase_of(policy), self._schedule)
+        if theirs.spec.agents != self.config.team_spec().agents:
+            self.cleanup()
+            config.freeze()
+            self.setup(config)
 
     def _act_with_what_was_restored(self) -> None:
         self._sampling.drop()
@@ -258,6 +299,30 @@ class TeamAlgorithm(PPO):
         """A new algorithm as it was saved. path: of this machine, or a URI; of a trial, its last checkpoint."""
         with on_this_machine(path, filesystem) as here, readable(path):
             return super().from_checkpoint(str(checkpoint_at(here).absolute()), **kwargs)
+
+
+def _as_config(given: Any, default: TeamConfig) -> TeamConfig:
+    """An algorithm's config as RLlib lets one give it: an object, its state, or a dictionary of settings."""
+    if given is None or isinstance(given, TeamConfig):
+        return default if given is None else given
+    settings = given if isinstance(given, dict) else given.to_dict()
+    return default.from_state(settings) if "class" in settings else default.update_from_dict(settings)
+
+
+def _in_order_of_source(config: TeamConfig) -> TeamConfig:
+    """The config with its agents in the order of the policy that it begins with, the others after them; else itself."""
+    source = config.fork_checkpoint or config.backbone_checkpoint
+    if source is None:
+        return config
+    try:
+        theirs = read_trained(source).config.spec.agents
+    except ValueError:
+        return config  # whoever reads the weights says so
+    own = config.team_spec().agents
+    ordered = config.copy(copy_frozen=False)
+    ordered.order_agents([a for a in theirs if a in own] + [a for a in own if a not in theirs])
+    ordered.freeze()
+    return ordered
 
 
 def _warn_if_nothing_fits(config: TeamConfig) -> None:

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.envs.names import name_of
+from lorasa_rllib.learning.phases import PhaseSchedule
 from lorasa_rllib.nn.obs_norm import for_more_agents
-from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
+from lorasa_rllib.nn.policy import PHASES, Phase, PolicyConfig, TeamPolicy
 from lorasa_rllib.policies.adapters import transplant
 from lorasa_rllib.policies.folder import is_policy, read_policy
 from lorasa_rllib.policies.saved import Origin, SavedPolicy, is_adapters, is_statistics, names_of_adapters, saved
@@ -79,6 +80,18 @@ def _what_is_there(path: Path) -> str:
     if trials := sorted({p.parent.name for p in path.glob("*/checkpoint_*") if is_checkpoint(p)}):
         return f"it holds trials. Give one of {trials[:10]}."
     return f"it holds no {MODULE / STATE}."
+
+
+def policy_inside(path: Path, component: str | None) -> Path | None:
+    """The folder of the policy in a checkpoint, or in the part of one called `component`; None if it has none."""
+    folder = path / (MODULE.relative_to(component) if component and MODULE.is_relative_to(component) else MODULE)
+    return folder if (folder / STATE).is_file() else None
+
+
+def phase_of(path: str | Path) -> Phase:
+    """The phase that the policy of a checkpoint was saved in."""
+    with readable(path):
+        return PHASES[int(_unpickled(_module_of(path) / STATE)["policy._phase"])]
 
 
 def policy_config_of(path: str | Path) -> PolicyConfig:
@@ -166,6 +179,16 @@ def check_same_owners(path: str | Path, theirs: Owners, own: Owners) -> None:
         )
 
 
+def check_phase(path: str | Path, theirs: Phase, schedule: PhaseSchedule) -> None:
+    """Raises ValueError if a run of two phases would go on from weights that were trained jointly, and stay joint."""
+    if theirs == "joint" and schedule.schedule != "joint":
+        raise ValueError(
+            f"the checkpoint {path} was trained jointly, but this algorithm has schedule={schedule.schedule!r}. Build "
+            "it with .sharing(schedule='joint'), or with from_checkpoint; to train the adapters alone, begin "
+            "a new run with .sharing(backbone=..., adapters=..., phase_switch=0)."
+        )
+
+
 def check_groups(path: str | Path, theirs: Owners, own: Owners) -> None:
     """Raises ValueError if a checkpoint's agents are grouped otherwise: its weights would go to other agents."""
     if theirs.num_backbones == own.num_backbones > 1 and theirs.backbone_of != own.backbone_of:
@@ -186,6 +209,7 @@ def backbone_weights(path: str | Path, config: PolicyConfig) -> dict[str, Tensor
         source = read_trained(path)
     except ValueError as error:
         raise ValueError(f"backbone={str(path)!r}: {error}") from error
+    _check_agents(path, source, config)
     check_groups(path, source.config.owners, config.owners)
     if source.config.spec.obs_size != config.spec.obs_size:
         raise ValueError(
@@ -229,6 +253,20 @@ def adapter_weights(given: str | Path | Mapping[str, str | Path], config: Policy
     except ValueError as error:
         raise ValueError(f"adapters={given!r}: {error}") from error
     return {f"actor.{name}": w for name, w in target.adapters().items()}
+
+
+def _check_agents(path: str | Path, source: SavedPolicy, config: PolicyConfig) -> None:
+    """Raises ValueError if agents would begin with what others have learnt: ids, backbones and critics have a place."""
+    theirs, owners = source.config, source.config.owners
+    told_apart = theirs.network.uses_ids(owners) or owners.num_backbones > 1
+    values = theirs.critic_input == "agent_state" and (owners.num_critics > 1 or not theirs.spec.state_per_agent)
+    first = config.spec.agents[: theirs.spec.num_agents]
+    if first != theirs.spec.agents and (told_apart or (values and source.critic is not None)):
+        raise ValueError(
+            f"backbone={str(path)!r} tells apart the agents {list(theirs.spec.agents)}, and this team is "
+            f"{list(config.spec.agents)}. Use an environment in which all of them are, or say who begins as whom: "
+            "lorasa_rllib.policies.teams.team_of."
+        )
 
 
 def _with_ids(weight: Tensor, width: int, features: int) -> Tensor:

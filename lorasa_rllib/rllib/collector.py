@@ -26,6 +26,14 @@ SEEDS = 2**31 - 2**20
 """Number of seeds: what every simulator takes (some take 32 bits with sign), less room for the copies' own numbers."""
 
 
+def first_seed(seed: int | None) -> int | None:
+    """What environments are reset with at first, in an env runner with a seed.
+
+    Seeds of env runners are consecutive, and copy e of one takes its seed + e: they are spread out.
+    """
+    return None if seed is None else seed * 10_007 % SEEDS
+
+
 @dataclass(frozen=True)
 class Acting:
     """How to act: with which network, whether its adapters count, and how actions are drawn from its distribution.
@@ -85,10 +93,8 @@ class Collector:
         Like everything that steps environments, raises `TeamEnvError` for what nobody can learn from.
         """
         first, self._step = self._step is None, None
-        # Seeds of env runners are consecutive and copy e of one takes seed + e: spread them out.
-        seed = self._seed * 10_007 % SEEDS if first and self._seed is not None else None
         with named_errors():
-            self._step = self.env.reset(seed)
+            self._step = self.env.reset(first_seed(self._seed) if first else None)
         check(self._step, self.env.spec)
         self._meter.restart()
         self._memory.clear()

@@ -328,8 +328,10 @@ class TeamConfig(SharingConfig):
 
     @override(PPOConfig)
     def get_evaluation_config_object(self) -> Any:
-        """Evaluation is greedy unless `evaluation_config` says otherwise."""
+        """Evaluation is greedy unless `evaluation_config` says otherwise; agents are those of training, by name."""
         config = super().get_evaluation_config_object()
+        if config is not None and self.env is not None:
+            config._know(self.learn_team().moved_to(config.env, config.env_config))
         if config is not None and "explore" not in (self.evaluation_config or {}):
             config.explore = False
         return config

@@ -22,7 +22,7 @@ from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.rllib.callbacks import RunnerCallbacks
-from lorasa_rllib.rllib.collector import Acting, Collector, Round
+from lorasa_rllib.rllib.collector import Acting, Collector, Round, first_seed
 from lorasa_rllib.rllib.memory import Memory
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import forget_evaluation, log_evaluation, log_restarts, log_sampling
@@ -45,6 +45,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         EnvRunner.__init__(self, config=config, **kwargs)
         torch.set_num_threads(1)
         self.spaces = kwargs.get("spaces") or {}
+        only_driver = self.worker_index == 0 and self.config.num_env_runners > 0
+        has_env = self.config.create_env_on_local_worker or not only_driver
+        self.config.learn_team(keep=has_env)
         self.spec = self.config.team_spec()
         self._weights_seq_no = 0
         self._remade = self._restarts = 0
@@ -55,8 +58,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.module: Any = None
         self._callbacks = RunnerCallbacks(self)
         self.make_module()
-        only_driver = self.worker_index == 0 and self.config.num_env_runners > 0
-        if self.config.create_env_on_local_worker or not only_driver:
+        if has_env:
             self.make_env()
 
     # Building
@@ -66,10 +68,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if self.env is not None:
             self.env.close()
         self.num_envs = self.config.num_envs_per_env_runner
-        self.env = self.config.make_team_env()
-        memory = Memory(self.config.policy_config(), self.num_envs, self.config.chunk_length)
         # Environments made anew go on with another stream: the same one could fail in the same step.
         seed = None if self._seed is None else self._seed + REMADE * self._remade
+        self.env = self.config.make_team_env(first_seed(seed))
+        memory = Memory(self.config.policy_config(), self.num_envs, self.config.chunk_length)
         self._restarts = 0
         self.collector = Collector(self.env, memory, seed, self._callbacks.episode_end())
         self._callbacks.environment_created()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import NotProvided
@@ -9,9 +10,10 @@ from ray.rllib.algorithms.ppo.ppo import PPOConfig
 
 from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.keyed import KeyedTeam, with_roles
-from lorasa_rllib.envs.registry import environment_class, make_environment
+from lorasa_rllib.envs.known_team import KnownTeam
 from lorasa_rllib.learning.phases import PhaseSchedule
 from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.rllib.collector import first_seed
 from lorasa_rllib.rllib.keywords import knows_its_keywords
 from lorasa_rllib.sharing.methods import owners_of, takes
 from lorasa_rllib.spec import Owners, TeamSpec
@@ -22,6 +24,7 @@ class SharingConfig(PPOConfig):
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)
+        self.known_team: KnownTeam | None = None
         self.sharing_method = "lora"
         self.sharing_schedule = "two_phase"
         self.sharing_adapter_key: Any = "agent"
@@ -127,14 +130,45 @@ class SharingConfig(PPOConfig):
     # What the settings mean
 
     def team_spec(self) -> TeamSpec:
-        """The team of the configured environment. Builds no simulation."""
-        spec = environment_class(self.env).team_spec(**self.env_config)
+        """The team of the configured environment.
+
+        Learnt once, and kept with this config wherever it goes, so that every process has the agents in one order: if
+        only a copy of the environment can tell, one is built and closed again. Forgotten if the environment changes.
+        """
+        spec = self.learn_team().spec
         return with_roles(spec, self._num_own_roles()) if self._roles_by_function() else spec
 
-    def make_team_env(self) -> VectorTeamEnv:
-        """The environments of one env runner."""
-        env = make_environment(self.env, self.num_envs_per_env_runner, dict(self.env_config))
+    def learn_team(self, keep: bool = False) -> KnownTeam:
+        """What `team_spec` is about. keep: a copy that has to be built stays open for `make_team_env`."""
+        known = self.known_team
+        if known is None or not known.belongs_to(self.env, self.env_config):
+            if known is not None:
+                known.seen.close()
+            known = KnownTeam.of(self.env, self.env_config, first_seed(self.seed), keep)
+            self._know(known)
+        return known
+
+    def order_agents(self, agents: Sequence[str]) -> None:
+        """Lets the team have its agents in another order, that of a checkpoint, say.
+
+        Tables by position (`groups`, `adapter_key`) become tables by name. Raises ValueError for other names.
+        """
+        known = self.learn_team()
+        if known.spec.agents == tuple(agents):
+            return
+        for table in ("sharing_groups", "sharing_adapter_key"):
+            given = getattr(self, table)
+            if isinstance(given, Sequence) and not isinstance(given, str) and len(given) == len(known.spec.agents):
+                setattr(self, table, dict(zip(known.spec.agents, given, strict=True)))
+        self._know(known.in_order(agents))
+
+    def make_team_env(self, seed: int | None = None) -> VectorTeamEnv:
+        """The environments of one env runner. seed: the one that their first `reset` will have."""
+        env = self.learn_team(keep=True).environments(self.num_envs_per_env_runner, seed)
         return KeyedTeam(env, self.sharing_adapter_key, self._num_own_roles()) if self._roles_by_function() else env
+
+    def _know(self, known: KnownTeam) -> None:
+        self.__dict__["known_team"] = known  # no setting: it follows from them, also where they are frozen
 
     def _roles_by_function(self) -> bool:
         return callable(self.sharing_adapter_key)

@@ -14,6 +14,7 @@ import numpy as np
 
 from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.names import imported
+from lorasa_rllib.envs.ordered import ACTING, in_order
 from lorasa_rllib.envs.registry import ENVIRONMENTS, environment_class, make_environment
 from lorasa_rllib.install import installing
 from lorasa_rllib.policies.acting import LoadedPolicy
@@ -121,13 +122,11 @@ def environment_of(
     except Exception as error:  # whatever a simulator makes of settings it does not know
         facts = f"{type(error).__name__}: {error}"
         raise ValueError(f"environment {environment.name!r} cannot be made with {env_config}: {facts}") from error
-    for what in ("agents", "obs_sizes", "action_sizes"):
-        mine, theirs = getattr(saved.config.spec, what), getattr(env.spec, what)
-        if mine != theirs:
-            env.close()
-            raise ValueError(
-                f"the policy's {what} are {_few(mine)}, those of environment {environment.name!r} {_few(theirs)}."
-            )
+    try:
+        env = in_order(env, saved.config.spec, ACTING, f"environment {environment.name!r}")
+    except ValueError:
+        env.close()
+        raise
     if LoadedPolicy(saved).by_role and not env.spec.num_roles:
         env.close()
         raise ValueError("this policy's roles come from a function: use load_policy, and give act() the roles.")
@@ -273,7 +272,3 @@ def _interval(values: np.ndarray) -> tuple[float, float]:
 
     found = bootstrap((values,), np.mean, confidence_level=CONFIDENCE, rng=np.random.default_rng(0)).confidence_interval
     return float(found.low), float(found.high)
-
-
-def _few(names: Sequence[Any]) -> str:
-    return f"{', '.join(map(str, names[:6]))}{' ...' if len(names) > 6 else ''}"

@@ -69,10 +69,12 @@ def play(checkpoint: Path, num_envs: int, env_steps: int, seed: int = 0) -> Obse
     config = config_of_checkpoint(checkpoint).copy(copy_frozen=False)
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs).learners(num_learners=0)
     config.debugging(seed=seed)
+    policy = load_policy_of(checkpoint)
+    config.order_agents(policy.config.spec.agents)  # checkpoints of earlier versions do not know their order
     length = config.chunk_length
     runner = TeamEnvRunner(config=config, worker_index=0)
     try:
-        weights = load_policy_of(checkpoint).state_dict()
+        weights = policy.state_dict()
         runner.policy.load_state_dict({name: weights[name] for name in runner.policy.state_dict()})
         (sampled,) = runner.sample(num_timesteps=-(-env_steps // (num_envs * length)) * num_envs * length)
     finally:

@@ -1,0 +1,139 @@
+"""The team of an environment, seen once: everyone who builds the environment again reads its agents in that order."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from lorasa_rllib.envs.base import VectorTeamEnv
+from lorasa_rllib.envs.ordered import check_names, in_order
+from lorasa_rllib.envs.registry import environment_class, make_environment
+from lorasa_rllib.spec import TeamSpec
+
+
+class Seen:
+    """What this process has seen of a team. Copies of a config share it, other processes begin with an empty one.
+
+    checked: whether an environment of this process had the team.
+    """
+
+    def __init__(self) -> None:
+        self.checked = False
+        self._env: VectorTeamEnv | None = None
+        self._closes: Any = None
+
+    def keep(self, env: VectorTeamEnv) -> None:
+        """Keeps an environment open for `take`; it is closed when nobody can take it any more."""
+        self.close()
+        self._env, self._closes = env, weakref.finalize(self, env.close)
+
+    def take(self) -> VectorTeamEnv | None:
+        """The environment that is kept, now up to the caller to close; None if there is none."""
+        env, self._env = self._env, None
+        if self._closes is not None:
+            self._closes.detach()
+        return env
+
+    def close(self) -> None:
+        env = self.take()
+        if env is not None:
+            env.close()
+
+    def __deepcopy__(self, memo: Any) -> Seen:
+        return self
+
+    def __reduce__(self) -> Any:
+        return Seen, ()
+
+
+@dataclass(frozen=True)
+class KnownTeam:
+    """The team of the environment `env` under `env_config`: `spec.agents` is the order of the rows of all arrays."""
+
+    env: Any
+    env_config: dict[str, Any]
+    spec: TeamSpec
+    seen: Seen = field(default_factory=Seen, repr=False, compare=False)
+
+    @classmethod
+    def of(
+        cls, env: Any, env_config: Mapping[str, Any], first_seed: int | None = None, keep: bool = False
+    ) -> KnownTeam:
+        """Looks at the environment; one that has to be built for it is closed again.
+
+        keep: it stays open instead, for `environments`. first_seed: the one that their first `reset` will have.
+        """
+        kind, seen = environment_class(env), Seen()
+        if kind.spec_needs_copy:
+            one = kind.make(1, env_config, first_seed)
+            spec = one.spec
+            if keep:
+                seen.keep(one)
+            else:
+                one.close()
+        else:
+            spec = kind.team_spec(**env_config)
+        seen.checked = True
+        return cls(env, _snapshot(env_config), spec, seen)
+
+    def belongs_to(self, env: Any, env_config: Mapping[str, Any]) -> bool:
+        """Whether this is the environment."""
+        return _same(self.env, env) and _same(self.env_config, env_config)
+
+    def moved_to(self, env: Any, env_config: Mapping[str, Any]) -> KnownTeam:
+        """This team, expected of an environment with other settings."""
+        return self if self.belongs_to(env, env_config) else KnownTeam(env, _snapshot(env_config), self.spec)
+
+    def in_order(self, agents: Sequence[str]) -> KnownTeam:
+        """The team with its agents in another order. Raises ValueError if they have other names."""
+        check_names(self.spec.agents, agents)
+        return replace(self, spec=self.spec.in_order(agents))
+
+    def environments(self, num_envs: int, first_seed: int | None = None) -> VectorTeamEnv:
+        """`num_envs` copies in the order of the team; one that is kept is among them.
+
+        Raises ValueError that names the agents if the environment has another team.
+        """
+        env = self.seen.take() or make_environment(self.env, num_envs, self.env_config, first_seed)
+        try:
+            env.grow(num_envs)
+            env = in_order(env, self.spec)
+        except BaseException:
+            env.close()
+            raise
+        self.seen.checked = True
+        return env
+
+    def check(self) -> None:
+        """Raises ValueError if the environment has another team; builds a copy unless this process has seen one."""
+        if not self.seen.checked:
+            self.environments(1).close()
+
+    def __deepcopy__(self, memo: Any) -> KnownTeam:
+        return KnownTeam(deepcopy(self.env, memo), deepcopy(self.env_config, memo), self.spec, self.seen)
+
+
+def _snapshot(settings: Any) -> Any:
+    """A copy of dictionaries and lists, whose contents are the same objects."""
+    if isinstance(settings, Mapping):
+        return {name: _snapshot(value) for name, value in settings.items()}
+    return [_snapshot(value) for value in settings] if isinstance(settings, list) else settings
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether settings are equal, whatever is among them."""
+    if one is other:
+        return True
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    try:
+        return type(one) is type(other) and bool(np.all(one == other))
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,46 @@
+"""A team environment around another one, which changes what it answers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
+from lorasa_rllib.spec import TeamSpec
+
+
+class TeamWrapper(VectorTeamEnv):
+    """`env` with its answers changed by `_changed`. spec: what the changed answers follow."""
+
+    def __init__(self, env: VectorTeamEnv, spec: TeamSpec):
+        self.env, self.spec, self.num_envs = env, spec, env.num_envs
+
+    @abstractmethod
+    def _changed(self, step: TeamStep) -> TeamStep:
+        """The answer to a reset or step."""
+
+    @classmethod
+    def team_spec(cls, *args: Any, **env_config: Any) -> TeamSpec:
+        raise NotImplementedError(f"the team of {cls.__name__} follows from the environment inside.")
+
+    def reset(self, seed: int | None = None) -> TeamStep:
+        return self._changed(self.env.reset(seed))
+
+    def step(self, actions: np.ndarray) -> TeamStep:
+        return self._changed(self.env.step(actions))
+
+    @property
+    def restarts(self) -> int:  # type: ignore[override]
+        return self.env.restarts
+
+    def get_state(self) -> Mapping[str, Any] | None:
+        return self.env.get_state()
+
+    def render(self) -> np.ndarray:
+        return self.env.render()
+
+    def close(self) -> None:
+        self.env.close()
