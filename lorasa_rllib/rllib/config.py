@@ -199,7 +199,7 @@ class TeamConfig(SharingConfig):
     @override(PPOConfig)
     def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
         """Takes settings by name, as Tune and `evaluation_config` have them. Raises ValueError for unknown names."""
-        for name in config_dict:
+        for name, _ in config_dict.items():  # RLlib also hands over configs, which have items and cannot be iterated
             if name.startswith("__") or name in NO_SETTINGS:
                 continue
             if not hasattr(self, self._translate_special_keys(name, warn_deprecated=False)):
