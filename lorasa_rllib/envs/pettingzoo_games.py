@@ -97,9 +97,9 @@ def _function(env: Any) -> Callable[..., Any]:
         return attrgetter(name or "parallel_env")(found)
     if not name and hasattr(found, "env"):
         raise ValueError(f"env={env!r} takes turns (AEC): its module has an env, but no parallel_env. {TURNS}")
+    remedy = _versions(module) or "Is the name spelled as in its package?"
     raise ValueError(
-        f"env={env!r} cannot be imported (module {module!r} has no attribute {name or 'parallel_env'!r}). Is the name "
-        "spelled as in its package?"
+        f"env={env!r} cannot be imported (module {module!r} has no attribute {name or 'parallel_env'!r}). {remedy}"
     )
 
 
@@ -110,22 +110,22 @@ def _remedy(module: str, problem: ImportError) -> str:
         return "Is the name spelled as in its package?"
     if problem.name == package == "mpe2":
         return f"Run: pip install mpe2, or {installing('pettingzoo')}."
-    if problem.name == module and (versions := _other_versions(module)):
-        return f"This package has {', '.join(versions)} instead."
-    if package == "pettingzoo" and rest and problem.name != module:
-        return f'Its games need packages of their own. Run: pip install "pettingzoo[{rest.partition(".")[0]}]".'
     if problem.name != package and problem.name is not None and module.startswith(problem.name):
-        return f"The package {package!r} is installed, but has no such module. Is the name spelled as in its package?"
+        nothing = f"The package {package!r} is installed, but has no such module."
+        return _versions(module) or f"{nothing} Is the name spelled as in its package?"
+    if package == "pettingzoo" and rest and problem.name != package:
+        return f'Its games need packages of their own. Run: pip install "pettingzoo[{rest.partition(".")[0]}]".'
     return f"Install the package that has the module {problem.name!r}."
 
 
-def _other_versions(module: str) -> list[str]:
-    """Modules beside this one with the same name but for its version, as `game_v11` is to `game_v10`."""
+def _versions(module: str) -> str:
+    """Says which modules beside this one have the same name but for its version, as `game_v11` is to `game_v10`."""
     parent, _, name = module.rpartition(".")
     base = re.sub(r"_v\d+$", "", name)
     try:
         path = importlib.import_module(parent).__path__
     except (ImportError, AttributeError, ValueError):
-        return []
+        return ""
     beside = [found.name for found in pkgutil.iter_modules(path)]
-    return [f"{parent}.{found}" for found in beside if re.fullmatch(rf"{re.escape(base)}_v\d+", found)]
+    others = [f"{parent}.{found}" for found in beside if re.fullmatch(rf"{re.escape(base)}_v\d+", found)]
+    return f"This package has {', '.join(others)} instead." if others else ""

@@ -25,7 +25,7 @@ import numpy as np
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from lorasa_rllib.envs.base import TeamStep
+from lorasa_rllib.envs.base import TeamEnvError, TeamStep
 from lorasa_rllib.envs.registry import make_environment
 from lorasa_rllib.nn.policy import Phase
 from lorasa_rllib.rllib.config import TeamConfig
@@ -109,12 +109,29 @@ class TeamMultiAgentEnv(MultiAgentEnv):
         of_each = np.full(len(acted), rewards[0] / len(who)) if self.team.spec.shared_reward else rewards
         return {self.possible_agents[n]: float(of_each[n]) for n in who}
 
+    def _allowed(self, which: np.ndarray, masks: np.ndarray | None) -> np.ndarray | None:
+        """int8 [N, choices], None if rows have no masks. Raises TeamEnvError for masks that they have no place for."""
+        spec = self.team.spec
+        if masks is None and not spec.has_masks:
+            return None
+        allowed = spec.action_mask() if masks is None else masks[0]
+        if spec.has_masks:
+            return allowed.astype(np.int8)
+        restricted = (spec.action_mask() & ~allowed).any(-1) & which
+        if restricted.any():
+            raise TeamEnvError(
+                f"agent {spec.agents[restricted.argmax()]!r} was given an action mask, but the first reset() gave none "
+                "to anybody, so the rows of RLlib's own algorithms have no place for it. Let that reset() give one, or "
+                "declare it in the observation space."
+            )
+        return None
+
     def _rows(
         self, which: np.ndarray, obs: np.ndarray, state: np.ndarray, masks: np.ndarray | None
     ) -> dict[str, dict[str, Any]]:
         """Observations of the agents `which` (bool [N]). masks [1, N, choices]; None: everything is allowed."""
         spec, obs, state = self.team.spec, obs.copy(), state.copy()  # environments reuse their arrays
-        allowed = (spec.action_mask() if masks is None else masks[0]).astype(np.int8) if spec.has_masks else None
+        allowed = self._allowed(which, masks)
         rows = {}
         for n in np.flatnonzero(which):
             row: dict[str, Any] = {OBS: obs[n], AGENT: np.int64(n), STATE: state}

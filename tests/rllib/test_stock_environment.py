@@ -7,7 +7,9 @@ import pytest
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 
 from lorasa_rllib import TeamMultiAgentEnv
+from lorasa_rllib.envs.base import TeamEnvError
 from lorasa_rllib.envs.synthetic import SyntheticTeam
+from tests.envs import games
 from tests.rllib.test_stock import TEAMS
 
 
@@ -90,3 +92,18 @@ def test_agents_may_arrive_late_but_do_not_return_and_an_empty_team_ends_the_epi
         assert set(rewards) == set(acting)
     assert present == ["01", "01", "02", "02", "02", "02", "02"]
     assert list(env.reset()[0]) == ["agent_0", "agent_1"]
+
+
+def test_masks_that_come_after_the_first_reset_are_not_dropped_in_silence():
+    """The rows' space was fixed without them; those of an environment that shows them at once are in the rows."""
+
+    class Late(games.Game):
+        def infos(self, agents=None):
+            masks = {"bob": {"action_mask": [0, 1, 1]}} if self.time >= 2 else {}
+            return {agent: masks.get(agent, {}) for agent in agents or self.agents}
+
+    env = TeamMultiAgentEnv({"env": "pettingzoo", "env_config": {"env": Late}})
+    env.reset(seed=0)
+    env.step(dict.fromkeys(env.agents, 1))
+    with pytest.raises(TeamEnvError, match="agent 'bob' was given an action mask, but the first reset"):
+        env.step(dict.fromkeys(env.agents, 1))
