@@ -130,7 +130,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
         self, which: np.ndarray, obs: np.ndarray, state: np.ndarray, masks: np.ndarray | None
     ) -> dict[str, dict[str, Any]]:
         """Observations of the agents `which` (bool [N]). masks [1, N, choices]; None: everything is allowed."""
-        spec, obs, state = self.team.spec, obs.copy(), state.copy()  # environments reuse their arrays
+        obs, state = obs.copy(), state.copy()  # environments reuse their arrays
         allowed = self._allowed(which, masks)
         rows = {}
         for n in np.flatnonzero(which):
