@@ -18,7 +18,15 @@ from torch.func import functional_call
 
 from lorasa_rllib.learning.a2po_log import Corrected, Stepped, summary
 from lorasa_rllib.learning.agent_order import ORDERS, Pick
-from lorasa_rllib.learning.batch import AllSum, MAPPOSettings, alone, in_time, take_in, value_rows
+from lorasa_rllib.learning.batch import (
+    AllSum,
+    MAPPOSettings,
+    alone,
+    in_time,
+    sequences_of_minibatches,
+    take_in,
+    value_rows,
+)
 from lorasa_rllib.learning.corrected import Advantages
 from lorasa_rllib.learning.flat import finish, gradients
 from lorasa_rllib.learning.mappo import (
@@ -169,8 +177,8 @@ class SequentialUpdate:
                 self.batch = self.advantages.recompute()
             if done and settings.correction:
                 yield self._correct(unit, before, done)
-            rows, values = rows_of(self.batch, unit), critic_rows_of(self.batch, unit, self._counted)
-            rows.advantages = self.advantages.of(unit, rows)
+            advantages: Tensor = self.advantages.of(unit)
+            whole: tuple[UnitRows, CriticRows] | None = None  # a minibatch of everything is the same in every pass
             first = settings.loop == "epoch" and settings.quirks.first_position
             clip = settings.clip_at(1 if first else position, len(self.order))
             for number in range(epochs):
@@ -178,22 +186,46 @@ class SequentialUpdate:
                     self.batch = self.advantages.recompute()
                     if done and settings.correction:
                         yield self._correct(unit, before, done)
-                    values = critic_rows_of(self.batch, unit, self._counted)
-                    rows.advantages = self.advantages.of(unit, rows)
-                if settings.two_stage:
-                    yield self._step(unit, None, values, position, clip)
-                rows.others = self._others(unit, rows, before, clip)
-                stepped = self._step(unit, rows, values, position, clip)
-                self._turn.append(stepped.stats)
-                yield stepped
+                    advantages, whole = self.advantages.of(unit), None
+                taken = []
+                for sequences in self._minibatches():
+                    rows, values = whole or self._rows(unit, sequences, advantages)
+                    whole = (rows, values) if sequences is None else None
+                    if settings.two_stage:
+                        yield self._step(unit, None, values, position, clip)
+                    rows.others = self._others(unit, rows, before, clip, sequences)
+                    stepped = self._step(unit, rows, values, position, clip)
+                    taken.append(stepped.stats)
+                    yield stepped
+                self._turn += taken
                 if reaches_others:  # those that are done, too
                     self.ratios.refresh(unit)
                     before = self._product(done)
-                if went_far([stepped.stats], settings):
+                if went_far(taken, settings):
                     break
             if not reaches_others:
                 self.ratios.refresh(unit)
             before = before + self.ratios.product(unit)
+
+    def _minibatches(self) -> Sequence[Tensor | None]:
+        """The sequences of every minibatch of a pass; None: all of them."""
+        size = sequences_of_minibatches(self.batch, self._settings)
+        if size is None:
+            return (None,)
+        device = self.batch.obs.device
+        order = torch.randperm(len(self.batch), generator=self._noise, device=device)
+        return order[: len(order) - len(order) % size].split(size)
+
+    def _rows(self, unit: Unit, sequences: Tensor | None, advantages: Tensor) -> tuple[UnitRows, CriticRows]:
+        """What actor and critic learn from in a step of the unit; `others` is still to come."""
+        part, counted = self.batch, self._counted
+        if sequences is not None:
+            part, counted, advantages = part[sequences], counted[:, sequences], advantages[:, sequences]
+        rows = rows_of(part, unit)
+        if rows.sequences is not None:
+            advantages = advantages.flatten(1, 2).index_select(1, rows.sequences)
+        rows.advantages = advantages
+        return rows, critic_rows_of(part, unit, counted)
 
     # One step
 
@@ -285,15 +317,18 @@ class SequentialUpdate:
             return torch.zeros_like(self.ratios.log_ratio[..., 0])
         return self.ratios.product(Unit.joined(units))
 
-    def _others(self, unit: Unit, rows: UnitRows, before: Tensor, clip: float) -> Tensor:
+    def _others(
+        self, unit: Unit, rows: UnitRows, before: Tensor, clip: float, sequences: Tensor | None = None
+    ) -> Tensor:
         """Clipped product of the others' ratios for every row of the unit: those that moved before, or everyone's."""
         if self._settings.loop == "epoch":
             before = self.ratios.log_ratio.sum(-1) - self.ratios.product(unit)
         width = clip / 2 if self._settings.others_clip is None else self._settings.others_clip
         others = before.exp().clamp(1 - width, 1 + width).unsqueeze(-1)
+        others = others if sequences is None else others[:, sequences]
         if rows.sequences is None:
             return others.expand(rows.active.shape)
-        return others.expand(self.batch.active.shape).flatten(1, 2).index_select(1, rows.sequences)
+        return others.expand(-1, -1, self.batch.active.shape[-1]).flatten(1, 2).index_select(1, rows.sequences)
 
     def _correct(self, unit: Unit | None, before: Tensor | None = None, done: Sequence[Unit] = ()) -> Corrected:
         """Corrects the advantages of a unit for those `done`, whose product is `before`; of everyone for everyone."""

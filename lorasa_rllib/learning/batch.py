@@ -215,14 +215,22 @@ def minibatches(batch: Batch, settings: MAPPOSettings, generator: torch.Generato
     Sizes are equal, so that all learners take the same number of steps; up to a minibatch less one sequence of a
     shuffled epoch is left over.
     """
-    size = None if settings.minibatch_size is None else max(1, settings.minibatch_size // batch.obs.shape[0])
+    size = sequences_of_minibatches(batch, settings)
     for _ in range(settings.num_epochs):
-        if size is None or size >= len(batch):
+        if size is None:
             yield batch
             continue
         order = torch.randperm(len(batch), generator=generator, device=generator.device)
         for sequences in order[: len(batch) - len(batch) % size].split(size):
             yield batch[sequences]
+
+
+def sequences_of_minibatches(batch: Batch, settings: MAPPOSettings) -> int | None:
+    """How many sequences `minibatch_size` environment steps are; None: the whole batch is one minibatch."""
+    if settings.minibatch_size is None:
+        return None
+    size = max(1, settings.minibatch_size // batch.obs.shape[0])
+    return None if size >= len(batch) else size
 
 
 def _in_sequences(policy: TeamPolicy, rollout: TeamRollout, chunk_length: int) -> Batch:

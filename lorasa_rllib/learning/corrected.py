@@ -22,7 +22,7 @@ from lorasa_rllib.learning.batch import (
 from lorasa_rllib.learning.replay import last_critic_state, with_values
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.learning.trace import CORRECTIONS
-from lorasa_rllib.learning.units import Unit, UnitRows
+from lorasa_rllib.learning.units import Unit
 from lorasa_rllib.nn.policy import TeamPolicy
 
 
@@ -45,12 +45,11 @@ class Advantages:
         self.gains = self.targets.gains.expand(rollout.active.shape).clone()
         self._sums = moments(self.gains.double(), rollout.active)
 
-    def of(self, unit: Unit, rows: UnitRows) -> Tensor:
-        """Standardised advantages of the unit's rows, by mean and deviation of everyone's."""
-        gains = self.gains if rows.sequences is not None else self.gains[..., list(unit.agents)]
+    def of(self, unit: Unit) -> Tensor:
+        """Advantages [L, C, n] of the unit's agents (roles: of all), standardised by everyone's mean and deviation."""
+        gains = self.gains[..., list(unit.agents)] if unit.agents else self.gains
         standard = standardise(gains, self._rollout.active, self._all_sum, self._sums.to(gains.dtype))
-        columns = in_sequences(standard, len(self.batch.obs))
-        return columns if rows.sequences is None else columns.flatten(1, 2).index_select(1, rows.sequences)
+        return in_sequences(standard, len(self.batch.obs))
 
     def recompute(self) -> Batch:
         """Starts again from the current critic's values, without corrections. Returns the batch with its targets."""

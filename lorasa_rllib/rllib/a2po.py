@@ -74,6 +74,8 @@ class A2POConfig(TeamConfig):
                 is capped at 1 (as in V-trace); "capped_product": the running product is; None: no correction.
             others_clip: the product of the others' ratios, which weighs an agent's own, is kept within 1 +- this. None:
                 half the agent's clip range.
+            minibatch_size: environment steps per optimiser step; each pass of an agent goes through all of them. Where
+                steps also move other agents, their ratios are brought up to date after the pass. None: all at once.
             clip_growth: agent k of n is clipped at clip_param * (1 - clip_growth * (1 - k / n)): early ones move less.
         """
         super().training(**kwargs)
@@ -111,11 +113,6 @@ class A2POConfig(TeamConfig):
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {known}.")
-        if self.minibatch_size is not None:
-            raise ValueError(
-                f"minibatch_size={self.minibatch_size} is not supported by A2PO: a step takes all rows of its agent. "
-                "Leave it at None."
-            )
         super().validate()
 
     @override(TeamConfig)

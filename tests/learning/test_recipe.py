@@ -12,6 +12,7 @@ from lorasa_rllib.learning import a2po, mappo
 from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate
 from lorasa_rllib.learning.a2po_log import Stepped
 from lorasa_rllib.learning.batch import MAPPOSettings, in_sequences, minibatches, prepare, standardise, targets_of
+from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import make_policy, owner_tables, random_rollout, seeded, team
 from tests.learning.helpers import SETTINGS, UNEQUAL, experienced, optimisers_of, uneven_rollout
 from tests.learning.test_mappo import train_together
@@ -131,3 +132,47 @@ def test_a2po_ends_passes_of_what_moved_far_enough(loop):
         counts[target_kl] = [event.position for event in update.events() if isinstance(event, Stepped)]
     units = len(update.order)
     assert len(counts[1e9]) == 4 * units and counts[1e-12] == list(range(1, units + 1))
+
+
+@pytest.mark.parametrize("loop", ["agent", "epoch"])
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
+@pytest.mark.parametrize("method", ["ps", "lora", "role", "nps"])
+def test_minibatches_of_a2po_are_disjoint_parts_of_each_pass(method, recurrent, loop):
+    network = NetworkConfig(hidden_size=5, recurrent=recurrent, critic_recurrent=recurrent)
+    policy = experienced(make_policy(UNEQUAL, owner_tables(3)[method], network=network, critic_input="agent_state"))
+    rollout = random_rollout(policy, 8, 3, seed=2).to("cpu")
+    numbers = {"num_epochs": 2, "chunk_length": 2, "loop": loop, "two_stage": False}
+    results = {}
+    for size in (None, 24, 6):
+        trained = copy.deepcopy(policy)
+        settings = A2POSettings(**numbers, minibatch_size=size)
+        update = SequentialUpdate(trained, optimisers_of(trained), rollout, settings, lambda choices: 0, seeded(1))
+        steps = [event for event in update.events() if isinstance(event, Stepped)]
+        results[size] = trained.state_dict(), steps
+        ratios = copy.deepcopy(update.ratios)
+        ratios.refresh()
+        torch.testing.assert_close(update.ratios.log_ratio, ratios.log_ratio, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(results[24][0], results[None][0], rtol=0, atol=0)
+    whole, parts = results[None][1], results[6][1]
+    assert len(parts) == 4 * len(whole)
+    for k, step in enumerate(whole):
+        mine = parts[4 * k : 4 * k + 4]
+        assert {(part.unit.name, part.position) for part in mine} == {(step.unit.name, step.position)}
+        for name in ("live", "value_rows"):
+            assert sum(part.stats[name] for part in mine) == step.stats[name]
+
+
+def test_a2po_of_one_agent_takes_the_minibatches_that_mappo_would():
+    spec = team((3,), (2,))
+    policy = experienced(
+        make_policy(spec, dataclasses.replace(owner_tables(2)["ps"], backbone_of=(0,), critic_of=(0,)))
+    )
+    rollout = random_rollout(policy, 8, 3).to("cpu")
+    numbers = {"num_epochs": 1, "minibatch_size": 7, "entropy_coeff": 0.0}
+    twin, generator = copy.deepcopy(policy), seeded(3)
+    mappo.update(policy, optimisers_of(policy), rollout, MAPPOSettings(**numbers), generator)
+    settings = A2POSettings(**numbers, two_stage=False, correction=None)
+    update = SequentialUpdate(twin, optimisers_of(twin), rollout, settings, lambda choices: 0, seeded(3))
+    for _ in update.events():
+        pass
+    torch.testing.assert_close(twin.actor.state_dict(), policy.actor.state_dict(), rtol=1e-9, atol=1e-10)

@@ -56,7 +56,6 @@ def test_trains_and_reports_every_position(small_config, build, name):
         ({"agents_per_step": 1.5}, "agents_per_step=1.5"),
         ({"others_clip": 1.0}, "others_clip=1.0"),
         ({"clip_growth": 1.0}, "clip_growth=1.0"),
-        ({"minibatch_size": 32}, "minibatch_size=32 is not supported by A2PO"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):
