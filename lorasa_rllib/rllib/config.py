@@ -156,10 +156,10 @@ class TeamConfig(SharingConfig):
             obs_norm_in_adapter_phase: the actor's running statistics of observations, `.network(obs_norm="running")`,
                 go on in the adapter phase. False: they rest with the backbone, which was trained on them.
             reference: True reproduces the quirks of the published implementation, or `learning.quirks.Quirks(...)`.
-            lr: learning rate, or RLlib's schedule [[env steps, rate], ...]. "linear": the rate set before decays to 0
-                over `total_env_steps` of `.sharing(...)`; a number ends that.
-            critic_lr: learning rate (or schedule, or "linear") of the critic; None: `lr`.
-            entropy_coeff: weight of the entropy bonus, a schedule or "linear" alike.
+            lr: learning rate, or RLlib's schedule [[env steps, rate], ...]. ("linear", rate): it decays to 0 over
+                `total_env_steps` of `.sharing(...)`. "linear": the rate set before does.
+            critic_lr: learning rate of the critic, given as `lr`; None: `lr`.
+            entropy_coeff: weight of the entropy bonus, given as `lr`.
             recompute_advantages: before every pass but the first, values, returns and advantages are computed again
                 with the critic as it then is (A2PO: before every pass of a unit). Costs a forward pass of the critic
                 over the batch each time; not for recurrent critics.
@@ -273,13 +273,17 @@ class TeamConfig(SharingConfig):
         return self._scheduled("entropy_coeff", self.entropy_coeff)
 
     def _decaying(self, name: str, given: Any) -> Any:
-        """What to set `name` to: "linear" keeps the number there is, and notes that it decays."""
+        """What to set `name` to. Of "linear" and ("linear", number) the number, with a note that it decays."""
         if given is NotProvided:
             return given
-        linear = isinstance(given, str) and given == "linear"
+        value, linear = given, isinstance(given, str) and given == "linear"
+        if linear:
+            value = getattr(self, name)
+        elif isinstance(given, list | tuple) and len(given) == 2 and given[0] == "linear":
+            value, linear = given[1], True
         others = tuple(other for other in self.linear_decay if other != name)
         self.linear_decay = (*others, name) if linear else others
-        return getattr(self, name) if linear else given
+        return value
 
     def _scheduled(self, name: str, value: Any) -> Any:
         """A setting with its decay, in environment steps."""

@@ -11,6 +11,9 @@ class Preset:
 
     num_epochs:  passes over a batch, as published.
     mappo_epochs: MAPPO's, where we measured that it needs more of them; see `passes`.
+    minibatch_size: environment steps per optimiser step of each learner; None: the whole batch.
+    lr_decay:    the learning rate falls to 0 over the budget.
+    grad_clip:   largest gradient norm of every owner.
     obs, agent_obsk: what agents of Multi-Agent MuJoCo observe.
     state:       what the critic sees of a battle, see `SMAXTeam`.
     network:     a key of `nn.network.PRESETS`; None: feed-forward, two hidden layers of 64.
@@ -25,6 +28,9 @@ class Preset:
     num_envs: int = 16
     steps: int = 250
     lr: float = 3e-4
+    minibatch_size: int | None = None
+    lr_decay: bool = False
+    grad_clip: float = 10.0
     gamma: float = 0.99
     entropy_coeff: float = 0.0
     obs: str = "local"

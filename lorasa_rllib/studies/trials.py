@@ -92,11 +92,13 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
         config.environment(env, env_config=env_config)
         .sharing(arm.sharing, **sharing_settings(options, scenario, method, config))
         .training(
-            lr=preset.lr,
+            lr=("linear", preset.lr) if preset.lr_decay else preset.lr,
             gamma=preset.gamma,
             lambda_=preset.lambda_,
             num_epochs=options.num_epochs or preset.passes(options.algorithm),
             entropy_coeff=preset.entropy_coeff,
+            grad_clip=preset.grad_clip,
+            minibatch_size=None if preset.minibatch_size is None else min(preset.minibatch_size, batch // learners),
             train_batch_size_per_learner=batch // learners,
         )
         .env_runners(

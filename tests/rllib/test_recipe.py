@@ -14,6 +14,7 @@ def test_linear_rates_decay_from_the_number_set_before_to_0_over_the_budget():
     config.training(lr=2e-3).training(lr="linear")
     down = [[0, 2e-3], [1000, 0.0]]
     assert config.learning_rates() == {"backbone": down, "adapters": [[0, 1e-3], [1000, 0.0]], "critic": down}
+    assert config.training(lr=("linear", 2e-3)).learning_rates()["backbone"] == down
     config.training(critic_lr=1e-3)
     assert config.learning_rates()["critic"] == 1e-3
     config.training(critic_lr="linear", entropy_coeff=0.5)

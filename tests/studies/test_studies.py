@@ -15,7 +15,7 @@ from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves, draw_finals
 from lorasa_rllib.studies.methods import METHODS
 from lorasa_rllib.studies.options import read_options
-from lorasa_rllib.studies.presets import PRESETS, preset_of
+from lorasa_rllib.studies.presets import PRESETS, Preset, preset_of
 from lorasa_rllib.studies.run import OfTrial, _space, report
 from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import cells_of, final_returns, half_width, markdown, rich_table, summary
@@ -122,6 +122,23 @@ def test_passes_over_a_batch_are_the_presets_or_the_given_ones():
         "Walker2d-2x3": 12,
         "Humanoid-9|8": 3,
     }
+
+
+def test_a_preset_says_how_batches_are_learnt_from_and_given_settings_overrule_it(monkeypatch):
+    recipe = Preset(minibatch_size=500, lr=1e-3, lr_decay=True, grad_clip=0.5, network="normalised")
+    monkeypatch.setitem(PRESETS["mamujoco"], "Hopper-3x1", recipe)
+    arguments = ["--scenario", "Hopper-3x1", "--total-env-steps", "1M"]
+    for algorithm in ("mappo", "a2po"):
+        (config,) = trials(options(*arguments, "--algorithm", algorithm)).values()
+        assert (config.minibatch_size, config.grad_clip) == (500, 0.5)
+        assert config.learning_rates()["backbone"] == [[0, 1e-3], [1_000_000, 0.0]]
+        assert config.network_settings["obs_norm"] == "running"
+    (config,) = trials(options(*arguments, "--smoke")).values()
+    config.validate()
+    (config,) = trials(options(*arguments, "--set", 'lr=["linear", 2e-3]', "minibatch_size=null")).values()
+    assert config.learning_rates()["backbone"] == [[0, 2e-3], [1_000_000, 0.0]] and config.minibatch_size is None
+    (config,) = trials(options(*arguments, "--set", "lr=2e-3")).values()
+    assert config.learning_rates()["backbone"] == 2e-3
 
 
 def test_an_unknown_scenario_fails_before_anything_starts():
