@@ -76,9 +76,8 @@ class SharingConfig(PPOConfig):
                 LoRASA, one backbone and an adapter for each agent. "seps_lora": adapters on a backbone for each group.
             schedule: "two_phase": the backbone trains first, then freezes and the adapters train. "joint": both train
                 from the start.
-            total_env_steps: budget of the run, summed over environments. Needed by a fraction as `phase_switch` and by
-                "linear" rates of `.training(...)`;
-                stopping a run is up to the caller (`stop=` of Tune).
+            total_env_steps: budget of the run, summed over environments. Only a fraction as `phase_switch` and
+                "linear" rates need it; stopping a run is up to the caller (`stop=` of Tune).
             phase_switch: environment steps (int) or fraction of the budget (float) after which the adapters begin, or
                 "auto": when the return rises at half its fastest rate (`learning.auto_switch` has the rule).
             adapter_key: whose adapter a row uses. "agent": each agent its own. "role": that of the agent's role (unit
