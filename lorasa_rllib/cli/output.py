@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lorasa_rllib.studies.terminal import width
+
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON instead, for scripts.")]
 
 
@@ -30,9 +32,7 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> None
         drawn.add_column(escape(column), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(escape(_printable(text_of(value))) for value in row.values()))
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=150)
+    console = Console(width=width())
     console.print(
         f"[bold]{escape(title)}[/bold]", highlight=False
     )  # not as the table's own: narrow tables would fold them

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lorasa_rllib.cli.output import AsJSON, complain, progress, show, table
+from lorasa_rllib.studies.terminal import three_figures
 
 WHAT = (
     "Policy files, or a checkpoint, or a trial's folder (its last checkpoint); a path or URI. Checkpoints are pickles, "
@@ -217,10 +218,10 @@ def _row(found: dict[str, Any]) -> dict[str, Any]:
     """What an evaluation found, as a row of a table."""
     row = {"actions": found["actions"], "episodes": found.get("episodes", 0)}
     if "return_mean" in found:
-        row |= {"return": f"{found['return_mean']:,.1f}"}
+        row |= {"return": three_figures(found["return_mean"])}
         if found["return_interval"] is not None:
             low, high = found["return_interval"]
-            row |= {"95 % interval": f"{low:,.1f} to {high:,.1f}"}
+            row |= {"95 % interval": f"{three_figures(low)} to {three_figures(high)}"}
         row |= {"lowest": found["return_min"], "highest": found["return_max"], "length": found["length_mean"]}
     if "win_rate" in found:
         low, high = found["win_rate_interval"]

@@ -10,6 +10,8 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import typer
 
@@ -45,7 +47,7 @@ def train(context: typer.Context) -> None:
 
 def analyze(
     run_dir: Annotated[
-        Path, typer.Argument(help="Folder of an experiment, or of a trial; checkpoints are pickles: only your own.")
+        str, typer.Argument(help="Folder of an experiment, or of a trial; checkpoints are pickles: only your own.")
     ],
     out: Annotated[Path | None, typer.Option(help="The HTML file; default: analysis.html in RUN_DIR.")] = None,
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps that policies are compared on.")] = 2000,
@@ -64,7 +66,7 @@ def analyze(
     from lorasa_rllib.studies.modules import import_from_here
 
     import_from_here()
-    folder = run_dir.expanduser().resolve()
+    folder = _folder(run_dir)
     with progress() as bar:
         task = bar.add_task("trials", total=None)
         shown = lambda done, of: bar.update(task, completed=done, total=of)  # noqa: E731
@@ -74,7 +76,7 @@ def analyze(
 
 def compare(
     run_dir: Annotated[
-        list[Path], typer.Argument(help="Folders of finished studies, with their curves.csv or runs/*.csv.")
+        list[str], typer.Argument(help="Folders of finished studies, or of other experiments of Ray Tune.")
     ],
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("comparison.html"),
     baseline: Annotated[
@@ -90,7 +92,14 @@ def compare(
     """
     from lorasa_rllib.studies.compare import compare as make
 
-    _done(make([folder.expanduser().resolve() for folder in run_dir], out, baseline, _command()), as_json)
+    _done(make([_folder(text) for text in run_dir], out, baseline, _command()), as_json)
+
+
+def _folder(text: str) -> Path:
+    """A folder of this machine by its path or file:// URI."""
+    if not text.startswith("file://") and "://" in text:
+        raise ValueError(f"{text}: experiments are read from this machine; copy it here first.")
+    return Path(url2pathname(urlsplit(text).path) if "://" in text else text).expanduser().resolve()
 
 
 def _command() -> str:

@@ -14,6 +14,7 @@ from lorasa_rllib.analysis.score_figures import draw_aggregates, draw_improvemen
 from lorasa_rllib.analysis.scores import WIN_RATE, aggregate, improvement, normalised, performance_profile, tidy
 from lorasa_rllib.studies.analyze import commands_of
 from lorasa_rllib.studies.curves import read_curves
+from lorasa_rllib.studies.experiments import read_experiment
 from lorasa_rllib.studies.methods import colours_of, label_of
 from lorasa_rllib.studies.table import COMPARED, NO_EPISODE, final_returns, summary
 
@@ -24,7 +25,7 @@ SOURCE = "Agarwal et al. 2021 (arXiv 2108.13264): 95 % intervals by resampling s
 
 
 def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, command: str | None = None) -> Path:
-    """Writes the report of the experiments in `folders`, each with a study's curves.csv or runs/*.csv, to `out`.
+    """Writes the report of the experiments in `folders` to `out`: studies, or any that Ray Tune has run.
 
     baseline: the method in whose units scores are, with its algorithm in front where there are several ("mappo ps");
     None: PS where it was run on every task, else scores as they are, which needs a single task; win rates are left as
@@ -99,11 +100,22 @@ def _label(name: str) -> str:
     return ", ".join([*map(str.upper, algorithm), label_of(method)])
 
 
+def _read(folder: Path) -> pd.DataFrame:
+    """The curves of a study, or of any experiment of Ray Tune."""
+    try:
+        return read_curves(folder)
+    except ValueError as error:
+        found = read_experiment(folder)
+        if found is None:
+            raise ValueError(f"{error} Trials of Ray Tune (result.json, progress.csv) are not there either.") from error
+        return found
+
+
 def _curves(folders: Sequence[Path]) -> pd.DataFrame:
     found: list[pd.DataFrame] = []
     seen: dict[tuple[object, ...], Path] = {}
     for folder in folders:
-        found.append(read_curves(folder))
+        found.append(_read(folder))
         for run in found[-1][[*COMPARED, "seed"]].drop_duplicates().itertuples(index=False, name=None):
             if run in seen:
                 raise ValueError(f"run {' '.join(map(str, run))} is in {seen[run].name} and in {folder.name}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+STEPS = "num_env_steps_sampled_lifetime"
 COLUMNS = [
     "scenario",
     "obs",
@@ -31,19 +33,25 @@ COLUMNS = [
 
 def row_of(run: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
     """One iteration's result as a row of `COLUMNS`; `run` gives the first five. Evaluations are None in iterations
-    without one, win rates where episodes cannot be won."""
+    without one, win rates where episodes cannot be won.
+
+    Results of other algorithms and of older versions of RLlib have fewer entries, or others that mean the same.
+    """
     evaluation = result.get("evaluation", {}).get("env_runners", {})
-    runners = result["env_runners"]
+    runners = result.get("env_runners", {})
+    value = runners.get("episode_return_mean", result.get("episode_reward_mean"))
+    steps = [place[name] for place, name in ((result, STEPS), (runners, STEPS), (result, "timesteps_total"),
+                                             (result, "training_iteration")) if place.get(name)]  # fmt: skip
     return {
         **run,
-        "env_steps": int(result["num_env_steps_sampled_lifetime"]),
-        "episode_return": runners["episode_return_mean"],
+        "env_steps": int(steps[0]) if steps else 0,
+        "episode_return": value,
         "evaluation_return": evaluation.get("episode_return_mean"),
         "win_rate": runners.get("win_rate"),
         "evaluation_win_rate": evaluation.get("win_rate"),
-        "phase": result["phase"],
-        "episodes": int(runners["num_episodes_lifetime"]),
-        "seconds": result["time_total_s"],
+        "phase": result.get("phase", ""),
+        "episodes": int(runners.get("num_episodes_lifetime", value is not None and value == value)),
+        "seconds": result.get("time_total_s", math.nan),
         "versions": result.get("versions"),
         "commit": result.get("commit"),
     }

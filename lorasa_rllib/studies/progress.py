@@ -2,27 +2,76 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.tune import Callback
-from rich.console import Console
+
+from lorasa_rllib.studies.curves import STEPS
+from lorasa_rllib.studies.terminal import compact, console, duration, shortened, three_figures, width
 
 WAIT, FIRST_WAIT = 60.0, 20.0
 """Seconds between two lines about trials that wait, and until the first one."""
 
+STUDY = 60.0
+"""Seconds between two lines about the whole study."""
+
+NAME, LEAST_NAME = 36, 18
+"""Columns of a trial's name where there is room, and those that other columns make way for."""
+
+NO_PHASES = "one phase"
+
+
+@dataclass
+class Pace:
+    """How far a trial is. steps: environment steps done; per_second: since the first result of this session."""
+
+    steps: int
+    per_second: float
+    first: tuple[int, float]
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any], before: Pace | None) -> Pace:
+        steps, now = int(result[STEPS]), float(result["time_total_s"])
+        taken = max(float(result["time_this_iter_s"]), 1e-9)
+        if before is None or steps <= before.steps:  # new, or begun again after a failure
+            sampled = result["env_runners"].get("num_env_steps_sampled", 0)
+            return cls(steps, sampled / taken, (steps, now))
+        first_steps, first = before.first
+        return cls(steps, (steps - first_steps) / max(now - first, 1e-9), before.first)
+
 
 class Progress(Callback):
-    """Prints, for each trial, steps of the budget, phase, return, speed and time left.
+    """Prints, for each trial, steps of the budget, phase, return, speed and time left; and the time the study needs.
 
     every: seconds between two lines of one trial. Errors, checkpoints and ends are always told.
+    trials: how many there are in all: Tune makes them one by one.  begun: steps that trials of these names start with.
+    later: environment steps of trials that come after these.
     """
 
-    def __init__(self, total_env_steps: int, every: float = 10.0):
-        self._total, self._every = total_env_steps, every
+    def __init__(
+        self,
+        total_env_steps: int,
+        every: float = 10.0,
+        trials: int = 1,
+        begun: Mapping[str, int] | None = None,
+        later: int = 0,
+    ):
+        self._total, self._every, self._trials, self._later = total_env_steps, every, trials, later
+        self._begun = dict(begun or {})
         self._tell_at: float | None = None  # that no trial finds room
         self._last: dict[str, float] = {}
+        self._paces: dict[str, Pace] = {}
+        self._told_study = time.monotonic()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of an experiment that is resumed, perhaps by a later version: Tune keeps callbacks with it. Times are new."""
+        settings = {name: state[f"_{name}"] for name in ("every", "trials", "begun", "later") if f"_{name}" in state}
+        Progress.__init__(self, state["_total"], **settings)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Says so, every minute, while no trial finds room: Tune waits for ever, without a word."""
@@ -35,50 +84,97 @@ class Progress(Callback):
             self._tell_at = now + WAIT
             waiting = next(trial for trial in trials if trial.status == "PENDING")
             needed = waiting.placement_group_factory.required_resources
-            _say(
-                f"[yellow]{waiting!s:<36} waits for {_resources(needed)}; the cluster has "
-                f"{_resources(ray.cluster_resources())}, {_resources(ray.available_resources())} of it free[/yellow]"
-            )
+            free, there = _resources(ray.available_resources()), _resources(ray.cluster_resources())
+            _say(f"{waiting!s} waits for {_resources(needed)}; the cluster has {there}, {free} of it free", "yellow")
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _say(f"[dim]{trial!s:<36} starts[/dim]")
+        _say(f"{trial!s} starts", "dim")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         if result.get("faults"):
-            _say(f"[yellow]{trial!s:<36} {result['faults']}[/yellow]")
+            _say(f"{trial!s} {result['faults']}", "yellow")
         now = time.monotonic()
-        steps = int(result["num_env_steps_sampled_lifetime"])
-        if steps < self._total and now - self._last.get(trial.trial_id, 0.0) < self._every:
-            return
-        self._last[trial.trial_id] = now
-        _say(self.line(str(trial), result))
+        self._paces[str(trial)] = Pace.of(result, self._paces.get(str(trial)))
+        if int(result[STEPS]) >= self._total or now - self._last.get(trial.trial_id, -math.inf) >= self._every:
+            self._last[trial.trial_id] = now
+            _say(self.line(str(trial), result, adapts="lora" in str(trial.config.get("sharing_method", "lora"))))
+        if now - self._told_study >= STUDY:
+            self._tell_study(trials)
 
-    def line(self, name: str, result: dict[str, Any]) -> str:
-        """The progress line of one result."""
-        steps, runners = int(result["num_env_steps_sampled_lifetime"]), result["env_runners"]
-        speed = result["env_runners"].get("num_env_steps_sampled", 0) / max(result["time_this_iter_s"], 1e-9)
-        left = max(0, self._total - steps) / max(speed, 1e-9)
+    def line(self, name: str, result: dict[str, Any], adapts: bool = True) -> str:
+        """The progress line of one result, as wide as the window. adapts: whether the method has adapters."""
+        runners, pace = result["env_runners"], self._paces.get(name) or Pace.of(result, None)
         won = runners.get("win_rate")
-        value = f"return {runners['episode_return_mean']:8,.1f}" if won is None else f"won {won:.0%} of battles"
+        value = f"return {three_figures(runners['episode_return_mean'])}" if won is None else f"won {won:.0%}"
         if not runners["num_episodes_lifetime"]:
-            value = "no episode has ended yet"
-        return (
-            f"{name:<36} {steps:>11,} / {self._total:,} steps   {result['phase']:<8}   {value:<24}"
-            f"   {speed:>7,.0f} steps/s   {int(left // 60)}:{int(left % 60):02d} left"
-        )
+            value = "no episode yet"
+        left = max(0, self._total - pace.steps) / pace.per_second if pace.per_second else math.inf
+        fields = {
+            "steps": f"{compact(pace.steps):>5} / {compact(self._total)} steps",
+            "phase": f"{result['phase'] if adapts else NO_PHASES:<9}",
+            "value": f"{value:<14}",
+            "speed": f"{compact(pace.per_second):>5} steps/s",
+            "left": f"{duration(left):>7} left",
+        }
+        for least in ("speed", "phase", "steps"):  # left out in this order where the window is narrow
+            if _room(fields) >= LEAST_NAME:
+                break
+            del fields[least]
+        room = max(1, min(NAME, _room(fields)))
+        return "  ".join([f"{shortened(name, room):<{room}}", *fields.values()])
+
+    def study_line(self, trials: list[Any]) -> str:
+        """How many trials there are in which state, and how long all of them take at the present speed."""
+        finished = sum(trial.is_finished() for trial in trials)
+        running = sum(trial.status == "RUNNING" for trial in trials)
+        waiting = max(self._trials, len(trials)) - finished - running
+        left = duration(self.seconds_left(trials))
+        done = f"{finished} of {max(self._trials, len(trials))} trials done"
+        return f"study: {done}, {running} running, {waiting} waiting; about {left} left"
+
+    def seconds_left(self, trials: list[Any]) -> float:
+        """Of the whole study: all steps that are left, at the sum of the speeds of the trials that run."""
+        of_trials, speed = [], 0.0
+        for trial in trials:
+            pace = self._paces.get(str(trial))
+            if trial.is_finished():
+                continue
+            steps = max(0, self._total - (pace.steps if pace else self._begun.get(str(trial), 0)))
+            of_trials.append((steps, pace.per_second if pace and trial.status == "RUNNING" else 0.0))
+            speed += of_trials[-1][1]
+        names = {str(trial) for trial in trials}
+        unmade = max(0, self._trials - len(trials))
+        begun = sorted((steps for name, steps in self._begun.items() if name not in names), reverse=True)[:unmade]
+        rest = sum(steps for steps, _ in of_trials) + unmade * self._total - sum(begun) + self._later
+        if not rest:
+            return 0.0
+        slowest = max((steps / own for steps, own in of_trials if own), default=0.0)
+        return max(slowest, rest / speed) if speed else math.inf
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _say(f"[red]{trial!s:<36} failed; see {trial.error_file or trial.local_path}[/red]")
+        _say(f"{trial!s} failed; see {trial.error_file or trial.local_path}", "red")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _say(f"[green]{trial!s:<36} done[/green]")
+        _say(f"{trial!s} done", "green")
+        if not all(other.is_finished() for other in trials) or len(trials) < self._trials:
+            self._tell_study(trials)
+
+    def _tell_study(self, trials: list[Any]) -> None:
+        self._told_study = time.monotonic()
+        if self._trials > 1 and math.isfinite(self.seconds_left(trials)):
+            _say(self.study_line(trials), "bold")
+
+
+def _room(fields: Mapping[str, str]) -> int:
+    """Columns that are left of the window beside these."""
+    return width() - sum(2 + len(field) for field in fields.values())
 
 
 def _resources(amounts: dict[str, float]) -> str:
     return " and ".join(f"{amounts.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
 
 
-def _say(text: str) -> None:
-    Console(width=150, highlight=False).print(text)  # made anew: Tune pickles callbacks, and consoles hold locks
+def _say(text: str, style: str | None = None) -> None:
+    console().print(text, style=style, markup=False)  # made anew: Tune pickles callbacks, and consoles hold locks

@@ -21,6 +21,7 @@ from rich.console import Console
 
 import lorasa_rllib.rllib  # noqa: F401 - registers the algorithms
 from lorasa_rllib.envs.registry import environment_class
+from lorasa_rllib.studies import terminal
 from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves
@@ -50,7 +51,7 @@ def run(options: StudyOptions) -> pd.DataFrame:
     Raises ValueError for bad settings before Ray starts, RuntimeError if a trial failed.
     """
     import_from_here()
-    console = Console(width=150)
+    console = terminal.console()
     for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     configs, forked = trials(options), dict[TrialName, Any]()
@@ -64,24 +65,26 @@ def run(options: StudyOptions) -> pd.DataFrame:
         checkpoints, before = _train_trunks(options, console)
         forked = forks(options, checkpoints)
         configs |= forked
+    begun = {str(name): config.phase_schedule().switch_step or 0 for name, config in forked.items()}
     console.print(
         f"{len(configs)} trial(s) of {options.total_env_steps:,} environment steps; torch uses one thread each."
     )
-    results = _fit(options, configs, console)
+    results = _fit(options, configs, console, Progress(options.total_env_steps, trials=len(configs), begun=begun))
     curves = whole_curves(_curves(configs, results), before, {name.method for name in forked})
     report(console, curves, folder, {name: r.checkpoint for name, r in results.items()}, options)
     return curves
 
 
 def _fit(
-    options: StudyOptions, configs: dict[TrialName, Any], console: Console, stop: int | None = None,
-    callbacks: Sequence[Any] = (),
+    options: StudyOptions, configs: dict[TrialName, Any], console: Console, progress: Progress,
+    stop: int | None = None, callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Runs trials, or the rest of them; results by name.
 
     stop: after so many steps, and keep all checkpoints; None: after the budget.
     """
     folder = f"{options.storage_path.rstrip('/')}/{options.name}"
+    callbacks = [progress, *callbacks]
     tuner = _tuner(options, {str(name): config for name, config in configs.items()}, folder, stop, callbacks)
     results = tuner.fit()
     if (status := exit_status()) is not None:
@@ -106,7 +109,11 @@ def _train_trunks(
     steps = fork_steps(options, next(iter(configs.values())))
     shown = ", ".join(f"{step:,}" for step in steps)
     console.print(f"{len(configs)} backbone(s), with forks after {shown} environment steps.")
-    results = _fit(replace(options, name=options.name + TRUNKS), configs, console, max(steps), [ForkPoints(steps)])
+    compared = len(options.scenarios) * len(options.methods) * len(options.seeds)
+    later = compared * options.total_env_steps + sum(options.total_env_steps - step for step in steps) * len(configs)
+    progress = Progress(max(steps), trials=len(configs), later=later)
+    trunk_options = replace(options, name=options.name + TRUNKS)
+    results = _fit(trunk_options, configs, console, progress, max(steps), [ForkPoints(steps)])
     found = {}
     for name in configs:
         saved = sorted(
@@ -145,7 +152,7 @@ def report(
     if curves.empty:
         console.print(f"No table, no figure: {NO_EPISODE}", soft_wrap=True)
     else:
-        console.print(rich_table(summary(curves)))
+        console.print(rich_table(summary(curves), console.width))
     for what, name in written.items():
         console.print(f"{what:<12}{folder}/{name}", soft_wrap=True)
     for name, checkpoint in checkpoints.items():
@@ -198,7 +205,7 @@ def _tuner(
                 num_to_keep=keep, checkpoint_frequency=every, checkpoint_at_end=True
             ),
             failure_config=tune.FailureConfig(max_failures=2),
-            callbacks=[Progress(stop), Provenance(), SaveOnTermination(), *callbacks],
+            callbacks=[*callbacks, Provenance(), SaveOnTermination()],
             verbose=0,
         ),
     )

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lorasa_rllib.studies.curves import has_wins
 from lorasa_rllib.studies.methods import label_of
+from lorasa_rllib.studies.terminal import three_figures
 
 LAST_SHARE = 0.1
 """A seed's final return is the mean over this last share of its steps."""
@@ -97,25 +98,37 @@ def half_width(values: np.ndarray) -> float:
     return float(quantile * values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def rich_table(rows: pd.DataFrame) -> Table:
-    """The summary for a terminal."""
+def rich_table(rows: pd.DataFrame, width: int | None = None) -> Table:
+    """The summary for a terminal. Where it is wider than the window, what never differs is in the title instead."""
     few = rows["seeds"].min() < FEW
     caution = f"With fewer than {FEW} seeds, such differences may be chance: --seeds 5 tells more." if few else None
     title = "Win rate of greedy battles" if "greedy_win_rate" in rows else "Team return"
-    table = Table(title=f"{title}, mean over seeds (last tenth of the steps)", caption=caution)
     head, *cells = cells_of(rows)
-    for k, name in enumerate(head):
-        table.add_column(name, justify="left" if k < len(COMPARED) else "right")
+    kept = list(range(len(head)))
+    if width is not None and width < sum(3 + max(len(row[k]) for row in (head, *cells)) for k in kept) + 1:
+        kept = _differing(head, cells)
+    once = [cells[0][k] + (" env steps" if head[k] == "env steps" else "") for k in range(len(head)) if k not in kept]
+    about = f"{title}, mean over seeds (last tenth of the steps)"
+    table = Table(title="; ".join(filter(None, [about, ", ".join(filter(None, once))])), caption=caution)
+    for k in kept:
+        named = head[k] in COMPARED
+        table.add_column(head[k], justify="left" if named else "right", no_wrap=head[k] in ("algorithm", "method"))
     for row in cells:
-        table.add_row(*row)
+        table.add_row(*(row[k] for k in kept))
     return table
+
+
+def _differing(head: list[str], cells: list[list[str]]) -> list[int]:
+    """Columns but those that say what was compared and are alike in every row."""
+    told = [*COMPARED, "env steps"]
+    found = [k for k, name in enumerate(head) if name not in told or len({row[k] for row in cells}) > 1]
+    return found if len(cells) > 1 else sorted({*found, head.index("method")})
 
 
 def markdown(rows: pd.DataFrame) -> str:
     """The summary for a page: methods by their labels, without columns that say what was compared but never differ."""
     head, *cells = cells_of(rows.assign(method=rows["method"].map(label_of)))
-    told = [*COMPARED, "env steps"]
-    kept = [k for k, name in enumerate(head) if name not in told or len({row[k] for row in cells}) > 1]
+    kept = _differing(head, cells)
     lines = [[row[k] for k in kept] for row in (head, ["---"] * len(head), *cells)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -131,7 +144,7 @@ def cells_of(rows: pd.DataFrame) -> list[list[str]]:
         shown = _number("{:.0%}" if wins else f"{{:,.{_decimals(row.final_return, row.greedy_return)}f}}")
         half, some = shown(row.interval), row.seeds > 1
         greedy = " ± ".join(filter(None, (shown(row.greedy_return), shown(row.greedy_interval))))
-        more = [f"{row.final_win_rate:.0%}", f"{row.final_return:.2f}"] if wins else [greedy]
+        more = [f"{row.final_win_rate:.0%}", three_figures(row.final_return)] if wins else [greedy]
         cells.append(
             [
                 *(getattr(row, column) for column in COMPARED),

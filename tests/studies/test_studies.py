@@ -344,6 +344,15 @@ def test_returns_are_shown_with_three_figures(curves, largest, shown):
         assert {len(number.partition(".")[2]) for number in numbers} == {shown}
 
 
+@pytest.mark.parametrize("columns", [80, 100, 200])
+def test_the_table_fits_the_window(curves, columns, capsys):
+    Console(width=columns).print(rich_table(summary(curves), columns))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns and "lora" in "".join(lines) and "…" not in "".join(lines)
+    whole = " ".join(" ".join(lines).split())
+    assert all(told in whole for told in ("A-1x1", "global", "mappo", "100"))
+
+
 def test_final_returns_are_drawn_with_a_point_for_every_seed(curves, tmp_path):
     draw_finals(curves, tmp_path / "finals.png", "a study")
     assert (tmp_path / "finals.png").stat().st_size > 10_000

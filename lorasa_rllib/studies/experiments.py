@@ -1,0 +1,142 @@
+"""Experiments of Ray Tune that no script of this package made, as curves: from each trial's result.json or progress.csv
+and params.json. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lorasa_rllib.studies.curves import read_trial
+from lorasa_rllib.studies.methods import METHODS
+
+RESULTS, TABLE, PARAMETERS = "result.json", "progress.csv", "params.json"
+SCENARIO = ("scenario", "agent_conf", "map_name", "num_agents", "env")
+"""Settings of environments that name a scenario."""
+
+TELL_NO_ARM = ("seed", "trial_name", "env", "env_config", "sharing_method", "sharing_schedule", "sharing_adapter_key")
+"""Settings that may differ between runs of one method: they are columns of curves, or in the method's name."""
+
+MOST_SETTINGS = 4
+"""Settings that a method's name shows at most."""
+
+
+def is_trial(folder: Path) -> bool:
+    return (folder / RESULTS).is_file() or (folder / TABLE).is_file()
+
+
+def read_experiment(folder: Path) -> pd.DataFrame | None:
+    """The curves of an experiment's trials, or of the one trial whose folder it is. None if there are none.
+
+    A method is the sharing method, else the algorithm, with the settings in which trials differ: "lora[lr=0.001]". Runs
+    that differ in nothing but their seed are its seeds. Raises ValueError for results without returns of episodes.
+    """
+    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    trials = [path for path in ([folder] if is_trial(folder) else inside) if is_trial(path)]
+    if not trials:
+        return None
+    settings = {trial: _settings(trial) for trial in trials}
+    varied = _varied(list(settings.values()))
+    seen: dict[tuple[str, ...], int] = {}
+    found = []
+    for trial, config in settings.items():
+        run, seed = _run(trial, config, varied), config.get("seed")
+        count = seen[tuple(run.values())] = seen.get(tuple(run.values()), 0) + 1
+        found.append(read_trial(_lines(trial), {**run, "seed": count if seed is None else seed}))
+    curves = pd.concat(found, ignore_index=True)
+    if curves.empty:
+        raise ValueError(
+            f"{folder}: no trial has reported a return of episodes (env_runners/episode_return_mean, or "
+            "episode_reward_mean of older versions of RLlib)."
+        )
+    return curves
+
+
+def _run(trial: Path, config: Mapping[str, Any], varied: list[str]) -> dict[str, str]:
+    """Scenario, observations, algorithm and method of a trial."""
+    known = re.search(r"(\w+)'>$", str(config.get("algo_class", "")))
+    algorithm = (known[1] if known else trial.name.partition("_")[0]).lower()
+    told = [f"{name.rpartition('.')[2]}={_short(_flat(config).get(name))}" for name in varied[:MOST_SETTINGS]]
+    method = (_sharing(config) or algorithm) + (f"[{','.join(told)}]" if told else "")
+    return {"scenario": _scenario(config), "obs": "", "algorithm": algorithm, "method": method}
+
+
+def _sharing(config: Mapping[str, Any]) -> str | None:
+    """Our name of the sharing method; None for algorithms without one."""
+    sharing = config.get("sharing_method")
+    key, schedule = config.get("sharing_adapter_key", "agent"), config.get("sharing_schedule", "two_phase")
+    for name, method in METHODS.items():
+        adapts = not method.adapts or (method.schedule == schedule and method.adapter_key == key)
+        if method.sharing == sharing and adapts:
+            return name
+    return None if sharing is None else f"{sharing}-{schedule}"
+
+
+def _scenario(config: Mapping[str, Any]) -> str:
+    given = config.get("env_config") or {}
+    named = [given[name] for name in SCENARIO if name in given] or [config.get("env") or "task"]
+    return "-".join(re.sub(r"^<class '(?:.*\.)?(.*)'>$", r"\1", str(name)) for name in named)
+
+
+def _settings(trial: Path) -> dict[str, Any]:
+    """What a trial was started with, as Tune writes it; empty if it has not."""
+    file = trial / PARAMETERS
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _varied(configs: list[dict[str, Any]]) -> list[str]:
+    """Names of the settings that have several values, whole ones such as "env_config.level"."""
+    flat = [_flat(config) for config in configs]
+    names = dict.fromkeys(name for one in flat for name in one)
+    differ = [name for name in names if len({json.dumps(one.get(name), default=str) for one in flat}) > 1]
+    return [name for name in differ if name not in (*TELL_NO_ARM, *(f"env_config.{part}" for part in SCENARIO))]
+
+
+def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        nested = isinstance(value, dict) and value
+        found |= _flat(value, f"{before}{name}.") if nested else {f"{before}{name}": value}
+    return found
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return re.sub(r"\s+", "", text)[:24]
+
+
+def _lines(trial: Path) -> Iterator[str]:
+    """Results of a trial, one JSON document each; a line that was cut off when the run was killed is left out."""
+    if (trial / RESULTS).is_file():
+        for line in (trial / RESULTS).read_text().splitlines():
+            try:
+                json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            yield line
+        return
+    with (trial / TABLE).open(newline="") as file:
+        for row in csv.DictReader(file):
+            nested: dict[str, Any] = {}
+            for name, text in row.items():
+                *path, last = name.split("/")
+                place = nested
+                for part in path:
+                    place = place.setdefault(part, {})
+                if text not in ("", None):
+                    place[last] = _number(text)
+            yield json.dumps(nested)
+
+
+def _number(text: str) -> float | str:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if math.isfinite(value) and value.is_integer() else value
