@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from lorasa_rllib.studies.curves import has_wins
@@ -18,6 +20,9 @@ LAST_SHARE = 0.1
 
 FEW = 3
 """Seeds below which an interval says nothing: half that of two is six times what they lie apart."""
+
+LESS = ("minutes", "lowest to highest", "env steps", "seeds")
+"""Columns that a narrow window does without, in this order; they are in table.csv."""
 
 COMPARED = ["scenario", "obs", "algorithm", "method"]
 """Columns of curves that tell one row of a summary from another."""
@@ -99,23 +104,37 @@ def half_width(values: np.ndarray) -> float:
 
 
 def rich_table(rows: pd.DataFrame, width: int | None = None) -> Table:
-    """The summary for a terminal. Where it is wider than the window, what never differs is in the title instead."""
+    """The summary for a terminal.
+
+    Where it is wider than the window, what never differs is in the title instead, and the columns of `LESS` are left
+    out as far as needed.
+    """
     few = rows["seeds"].min() < FEW
     caution = f"With fewer than {FEW} seeds, such differences may be chance: --seeds 5 tells more." if few else None
     title = "Win rate of greedy battles" if "greedy_win_rate" in rows else "Team return"
     head, *cells = cells_of(rows)
-    kept = list(range(len(head)))
-    if width is not None and width < sum(3 + max(len(row[k]) for row in (head, *cells)) for k in kept) + 1:
+    kept, wide = list(range(len(head))), width or math.inf
+    if wide < sum(3 + size for size in _sizes(head, cells, kept)) + 1:
         kept = _differing(head, cells)
-    once = [cells[0][k] + (" env steps" if head[k] == "env steps" else "") for k in range(len(head)) if k not in kept]
+        for name in LESS:
+            if wide < sum(1 + size for size in _sizes(head, cells, kept)) + 2 and head.index(name) in kept:
+                kept.remove(head.index(name))
+    once = [cells[0][k] + (" env steps" if head[k] == "env steps" else "") for k in range(len(head))
+            if k not in kept and head[k] not in LESS[:2] and len({row[k] for row in cells}) == 1]  # fmt: skip
     about = f"{title}, mean over seeds (last tenth of the steps)"
-    table = Table(title="; ".join(filter(None, [about, ", ".join(filter(None, once))])), caption=caution)
+    style: dict[str, Any] = {} if len(kept) == len(head) else {"box": SIMPLE_HEAD, "padding": (0, 0), "pad_edge": False}
+    table = Table(title="; ".join(filter(None, [about, ", ".join(filter(None, once))])), caption=caution, **style)
     for k in kept:
         named = head[k] in COMPARED
-        table.add_column(head[k], justify="left" if named else "right", no_wrap=head[k] in ("algorithm", "method"))
+        table.add_column(head[k], justify="left" if named else "right", no_wrap=named, overflow="fold")
     for row in cells:
         table.add_row(*(row[k] for k in kept))
     return table
+
+
+def _sizes(head: list[str], cells: list[list[str]], kept: list[int]) -> list[int]:
+    """Width of every column that is kept; heads are folded at spaces."""
+    return [max(*(len(row[k]) for row in cells), *map(len, head[k].split())) for k in kept]
 
 
 def _differing(head: list[str], cells: list[list[str]]) -> list[int]:
