@@ -60,10 +60,13 @@ class Run:
     def command(self) -> list[str]:
         study, task = self.study, self.task
         epochs = ["--num-epochs", str(study.epochs[task])] if task in study.epochs else []
+        settings = study.recipes.get(self.method)
+        method = self.method if settings is None else "ps"
         return [
             "tune_configs/compare_methods.py", "--suite", study.suite, f"--{SUITES[study.suite].option}", task,
-            "--algorithm", study.algorithm, "--methods", self.method, "--seeds", f"{self.seed},",
+            "--algorithm", study.algorithm, "--methods", method, "--seeds", f"{self.seed},", "--preset", study.preset,
             "--total-env-steps", str(study.shorter.get(task, study.total_env_steps)), *study.options, *epochs,
+            *(["--set", *settings] if settings else []),
             "--storage-path", str(RESULTS / "runs"), "--name", self.experiment, "--resume", "--address", "local",
         ]  # fmt: skip
 
@@ -72,7 +75,10 @@ class Run:
 class Study:
     """Every method on every task with every seed.
 
+    preset: numbers of the runs, see `lorasa_rllib/studies/presets.py`.
     shorter: environment steps of tasks that get fewer. epochs: passes over a batch where they are not the preset's.
+    recipes: name -> settings of one shared policy; such names take the place of methods.
+    more_seeds: seeds of tasks that get more.
     beside: studies whose runs on these tasks are shown beside.
     """
 
@@ -83,9 +89,12 @@ class Study:
     suite: str = "mamujoco"
     algorithm: str = "mappo"
     seeds: tuple[int, ...] = (1, 2, 3)
+    preset: str = "recommended"
     options: tuple[str, ...] = USUAL
     shorter: Mapping[str, int] = field(default_factory=dict)
     epochs: Mapping[str, int] = field(default_factory=dict)
+    recipes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    more_seeds: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     beside: tuple[str, ...] = ()
 
     @property
@@ -93,13 +102,14 @@ class Study:
         return RESULTS / self.name
 
     def runs(self) -> list[Run]:
-        return [Run(self, t, m, s) for t in self.tasks for s in self.seeds for m in self.methods]
+        return [
+            Run(self, t, m, s) for t in self.tasks for s in self.more_seeds.get(t, self.seeds) for m in self.methods
+        ]
 
 
 ANT = "Ant-4x2"
 MUJOCO = ("HalfCheetah-2x3", "HalfCheetah-6x1", "Walker2d-2x3", ANT)
-PUBLISHED = {"Walker2d-2x3": 3, ANT: 3}
-"""Passes over a batch, where the presets have more by now."""
+PUBLISHED = "published"
 
 SIX = (1, 2, 3, 4, 5, 6)
 SHARED_OR_NOT = ("ps", "nps", "lora", "lora-joint")
@@ -116,6 +126,31 @@ BATTLES = ("--phase-switch", "0.3", "--adapter-lr-scale", "1")
 OFTEN = ("--phase-switch", "0.3", "--evaluation-interval", "8")
 """Of short runs."""
 
+SMALL_STEPS, WHOLE_BATCH = ("minibatch_size=500", "num_epochs=10"), ("minibatch_size=None", "num_epochs=5")
+RUNNING, LAYER = ("network.obs_norm=running",), ("network.obs_norm=layer",)
+DECAY, CONSTANT = ("lr=linear",), ("lr=3e-4",)
+CLIP, LOOSE = ("grad_clip=0.5",), ("grad_clip=10.0",)
+RECIPES: dict[str, tuple[str, ...]] = {
+    "recipe": (),
+    "published": (*WHOLE_BATCH, *LAYER, *CONSTANT, *LOOSE),
+    "only_running_norm": (*WHOLE_BATCH, *RUNNING, *CONSTANT, *LOOSE),
+    "only_small_steps": (*SMALL_STEPS, *LAYER, *CONSTANT, *LOOSE),
+    "only_decay": (*WHOLE_BATCH, *LAYER, *DECAY, *LOOSE),
+    "without_running_norm": LAYER,
+    "without_small_steps": WHOLE_BATCH,
+    "without_decay": CONSTANT,
+    "without_clip": LOOSE,
+    "with_steps_of_250": ("minibatch_size=250",),
+    "with_steps_of_125": ("minibatch_size=125",),
+    "with_recomputed_advantages": ("recompute_advantages=True",),
+    "with_target_kl": ("target_kl=0.03",),
+    "with_std_0.6": ("network.initial_log_std=-0.5",),
+    "with_gaussian": ("network.distribution=gaussian",),
+    "with_twice_the_rate": ('lr=["linear", 6e-4]',),
+    "with_128": ("network.hidden_size=128",),
+}
+"""One shared policy: the recommended recipe, the published one, each trick alone, all but one, and one more."""
+
 LOWERED = ("ps", "lora:lr=0.3", "lora-joint:lr=0.3", "lora-role:lr=0.3", "lora-role-joint:lr=0.3")
 """Battles at the adapters' learning rate of the preset."""
 
@@ -123,24 +158,38 @@ STUDIES = {
     study.name: study
     for study in (
         Study(
-            "methods", MUJOCO, SHARED_OR_NOT, 3 * MILLION, seeds=SIX, shorter={ANT: 2 * MILLION}, epochs=PUBLISHED,
+            "trained", MUJOCO, SHARED_OR_NOT, 3 * MILLION, more_seeds={"HalfCheetah-2x3": (1, 2, 3, 4, 5)},
+        ),
+        Study(
+            "tricks", ("HalfCheetah-2x3", "Walker2d-2x3"), tuple(RECIPES), recipes=RECIPES, seeds=(101, 102, 103),
+        ),
+        Study(
+            "trained_a2po", (ANT, "HalfCheetah-6x1"), ("ps", "lora"), 3 * MILLION, algorithm="a2po",
+            beside=("trained",),
+        ),
+        Study(
+            "methods", MUJOCO, SHARED_OR_NOT, 3 * MILLION, seeds=SIX, preset=PUBLISHED,
+            shorter={ANT: 2 * MILLION},
         ),
         Study(
             "walker", ("Walker2d-2x3",), ("lora:switch=0.1", "lora:lr=10", "lora:r=64", "lora:on=head"), 3 * MILLION,
-            seeds=(1, 2), beside=("methods",), epochs=PUBLISHED,
+            seeds=(1, 2), beside=("methods",), preset=PUBLISHED,
         ),
         Study(
             "all_methods", ("HalfCheetah-2x3", "HalfCheetah-6x1"), ("mtl", "seps", "seps-lora"), 3 * MILLION,
-            beside=("methods",),
+            preset=PUBLISHED, beside=("methods",),
         ),
         Study(
             "a2po", ("HalfCheetah-2x3", ANT), ("ps", "nps", "lora"), 3 * MILLION, algorithm="a2po",
-            shorter={ANT: 2 * MILLION}, beside=("methods",),
+            preset=PUBLISHED, shorter={ANT: 2 * MILLION}, beside=("methods",),
         ),
         Study(
-            "epochs", MUJOCO, SHARED_OR_NOT, 3 * MILLION, shorter={ANT: 2 * MILLION}, epochs=dict.fromkeys(MUJOCO, 12),
+            "epochs", MUJOCO, SHARED_OR_NOT, 3 * MILLION, preset=PUBLISHED, shorter={ANT: 2 * MILLION},
+            epochs=dict.fromkeys(MUJOCO, 12),
         ),
-        Study("ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS), seeds=SIX),
+        Study(
+            "ablations", ("HalfCheetah-2x3",), ("ps", "lora", "lora-joint", *ABLATIONS), seeds=SIX, preset=PUBLISHED,
+        ),
         Study("roles", ("smacv2_5_units",), LOWERED, suite="smax", options=BATTLES),
         Study("roles_fixed", ("3s5z_vs_3s6z",), LOWERED, suite="smax", options=BATTLES),
         Study(
@@ -150,7 +199,8 @@ STUDIES = {
             suite="smax", seeds=(1,), options=BATTLES,
         ),
         Study(
-            "many_agents", ("ManySegmentSwimmer-4x1", "ManySegmentSwimmer-16x1"), (*SHARED_OR_NOT, "lora:blocks=2")
+            "many_agents", ("ManySegmentSwimmer-4x1", "ManySegmentSwimmer-16x1"),
+            (*SHARED_OR_NOT, "lora:blocks=2"), preset=PUBLISHED,
         ),
         Study(
             "controlled", tuple(f"{n}:difference=0.5" for n in (4, 16, 64)), SHARED_OR_NOT, 60_000,

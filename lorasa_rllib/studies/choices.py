@@ -24,6 +24,7 @@ class StudyOptions:
     agent_obsk: int | None
     state: str | None
     network: str | None
+    preset: str
     num_epochs: int | None
     id_features: str
     r: int

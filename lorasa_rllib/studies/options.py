@@ -69,6 +69,8 @@ def parser(description: str, name: str = "mamujoco", one: bool = True) -> argpar
     if suite.joints:
         p.add_argument("--obs", choices=["local", "global"], help="what agents observe; default: the scenario's preset")
         p.add_argument("--obsk", type=int, help="joints away that agents see, locally; default: the preset")
+    numbers = "recommended: what we found to learn fastest; published: the numbers of the LoRASA paper"
+    p.add_argument("--preset", choices=["recommended", "published"], default="recommended", help=numbers)
     p.add_argument("--network", choices=[FEED_FORWARD, *PRESETS], help="actor and critic; default: the preset")
     p.add_argument("--num-epochs", type=int, help="passes over every batch; default: the preset")
     p.add_argument(
@@ -202,6 +204,7 @@ def study_of(p: argparse.ArgumentParser, a: argparse.Namespace, suite: str) -> S
         agent_obsk=getattr(a, "obsk", None),
         state=getattr(a, "state", None),
         network=a.network,
+        preset=a.preset,
         num_epochs=a.num_epochs,
         id_features=a.id_features,
         r=a.r,

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 class Preset:
     """Numbers of one scenario. A training batch is `num_envs` x `steps` environment steps.
 
-    num_epochs:  passes over a batch, as published.
-    mappo_epochs: MAPPO's, where we measured that it needs more of them; see `passes`.
-    minibatch_size: environment steps per optimiser step of each learner; None: the whole batch.
+    num_epochs:  passes over a batch.
+    minibatch_size: environment steps of an optimiser step, over all learners; None: the whole batch.
     lr_decay:    the learning rate falls to 0 over the budget.
     grad_clip:   largest gradient norm of every owner.
     obs, agent_obsk: what agents of Multi-Agent MuJoCo observe.
@@ -23,14 +22,13 @@ class Preset:
     """
 
     num_epochs: int = 5
-    mappo_epochs: int | None = None
+    minibatch_size: int | None = None
+    lr_decay: bool = False
+    grad_clip: float = 10.0
     lambda_: float = 0.95
     num_envs: int = 16
     steps: int = 250
     lr: float = 3e-4
-    minibatch_size: int | None = None
-    lr_decay: bool = False
-    grad_clip: float = 10.0
     gamma: float = 0.99
     entropy_coeff: float = 0.0
     obs: str = "local"
@@ -48,33 +46,31 @@ class Preset:
         """Environment steps."""
         return self.num_envs * self.steps
 
-    def passes(self, algorithm: str) -> int:
-        """Passes of "mappo" or "a2po" over a batch.
-
-        In a pass A2PO moves what agents share once for each agent, MAPPO once. On Ant-4x2 and Walker2d-2x3 MAPPO
-        learns far more from twelve passes than from three (results/README.md, "More passes for MAPPO").
-        """
-        return (self.mappo_epochs if algorithm == "mappo" else None) or self.num_epochs
-
 
 PRODUCT = "capped_product"
-MAMUJOCO = {
+_PUBLISHED_MAMUJOCO = {
     "*": Preset(),
-    "Ant-4x2": Preset(
-        num_epochs=3, mappo_epochs=12, lambda_=0.93, num_envs=25, steps=160, switch=4_000_000, correction=PRODUCT
-    ),
+    "Ant-4x2": Preset(num_epochs=3, lambda_=0.93, num_envs=25, steps=160, switch=4_000_000, correction=PRODUCT),
     "HalfCheetah-2x3": Preset(num_epochs=5, lambda_=0.93, switch=100_000),
     "HalfCheetah-6x1": Preset(num_epochs=5, lambda_=0.93),
-    "Walker2d-2x3": Preset(num_epochs=3, mappo_epochs=12, lambda_=0.93, switch=2_000_000, correction=PRODUCT),
+    "Walker2d-2x3": Preset(num_epochs=3, lambda_=0.93, switch=2_000_000, correction=PRODUCT),
     "Humanoid-9|8": Preset(
         num_epochs=3, lambda_=0.90, num_envs=25, steps=160, obs="global", switch=1_000_000, correction=PRODUCT
     ),
 }
-"""The published settings, for MAPPO and A2PO alike (launch scripts, 12 M steps), and switch steps (paper's appendix).
-Ours is `mappo_epochs`: `--num-epochs 3` is the published number.
+"""For MAPPO and A2PO alike (launch scripts, 12 M steps); switch steps are of the paper's appendix.
 
 Walker2d was published as 3x2, a factorisation that Gymnasium-Robotics does not have; HalfCheetah 6x1 takes over 2x3's.
 """
+
+_RECIPE = {"num_epochs": 10, "minibatch_size": 500, "lr_decay": True, "grad_clip": 0.5, "network": "normalised"}
+"""What teaches teams of MuJoCo fastest (results/README.md, "What each trick buys"): small minibatches, learning rates
+that decay to 0, and observations normalised by running statistics."""
+
+
+def _with_recipe(published: Preset) -> Preset:
+    return replace(published, **_RECIPE, num_envs=16, steps=250, switch=None)
+
 
 _SMAC = Preset(
     num_epochs=5, num_envs=10, steps=320, lr=5e-4, entropy_coeff=0.01, state="pruned", network="published",
@@ -96,16 +92,25 @@ third of it they do better (results/README.md, "Roles")."""
 SYNTHETIC = {"*": Preset(num_epochs=10, num_envs=16, steps=64, lr=2e-3, gamma=0.0, network="raw_inputs")}
 """Ours. A step's reward depends on its actions alone, and on the scale of observations, which feature norm removes."""
 
-PRESETS = {
-    "mamujoco": MAMUJOCO,
-    "smac": SMAC,
-    "smax": SMAX,
-    "pettingzoo": {"*": Preset()},
-    "synthetic": SYNTHETIC,
+PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
+    "recommended": {
+        "mamujoco": {scenario: _with_recipe(preset) for scenario, preset in _PUBLISHED_MAMUJOCO.items()},
+        "smac": SMAC,
+        "smax": SMAX,
+        "pettingzoo": {"*": Preset()},
+        "synthetic": SYNTHETIC,
+    },
+    "published": {"mamujoco": _PUBLISHED_MAMUJOCO, "smac": SMAC},
 }
-"""Suite -> scenario -> preset; "*" is for all others."""
+"""Kind of preset -> suite -> scenario -> preset; "*" is for all other scenarios."""
 
 
-def preset_of(suite: str, scenario: str) -> Preset:
-    """Preset of a scenario such as "Ant-4x2" of the suite "mamujoco"."""
-    return PRESETS[suite].get(scenario, PRESETS[suite]["*"])
+def preset_of(suite: str, scenario: str, kind: str = "recommended") -> Preset:
+    """Preset of a scenario such as "Ant-4x2" of the suite "mamujoco".
+
+    kind: "recommended", or "published": the numbers of the LoRASA paper. Raises ValueError where it has none.
+    """
+    if suite not in PRESETS[kind]:
+        raise ValueError(f"--preset {kind}: the paper has no {suite}; it has {', '.join(PRESETS[kind])}.")
+    scenarios = PRESETS[kind][suite]
+    return scenarios.get(scenario, scenarios["*"])

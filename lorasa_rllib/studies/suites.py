@@ -44,7 +44,7 @@ class Suite:
 
 
 def _mamujoco(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
-    preset = preset_of("mamujoco", scenario)
+    preset = preset_of("mamujoco", scenario, options.preset)
     task, _, factorisation = scenario.partition("-")
     env_config: dict[str, Any] = {
         "scenario": task,
@@ -63,7 +63,7 @@ def _battle(suite: str) -> Callable[[StudyOptions, str], tuple[str, dict[str, An
     def environment(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
         env_config: dict[str, Any] = {
             "map_name": scenario,
-            "state": options.state or preset_of(suite, scenario).state,
+            "state": options.state or preset_of(suite, scenario, options.preset).state,
         }
         if options.smoke:
             env_config["max_episode_steps"] = SMOKE_EPISODE

@@ -68,7 +68,7 @@ def environment_of(options: StudyOptions, scenario: str) -> tuple[str, dict[str,
 
 def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> TeamConfig:
     """The scenario's preset under one method."""
-    suite, preset = SUITES[options.suite], preset_of(options.suite, scenario)
+    suite, preset = SUITES[options.suite], preset_of(options.suite, scenario, options.preset)
     arm = method_of(method)
     learners, runners = max(1, options.num_learners), max(1, options.num_env_runners)
     envs = options.num_envs or max(1, preset.num_envs // runners)
@@ -95,10 +95,10 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
             lr=("linear", preset.lr) if preset.lr_decay else preset.lr,
             gamma=preset.gamma,
             lambda_=preset.lambda_,
-            num_epochs=options.num_epochs or preset.passes(options.algorithm),
-            entropy_coeff=preset.entropy_coeff,
+            num_epochs=options.num_epochs or preset.num_epochs,
+            minibatch_size=preset.minibatch_size and min(preset.minibatch_size, batch) // learners,
             grad_clip=preset.grad_clip,
-            minibatch_size=None if preset.minibatch_size is None else min(preset.minibatch_size, batch // learners),
+            entropy_coeff=preset.entropy_coeff,
             train_batch_size_per_learner=batch // learners,
         )
         .env_runners(
@@ -120,7 +120,7 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
 
 def sharing_settings(options: StudyOptions, scenario: str, method: str, config: TeamConfig) -> dict[str, Any]:
     """Arguments of `TeamConfig.sharing` for one method: its own first, then the options', then the preset's."""
-    arm, preset = method_of(method), preset_of(options.suite, scenario)
+    arm, preset = method_of(method), preset_of(options.suite, scenario, options.preset)
     r = arm.settings.get("r", options.r)
     own = dict(arm.settings)
     if options.smoke:
@@ -152,7 +152,7 @@ def switch_of(options: StudyOptions, scenario: str) -> int | float | str:
     """Where the adapter phase begins: as told, else as published if that is within the budget, else a share of it."""
     if options.phase_switch is not None:
         return options.phase_switch
-    published = preset_of(options.suite, scenario).switch
+    published = preset_of(options.suite, scenario, options.preset).switch
     if published is not None and published < options.total_env_steps:
         return published
     return DEFAULT_SHARE

@@ -97,36 +97,52 @@ def test_every_suite_takes_its_scenarios_by_that_name_and_its_own(suite):
 
 
 def test_the_switch_is_the_given_one_else_the_published_one_else_a_share():
-    assert switch_of(options("--phase-switch", "500"), "Ant-4x2") == 500
-    assert switch_of(options(), "Ant-4x2") == 4_000_000
-    assert switch_of(options("--total-env-steps", "1000000"), "Ant-4x2") == 0.3
-    assert switch_of(options(), "Hopper-3x1") == 0.3
+    published = ("--preset", "published")
+    assert switch_of(options("--phase-switch", "500", *published), "Ant-4x2") == 500
+    assert switch_of(options(*published), "Ant-4x2") == 4_000_000
+    assert switch_of(options("--total-env-steps", "1000000", *published), "Ant-4x2") == 0.3
+    assert switch_of(options(), "Ant-4x2") == switch_of(options(*published), "Hopper-3x1") == 0.3
 
 
-def test_every_preset_gives_a_valid_trial_of_4000_steps_an_iteration():
-    published = [scenario for scenario in PRESETS["mamujoco"] if scenario != "*"]
-    configs = trials(options("--scenario", *published, "Hopper-3x1", "--seeds", "2"))
-    assert len(configs) == 2 * (len(published) + 1)
+@pytest.mark.parametrize("kind", PRESETS)
+def test_every_preset_gives_a_valid_trial_of_4000_steps_an_iteration(kind):
+    named = [scenario for scenario in PRESETS[kind]["mamujoco"] if scenario != "*"]
+    configs = trials(options("--preset", kind, "--scenario", *named, "Hopper-3x1", "--seeds", "2"))
+    assert len(configs) == 2 * (len(named) + 1)
     for name, config in configs.items():
-        assert config.total_train_batch_size == 4000 == preset_of("mamujoco", name.scenario).train_batch_size
+        assert config.total_train_batch_size == 4000 == preset_of("mamujoco", name.scenario, kind).train_batch_size
         assert name.obs == ("global" if name.scenario == "Humanoid-9|8" else "local k=1")
 
 
 def test_passes_over_a_batch_are_the_presets_or_the_given_ones():
-    for given, expected in (([], 12), (["--algorithm", "a2po"], 3), (["--num-epochs", "4"], 4)):
+    published = ["--preset", "published"]
+    for given, expected in (([], 10), (published, 3), (["--num-epochs", "4"], 4), (["--algorithm", "a2po"], 10)):
         (config,) = trials(options("--scenario", "Ant-4x2", *given)).values()
         assert config.num_epochs == expected
-    found = trials(options("--scenario", "HalfCheetah-2x3", "Walker2d-2x3", "Humanoid-9|8"))
+    found = trials(options("--scenario", "HalfCheetah-2x3", "Walker2d-2x3", "Humanoid-9|8", *published))
     assert {name.scenario: config.num_epochs for name, config in found.items()} == {
         "HalfCheetah-2x3": 5,
-        "Walker2d-2x3": 12,
+        "Walker2d-2x3": 3,
         "Humanoid-9|8": 3,
     }
 
 
+def test_the_recommended_recipe_decays_over_the_budget_and_the_published_one_is_the_papers():
+    (config,) = trials(options("--total-env-steps", "1000000")).values()
+    assert config.learning_rates()["critic"] == [[0, 3e-4], [1_000_000, 0.0]]
+    assert (config.minibatch_size, config.grad_clip, config.network_settings["obs_norm"]) == (500, 0.5, "running")
+    (config,) = trials(options("--num-learners", "2")).values()
+    assert config.minibatch_size == 250  # of each learner
+    (config,) = trials(options("--preset", "published")).values()
+    assert config.learning_rates()["critic"] == 3e-4
+    assert (config.minibatch_size, config.grad_clip, "obs_norm" in config.network_settings) == (None, 10.0, False)
+    with pytest.raises(ValueError, match="--preset published: the paper has no smax; it has mamujoco, smac"):
+        trials(options("--preset", "published", suite="smax"))
+
+
 def test_a_preset_says_how_batches_are_learnt_from_and_given_settings_overrule_it(monkeypatch):
     recipe = Preset(minibatch_size=500, lr=1e-3, lr_decay=True, grad_clip=0.5, network="normalised")
-    monkeypatch.setitem(PRESETS["mamujoco"], "Hopper-3x1", recipe)
+    monkeypatch.setitem(PRESETS["recommended"]["mamujoco"], "Hopper-3x1", recipe)
     arguments = ["--scenario", "Hopper-3x1", "--total-env-steps", "1M"]
     for algorithm in ("mappo", "a2po"):
         (config,) = trials(options(*arguments, "--algorithm", algorithm)).values()
