@@ -7,6 +7,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
+from pettingzoo import ParallelEnv
 
 from lorasa_rllib.envs.base import TeamEnvError
 from lorasa_rllib.spaces import described
@@ -77,7 +78,7 @@ def own_state(game: Any) -> np.ndarray | None:
     An attribute of that name (several games keep their own records there) is not one. Raises TeamEnvError for a state
     that is not an array of numbers.
     """
-    if not callable(getattr(game, "state", None)):
+    if not callable(getattr(game, "state", None)) or _inherits_state(game):
         return None
     try:
         state = game.state()
@@ -90,6 +91,11 @@ def own_state(game: Any) -> np.ndarray | None:
             ) from problem
         return None
     return None if state is None else state_numbers(game, state)
+
+
+def _inherits_state(game: Any) -> bool:
+    """Whether `state()` is PettingZoo's own, which only raises (AttributeError for environments without metadata)."""
+    return getattr(type(getattr(game, "unwrapped", game)), "state", None) is ParallelEnv.state
 
 
 def state_numbers(game: Any, state: Any, size: int | None = None) -> np.ndarray:
