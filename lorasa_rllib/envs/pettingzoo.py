@@ -73,8 +73,8 @@ class PettingZooTeam(VectorTeamEnv):
         game = make_game(env, env_kwargs)
         self._games = [game]
         try:
-            shown = of_reset(game, game.reset(seed=first_seed))
             self._ids = _distinct(game)
+            shown = of_reset(game, game.reset(seed=first_seed))
             self.spec, self._views, self._own_state = _describe(game, self._ids, shown, env, team_reward, id_capacity)
             self._shown: tuple[int | None, tuple[Answer, Answer]] | None = (first_seed, shown)
             self.grow(num_envs)
