@@ -15,7 +15,8 @@ from lorasa_rllib.spec import TeamSpec
 class TeamEnvError(ValueError):
     """What an environment did cannot be learned from, or its own error.
 
-    Env runners lose the round and make their environments anew; if that does not help, it ends the run.
+    Env runners lose the round and make their environments anew; if that does not help, it ends the run. One that was
+    raised in place of the environment's own error has that as its cause.
     """
 
 
@@ -71,6 +72,7 @@ class VectorTeamEnv(ABC):
     num_envs: int
     restarts: int = 0  # simulators that failed and were started again
     spec_needs_copy: ClassVar[bool] = False  # whether `team_spec` has to build a copy; such classes have `grow`
+    stepping: int | None = None  # the copy that is being stepped or reset, for messages, where they take turns
 
     @classmethod
     @abstractmethod

@@ -27,7 +27,11 @@ class KeyedTeam(TeamWrapper):
         self._key = key
 
     def _changed(self, step: TeamStep) -> TeamStep:
-        roles, shape = np.asarray(self._key(step)), step.active.shape
+        try:
+            roles, shape = np.asarray(self._key(step)), step.active.shape
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise TeamEnvError(f"the function given as adapter_key raised {what}") from error
         if roles.shape != shape or roles.dtype.kind not in "biu":
             raise TeamEnvError(
                 f"the function given as adapter_key answered {roles.dtype} {list(roles.shape)}; it must give a whole "

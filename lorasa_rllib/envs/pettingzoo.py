@@ -149,6 +149,7 @@ class PettingZooTeam(VectorTeamEnv):
         metrics: list[dict[str, float]] = []
         self._time += 1
         for e, game in enumerate(self._games):
+            self.stepping = e
             acted = list(game.agents)
             who = [self._index[agent] for agent in acted]
             moves = {agent: self._views[n].action(actions[e, n]) for agent, n in zip(acted, who, strict=True)}
@@ -186,6 +187,7 @@ class PettingZooTeam(VectorTeamEnv):
             close_game(game)
 
     def _begin(self, e: int, seed: int | None) -> None:
+        self.stepping = e
         shown, self._shown = (self._shown, None) if e == 0 else (None, self._shown)
         if shown is not None and shown[0] == seed:
             obs, infos = shown[1]

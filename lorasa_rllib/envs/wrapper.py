@@ -36,6 +36,10 @@ class TeamWrapper(VectorTeamEnv):
     def restarts(self) -> int:  # type: ignore[override]
         return self.env.restarts
 
+    @property
+    def stepping(self) -> int | None:  # type: ignore[override]
+        return self.env.stepping
+
     def get_state(self) -> Mapping[str, Any] | None:
         return self.env.get_state()
 

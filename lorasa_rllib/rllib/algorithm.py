@@ -19,12 +19,15 @@ from ray.rllib.utils.metrics import (
     ENV_RUNNER_SAMPLING_TIMER,
     EPISODE_AGENT_RETURN_MEAN,
     EPISODE_RETURN_MEAN,
+    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
     NUM_EPISODES_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
+    TRAINING_ITERATION_TIMER,
     WEIGHTS_SEQ_NO,
 )
 
@@ -46,13 +49,15 @@ from lorasa_rllib.rllib.checkpoints import (
     readable,
 )
 from lorasa_rllib.rllib.config import TeamConfig
+from lorasa_rllib.rllib.evaluation import Evaluation, EvaluationSkipped
+from lorasa_rllib.rllib.faults import Fault, FaultRecord
 from lorasa_rllib.rllib.gauges import Gauges
 from lorasa_rllib.rllib.grouping import with_groups
 from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
-from lorasa_rllib.rllib.sampled import shards_of_learners
-from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, returned
+from lorasa_rllib.rllib.sampled import Sampled, shards_of_learners
+from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, name_of, returned
 from lorasa_rllib.rllib.storage import on_this_machine
 
 logger = logging.getLogger(__name__)
@@ -81,10 +86,13 @@ class TeamAlgorithm(PPO):
     def setup(self, config: Any) -> None:
         _warn_if_nothing_fits(config)
         self.config = config = with_groups(_in_order_of_source(config))
-        super().setup(config)
+        self._faults = FaultRecord()
+        self._build_all(config)
         self._sampling = Sampling(
-            self.env_runner_group, self.config, lambda: self.restore_env_runners(self.env_runner_group)
+            self.env_runner_group, self.config, self._faults, lambda: self.restore_env_runners(self.env_runner_group)
         )
+        self._evaluation = Evaluation(self.evaluation_config, self._faults)
+        self._evaluations_skipped = 0
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
         self._agents = self.config.team_spec().agents
         self._gauges = Gauges(config.trial_name or getattr(config.env, "__name__", config.env))
@@ -97,6 +105,24 @@ class TeamAlgorithm(PPO):
             self._start_from(adapter_weights(self.config.adapter_files, self.config.policy_config()))
         if self.config.fork_checkpoint is not None:
             self.restore_from_path(self.config.fork_checkpoint)
+
+    def _build_all(self, config: TeamConfig) -> None:
+        """RLlib's setup. Raises what an env runner raised while it was built."""
+        try:
+            super().setup(config)
+        except IndexError as error:  # what RLlib makes of env runners without an answer
+            if self.env_runner_group is not None and self.env_runner_group.num_healthy_env_runners():
+                raise
+            raise RuntimeError(
+                "no env runner could be built: their processes ended, and their log says why (a simulator that "
+                "crashes, too little memory, a module that their machine lacks)."
+            ) from error
+        for group in (self.env_runner_group, self.eval_env_runner_group):
+            evaluates = group is self.eval_env_runner_group
+            for runner, fault in [] if group is None else group.foreach_env_runner(_fault_of, local_env_runner=False):
+                if fault is not None:
+                    self.cleanup()
+                    raise fault.exception(name_of(runner, evaluates))
 
     def _start_from(self, weights: dict[str, Any]) -> None:
         phase = self._phase  # from the first round on, also for those who sample it
@@ -116,7 +142,7 @@ class TeamAlgorithm(PPO):
                 self._sampling.begin()
             if self._update(sampled):
                 break
-            self._sampling.tell("a rollout was lost on its way to the learner; sampling once more")
+            self._faults.tell("a rollout was lost on its way to the learner; sampling once more")
         else:
             raise RuntimeError(f"rollouts were lost in {ATTEMPTS} rounds of sampling in a row; are env runners dying?")
         with self._timed("sync", SYNCH_WORKER_WEIGHTS_TIMER):
@@ -185,14 +211,69 @@ class TeamAlgorithm(PPO):
                     timeout_seconds=0.0 if self.config.sample_ahead else self.config.sample_timeout_s,
                 )
 
+    # Evaluation
+
+    @override(PPO)
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Plays `evaluation_duration` episodes (or steps) and returns their results.
+
+        Raises ValueError if no env runner can evaluate, EvaluationSkipped if those that should are lost or an episode
+        does not end (see `rllib.evaluation`), TeamEnvError or CallbackError for what environments and callbacks raise.
+        """
+        runner = self.env_runner
+        without = runner is None or (runner.collector is None and self.config.num_env_runners > 0)
+        if self.eval_env_runner_group is None and without and self.config.custom_evaluation_function is None:
+            raise ValueError(
+                "there is no env runner to evaluate with: those of training are remote. Set "
+                ".evaluation(evaluation_interval=...), or evaluation_num_env_runners=1, before build_algo()."
+            )
+        return super().evaluate(parallel_train_future)
+
+    @override(PPO)
+    def _run_one_evaluation(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        try:
+            results = super()._run_one_evaluation(parallel_train_future)
+        except EvaluationSkipped as reason:
+            self._evaluations_skipped += 1
+            most = self.config.evaluation_error_after_n_consecutive_skips
+            if most is not None and self._evaluations_skipped >= most:
+                raise
+            self._faults.tell(f"evaluation skipped, {self._evaluations_skipped} in a row: {reason}")
+            return {EVALUATION_RESULTS: {ENV_RUNNER_RESULTS: {NUM_EPISODES: 0}}}
+        self._evaluations_skipped = 0
+        return results
+
+    @override(PPO)
+    def _evaluate_on_local_env_runner(self, env_runner: Any) -> tuple[None, int, int, list[Any]]:
+        return self._evaluated(self._evaluation.locally(env_runner))
+
+    @override(PPO)
+    def _evaluate_with_fixed_duration(self) -> tuple[None, int, int, list[Any]]:
+        return self._evaluated(self._evaluation.remotely(self.eval_env_runner_group))
+
+    @override(PPO)
+    def _evaluate_with_auto_duration(self, parallel_train_future: Any) -> tuple[None, int, int, list[Any]]:
+        seconds = self.metrics.peek((TIMERS, TRAINING_ITERATION_TIMER), default=0.0)
+        group = self.eval_env_runner_group
+        return self._evaluated(self._evaluation.while_training(group, parallel_train_future.done, seconds))
+
+    def _evaluated(self, found: list[tuple[list[Sampled], Any]]) -> tuple[None, int, int, list[Any]]:
+        """Puts what env runners have found among the results. Returns what RLlib's loop takes: steps, no batches."""
+        self.metrics.aggregate([metrics for _, metrics in found], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
+        parts = [part for sampled, _ in found for part in sampled]
+        if not any(part.episodes for part in parts):
+            self._faults.tell("no episode ended in this evaluation: raise evaluation_duration", is_fault=False)
+        return None, sum(part.env_steps() for part in parts), sum(part.agent_steps() for part in parts), []
+
     @override(PPO)
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Takes lost env runners in again that answer. RLlib's own waits for those that do not, in every iteration."""
         back = returned(env_runner_group)
         if back:
             self._hand_out_weights()
-            which = "evaluation env runner" if env_runner_group is self.eval_env_runner_group else "env runner"
-            self._sampling.tell(f"{which} {', '.join(map(str, sorted(back)))} came back", is_fault=False)
+            evaluates = env_runner_group is self.eval_env_runner_group
+            names = ", ".join(name_of(runner, evaluates) for runner in sorted(back))
+            self._faults.tell(f"{names} came back", is_fault=False)
         return back
 
     def _env_steps(self) -> int:
@@ -203,7 +284,7 @@ class TeamAlgorithm(PPO):
         results = super().step()
         results["phase"] = self._phase
         results["phase_index"] = PHASES.index(self._phase)
-        results["faults"], results["num_faults"] = "; ".join(self._sampling.take_faults()), self._sampling.count
+        results["faults"], results["num_faults"] = "; ".join(self._faults.take()), self._faults.count
         results.setdefault(ENV_RUNNER_RESULTS, {}).setdefault(NUM_EPISODES_LIFETIME, 0)
         self._gauges.show(results, self.env_runner_group.num_healthy_remote_workers())
         return results
@@ -299,6 +380,10 @@ class TeamAlgorithm(PPO):
         """A new algorithm as it was saved. path: of this machine, or a URI; of a trial, its last checkpoint."""
         with on_this_machine(path, filesystem) as here, readable(path):
             return super().from_checkpoint(str(checkpoint_at(here).absolute()), **kwargs)
+
+
+def _fault_of(runner: Any) -> tuple[int, Fault | None]:
+    return runner.worker_index, runner.fault
 
 
 def _as_config(given: Any, default: TeamConfig) -> TeamConfig:

@@ -6,7 +6,8 @@
 
 Where RLlib passes an episode, `episode` is an `EpisodeSummary` of the whole episode (and `prev_episode_chunks` empty);
 `samples` is a list with one `Sampled`; `env` is the `VectorTeamEnv`. When an episode ends, the next one of its slot has
-already begun. What is logged with `metrics_logger` arrives in the results under "env_runners".
+already begun. What is logged with `metrics_logger` arrives in the results under "env_runners". A callback that raises
+ends the run with a `CallbackError` that names it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
-from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils import force_list
 
+from lorasa_rllib.rllib.faults import CallbackError, named
 from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
 
 BY_RUNNERS = ("on_environment_created", "on_episode_end", "on_sample_end")
@@ -88,5 +89,11 @@ class RunnerCallbacks:
         return force_list(getattr(self._runner.config, f"callbacks_{hook}"))
 
     def _call(self, hook: str, **arguments: Any) -> None:
-        shared = {"env_runner": self._runner, "metrics_logger": self._runner.metrics}
-        make_callback(hook, self._objects, self._functions(hook), kwargs=shared | arguments)
+        arguments = {"env_runner": self._runner, "metrics_logger": self._runner.metrics} | arguments
+        methods = [getattr(listener, hook) for listener in self._objects]
+        for function in (*methods, *self._functions(hook)):
+            try:
+                function(**arguments)
+            except Exception as error:
+                name = getattr(function, "__qualname__", repr(function))
+                raise CallbackError(f"the callback {hook} ({name}) raised {named(error)}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.rllib.episodes import EpisodeMeter, share_of_slots
+from lorasa_rllib.rllib.faults import EndlessEpisode, named
 from lorasa_rllib.rllib.memory import Memory, RunningCritic
 from lorasa_rllib.rllib.sampled import EpisodeSummary
 from lorasa_rllib.spec import TeamSpec
@@ -93,7 +93,7 @@ class Collector:
         Like everything that steps environments, raises `TeamEnvError` for what nobody can learn from.
         """
         first, self._step = self._step is None, None
-        with named_errors():
+        with named_errors(self.env):
             self._step = self.env.reset(first_seed(self._seed) if first else None)
         check(self._step, self.env.spec)
         self._meter.restart()
@@ -140,21 +140,34 @@ class Collector:
         taken.steps_of_agents = rollout.active.sum((0, 1))
         return rollout, taken
 
-    def episodes(self, num_episodes: int, acting: Acting) -> Round:
-        """Whole episodes from fresh starts, each slot its fixed share; slots that are done idle along uncounted."""
+    def episodes(self, num_episodes: int, acting: Acting, patience: float | None = None) -> Round:
+        """Whole episodes from fresh starts, each slot its fixed share; slots that are done idle along uncounted.
+
+        Raises EndlessEpisode if none of those that count has ended for `patience` seconds.
+        """
         self.restart()
         assert self._step is not None
         step, taken = self._step, Round()
         left = share_of_slots(num_episodes, self.env.num_envs)
+        ended, steps = time.monotonic(), 0
         while (running := left > 0).any():
             taken.env_steps += int(running.sum())
             taken.steps_of_agents = taken.steps_of_agents + step.active[running].sum(0)
             step, _, _ = self._advance(step, acting, taken)
+            steps += 1
             self._memory.clear(step.ended)
             for e, summary in zip(step.ended, self._meter.finish(step), strict=True):
                 if left[e] > 0:
                     self._count(summary, int(e), taken)
                     left[e] -= 1
+                    ended, steps = time.monotonic(), 0
+            if patience is not None and time.monotonic() - ended > patience:
+                raise EndlessEpisode(
+                    f"no episode has ended in evaluation_sample_timeout_s={patience:g} s ({steps} steps of every "
+                    f"environment; {len(taken.episodes)} of {num_episodes} episodes were done). Give the environment "
+                    "a time limit (such as max_episode_steps in env_config), evaluate a number of steps with "
+                    'evaluation_duration_unit="timesteps", or raise evaluation_sample_timeout_s.'
+                )
         self.restart()  # training goes on with episodes that began under its own rules
         return taken
 
@@ -187,7 +200,7 @@ class Collector:
                 drawn, log_probs = drawn[0], log_probs[0]
         acted = time.perf_counter()
         actions_taken = self.env.spec.to_environment(drawn)
-        with named_errors():
+        with named_errors(self.env):
             step = self.env.step(actions_taken)
         check(step, self.env.spec)
         self._meter.add(step)
@@ -202,15 +215,18 @@ class Collector:
 
 
 @contextmanager
-def named_errors() -> Iterator[None]:
-    """Raises what an environment raises as TeamEnvError, with its traceback: it may have to travel to the driver."""
+def named_errors(env: VectorTeamEnv) -> Iterator[None]:
+    """Raises what an environment raises as TeamEnvError with the copy's number, where that is known.
+
+    So it does with SystemExit, which would end the process without a word.
+    """
     try:
         yield
     except TeamEnvError:
         raise
-    except Exception as error:
-        what = f"the environment raised {type(error).__name__}: {error}"
-        raise TeamEnvError(f"{what}\n\n{traceback.format_exc()}") from error
+    except (Exception, SystemExit) as error:
+        which = "the environment" if env.stepping is None else f"environment {env.stepping}"
+        raise TeamEnvError(f"{which} raised {named(error)}") from error
 
 
 def check(step: TeamStep, spec: TeamSpec) -> None:

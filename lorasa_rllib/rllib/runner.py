@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import faulthandler
+import logging
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -22,14 +22,20 @@ from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.rllib.callbacks import RunnerCallbacks
-from lorasa_rllib.rllib.collector import Acting, Collector, Round, first_seed
+from lorasa_rllib.rllib.collector import Acting, Collector, first_seed
+from lorasa_rllib.rllib.faults import CallbackError, Fault, named
 from lorasa_rllib.rllib.memory import Memory
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import forget_evaluation, log_evaluation, log_restarts, log_sampling
 from lorasa_rllib.rllib.sampled import Sampled
 
+logger = logging.getLogger(__name__)
+
 REMADE = 1_000_003
 """Between the seeds of environments and of those made anew after an error."""
+
+SLACK = 5.0
+"""Seconds that an episode may take beyond `evaluation_sample_timeout_s` until the env runner counts as stuck."""
 
 
 class TeamEnvRunner(EnvRunner, Checkpointable):
@@ -38,6 +44,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     A round of `sample()` fills arrays `[T, E, N, ...]` and returns one `Sampled` with a shard per learner; with
     `num_episodes` (evaluation) it runs a fixed number of episodes in every environment slot, so that short episodes are
     not favoured, and returns their summaries only.
+
+    fault: why a remote env runner could not be built. The driver asks for it: an actor whose constructor raises is gone
+        with its reason.
     """
 
     def __init__(self, *, config: Any, **kwargs: Any):
@@ -45,10 +54,6 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         EnvRunner.__init__(self, config=config, **kwargs)
         torch.set_num_threads(1)
         self.spaces = kwargs.get("spaces") or {}
-        only_driver = self.worker_index == 0 and self.config.num_env_runners > 0
-        has_env = self.config.create_env_on_local_worker or not only_driver
-        self.config.learn_team(keep=has_env)
-        self.spec = self.config.team_spec()
         self._weights_seq_no = 0
         self._remade = self._restarts = 0
         self._actor: Actor | MergedActor | None = None
@@ -56,17 +61,39 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.collector: Collector | None = None
         self.env: VectorTeamEnv | None = None
         self.module: Any = None
-        self._callbacks = RunnerCallbacks(self)
-        self.make_module()
-        if has_env:
-            self.make_env()
+        self.fault: Fault | None = None
+        try:
+            self._build()
+        except Exception as error:
+            if not self.worker_index:
+                raise
+            self.fault = Fault.of(error, travels=True)
 
     # Building
 
+    def _build(self) -> None:
+        only_driver = self.worker_index == 0 and self.config.num_env_runners > 0
+        has_env = self.config.create_env_on_local_worker or not only_driver
+        self.config.learn_team(keep=has_env)
+        self.spec = self.config.team_spec()
+        self._callbacks = RunnerCallbacks(self)
+        self.make_module()
+        if self.worker_index:
+            self._make_env_or_say_why()
+        elif has_env:
+            self.make_env()
+
+    def _make_env_or_say_why(self) -> None:
+        try:
+            self.make_env()
+        except (TeamEnvError, CallbackError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise TeamEnvError(f"the environment could not be made: {named(error)}") from error
+
     @override(EnvRunner)
     def make_env(self) -> None:
-        if self.env is not None:
-            self.env.close()
+        self.stop()
         self.num_envs = self.config.num_envs_per_env_runner
         # Environments made anew go on with another stream: the same one could fail in the same step.
         seed = None if self._seed is None else self._seed + REMADE * self._remade
@@ -92,6 +119,32 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     # Sampling
 
+    def attempt(self, **what: Any) -> tuple[list[Sampled], Any] | Fault:
+        """`sample(**what)` with its metrics, or what was raised.
+
+        After a fault of an environment the next attempt makes all of them anew. RLlib's answer to errors, restarting
+        the whole env runner, would take seconds and hide what was raised.
+        """
+        if self.fault is not None and self.module is None:
+            return self.fault
+        try:
+            if self.collector is None:
+                self._make_env_or_say_why()
+            return self.sample(**what), self.get_metrics()
+        except Exception as error:
+            fault = Fault.of(error, travels=self.worker_index > 0)
+            if self.config.restart_failed_env_runners and not fault.of_callback:
+                self._remade += 1
+                self._discard_env()
+            return fault
+
+    def _discard_env(self) -> None:
+        try:
+            self.stop()
+        except Exception:  # it has failed before: what matters is told
+            logger.warning("closing an environment that had failed raised:", exc_info=True)
+        self.env = self.collector = None
+
     @override(EnvRunner)
     def sample(
         self,
@@ -109,8 +162,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         configured fragment. num_episodes: episodes to run in all, shared out evenly over slots beforehand.
         explore: sampled actions if True, greedy if False; by default as configured, evaluation greedy.
         random_actions: uniform actions within the bounds instead of the policy's.
+
+        Raises TeamEnvError for what environments do, CallbackError for callbacks.
         """
-        assert self.collector is not None, "this env runner has no environment"
+        if self.collector is None:
+            raise RuntimeError("this env runner has no environment: sample with the remote ones.")
         started = time.perf_counter()
         evaluates = self.config.in_evaluation or num_episodes is not None
         if explore is None:  # `evaluate()` without evaluation env runners comes here with the training config
@@ -118,28 +174,21 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             explore = (self.config.get_evaluation_config_object() if borrowed else self.config).explore
         acting = self._acting("random" if random_actions else "sample" if explore else "mode")
         shards: list[Any] = []
-        error = None
         fragment = self.config.get_rollout_fragment_length(worker_index=self.worker_index)
         steps = fragment if num_timesteps is None else -(-num_timesteps // self.num_envs)
-        limit = self.config.evaluation_sample_timeout_s if self.config.in_evaluation else self.config.sample_timeout_s
-        try:
-            with ends_if_stuck(limit if self.worker_index else None):
-                if force_reset:
-                    self.collector.restart()
-                if num_episodes is not None:
-                    taken = self.collector.episodes(num_episodes, acting)
-                else:
-                    rollout, taken = self.collector.steps(steps, acting)
-                    if not evaluates:
-                        shards = self._shards(rollout)
-        except TeamEnvError as problem:
-            if evaluates:
-                raise
-            # Restarting the whole runner, RLlib's answer to errors, would take seconds.
-            taken, error = Round(steps_of_agents=np.zeros(self.spec.num_agents, np.int64)), str(problem)
-            if self.config.restart_failed_env_runners:
-                self._remade += 1
-                self.make_env()
+        patience, limit = self.config.evaluation_sample_timeout_s, self.config.sample_timeout_s
+        if evaluates:
+            in_a_row = 1 if num_episodes is None else -(-num_episodes // self.num_envs)
+            limit = None if patience is None else patience * in_a_row + SLACK
+        with ends_if_stuck(limit if self.worker_index else None):
+            if force_reset:
+                self.collector.restart()
+            if num_episodes is not None:
+                taken = self.collector.episodes(num_episodes, acting, patience)
+            else:
+                rollout, taken = self.collector.steps(steps, acting)
+                if not evaluates:
+                    shards = self._shards(rollout)
         taken.seconds["sample"] = time.perf_counter() - started
         sampled = Sampled(
             shards,
@@ -148,7 +197,6 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             taken.episodes,
             self.collector.running_return(),
             taken.seconds,
-            error,
         )
         self.num_env_steps_sampled_lifetime += taken.env_steps
         log_sampling(self.metrics, sampled, self.spec, self._weights_seq_no)
@@ -200,7 +248,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     @override(Checkpointable)
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes weights whatever their number: those of another run, or of a checkpoint, may have the same one."""
-        if COMPONENT_RL_MODULE in state:
+        if COMPONENT_RL_MODULE in state and self.module is not None:
             weights = state[COMPONENT_RL_MODULE]
             self.module.set_state(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
             self._actor = None
@@ -222,13 +270,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     @override(EnvRunner)
     def assert_healthy(self) -> None:
-        assert self.module is not None, "the env runner has no module"
+        """Always: why a remote one could not be built is in `fault`."""
 
     @override(EnvRunner)
     def stop(self) -> None:
-        if self.env is not None:
-            self.env.close()
-            self.env = None
+        env, self.env = self.env, None
+        if env is not None:
+            env.close()
 
 
 @contextmanager

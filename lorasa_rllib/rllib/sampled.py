@@ -46,7 +46,6 @@ class Sampled:
     steps_of_agents: int64 [N], steps that each agent was alive.
     episodes:        episodes that ended in this round.
     running_return:  mean return so far of the episodes still running, for the time before the first one ends.
-    error:           why there are no data, if so: what the environment did, in its first line.
     seconds:         time spent in "env", "policy" and all of "sample".
     """
 
@@ -56,7 +55,6 @@ class Sampled:
     episodes: list[EpisodeSummary]
     running_return: float
     seconds: dict[str, float] = field(default_factory=dict)
-    error: str | None = None
 
     def env_steps(self) -> int:
         return self.num_env_steps

@@ -1,20 +1,18 @@
 """Rounds of sampling over all env runners, and what happens when some of them fail.
 
 A runner that dies, hangs or whose environment fails loses its part of a round and nothing else: the others are asked
-for more, the lost one comes back when Ray has restarted it, and one line says so. Nothing waits without a limit.
+for more, the lost one comes back when Ray has restarted it, and the results say so (`faults`). Nothing waits without a
+limit. A callback that raises ends the run.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from lorasa_rllib.envs.base import TeamEnvError
+from lorasa_rllib.rllib.faults import Fault, FaultRecord
 from lorasa_rllib.rllib.sampled import Sampled
-
-logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """Rounds without a single usable answer before training gives up."""
@@ -24,34 +22,50 @@ GRACE = 10.0
 
 SAMPLE, PROBE = "team_sample", "team_probe"
 
+Answer = tuple[list[Sampled], Any] | Fault
+"""What an env runner sampled, and its metrics; or why it could not."""
 
-def _sample(runner: Any) -> tuple[list[Sampled], Any]:
-    return runner.sample(), runner.get_metrics()
+
+def _attempt(runner: Any, **what: Any) -> Answer:
+    return runner.attempt(**what)
 
 
 def _ping(runner: Any) -> str:
     return runner.ping()
 
 
+def ask(group: Any, tag: str, requests: Mapping[int, Mapping[str, Any]]) -> None:
+    """Lets remote env runners begin to sample. requests: arguments of `sample()` by env runner."""
+    if requests:
+        runners = sorted(requests)
+        arguments = [dict(requests[runner]) for runner in runners]
+        group.foreach_env_runner_async([_attempt] * len(runners), tag=tag, kwargs=arguments, remote_worker_ids=runners)
+
+
+def answers(group: Any, tag: str, seconds: float | None) -> dict[int, Answer]:
+    """What the env runners that were asked with `tag` have answered after so many seconds."""
+    return dict(group.fetch_ready_async_reqs(tags=tag, timeout_seconds=seconds))
+
+
 class Sampling:
     """Asks env runners for rollouts.
 
     restore: brings lost env runners back if they answer; called while none is left.
-    count:   how many things have gone wrong so far.
     """
 
-    def __init__(self, group: Any, config: Any, restore: Callable[[], Any]):
+    def __init__(self, group: Any, config: Any, faults: FaultRecord, restore: Callable[[], Any]):
         self._group, self._config, self._restore = group, config, restore
-        self._barren = self.count = 0
+        self.faults = faults
+        self._barren = 0
         self._busy: set[int] = set()  # env runners with a round on its way
-        self._faults: list[str] = []
+        self._began: dict[int, float] = {}
 
     def begin(self) -> None:
         """Lets every env runner start a round, unless it is still busy with one."""
-        idle = sorted(set(self._group.healthy_env_runner_ids()) - self._busy)
-        if idle:
-            self._group.foreach_env_runner_async(_sample, tag=SAMPLE, remote_worker_ids=idle)
-            self._busy.update(idle)
+        idle = set(self._group.healthy_env_runner_ids()) - self._busy
+        ask(self._group, SAMPLE, {runner: {} for runner in idle})
+        self._busy.update(idle)
+        self._began.update(dict.fromkeys(idle, time.monotonic()))
 
     def drop(self) -> None:
         """Waits for rounds that have begun, and forgets them."""
@@ -60,67 +74,65 @@ class Sampling:
     def round(self) -> tuple[list[Sampled], list[Any]]:
         """At least a training batch of environment steps, and the runners' metrics.
 
-        Raises TeamEnvError with the environment's own words, or RuntimeError, after `ATTEMPTS` asks in a row without
-        any usable answer (at the first one with `restart_failed_env_runners=False`).
+        Raises CallbackError at once; and after `ATTEMPTS` asks in a row without any usable answer (at the first one
+        with `restart_failed_env_runners=False`) TeamEnvError for what an environment did, else RuntimeError. All carry
+        the message and traceback of what was raised.
         """
         sampled: list[Sampled] = []
         metrics: list[Any] = []
         while sum(part.num_env_steps for part in sampled) < self._config.total_train_batch_size:
-            answers = self._ask()
-            good = [(part, numbers) for part, numbers in answers if part.error is None]
-            sampled += [part for part, _ in good]
+            answered = self._ask()
+            good = [answer for answer in answered.values() if not isinstance(answer, Fault)]
+            sampled += [part for parts, _ in good for part in parts]
             metrics += [numbers for _, numbers in good]
             self._barren = 0 if good else self._barren + 1
-            errors = [part.error for part, _ in answers if part.error is not None]
-            if errors and (self._barren == ATTEMPTS or not self._config.restart_failed_env_runners):
-                raise TeamEnvError(errors[0])
+            for runner, fault in faults_in(answered):
+                if fault.of_callback or self._barren == ATTEMPTS or not self._config.restart_failed_env_runners:
+                    raise fault.exception(name_of(runner))
             if self._barren == ATTEMPTS:
                 raise RuntimeError(
-                    f"no env runner answered in {ATTEMPTS} rounds of sampling in a row: {'; '.join(self._faults[-3:])}"
+                    f"no env runner answered in {ATTEMPTS} rounds of sampling in a row: {self.faults.last()}"
                 )
         return sampled, metrics
 
-    def take_faults(self) -> list[str]:
-        """The lines told since the last call."""
-        faults, self._faults = self._faults, []
-        return faults
-
-    def tell(self, line: str, is_fault: bool = True) -> None:
-        """One line for the log, and for the results of this iteration."""
-        self.count += is_fault
-        self._faults.append(line)
-        logger.warning(line)
-
-    def _ask(self) -> list[tuple[Sampled, Any]]:
+    def _ask(self) -> dict[int, Answer]:
         """One answer of every env runner that gives one in time."""
         group = self._group
         if not group.num_remote_env_runners():
-            answers = {0: _sample(group.local_env_runner)}
+            answered = {0: group.local_env_runner.attempt()}
         else:
             if not group.num_healthy_remote_workers():
                 self._wait_for_a_runner()
             self.begin()
             asked = set(self._busy)
-            answers = self._fetch()
+            answered = self._fetch()
             healthy = set(group.healthy_env_runner_ids())
-            for runner in sorted(asked - answers.keys()):
-                what = f"did not answer within {self._limit():.0f} s" if runner in healthy else "died"
-                self.tell(f"env runner {runner} {what}; its round is lost, {len(healthy - {runner})} are left")
-        for runner, ((part,), _) in answers.items():
-            if part.error is not None:
-                self.tell(
-                    f"env runner {runner}: {part.error.splitlines()[0]}; environments made anew, its round is lost"
+            for runner in sorted(asked - answered.keys()):
+                self.faults.tell(
+                    f"{name_of(runner)} {self._what_happened(runner, runner in healthy)}; its round is lost, "
+                    f"{len(healthy - {runner})} are left"
                 )
-        return [(part, metrics) for (part,), metrics in answers.values()]
+        for runner, fault in faults_in(answered):
+            what_now = "" if fault.of_callback else "; environments made anew, its round is lost"
+            self.faults.tell(f"{name_of(runner)}: {fault.line}{what_now}", fault.trace)
+        return answered
 
-    def _fetch(self) -> dict[int, tuple[list[Sampled], Any]]:
+    def _what_happened(self, runner: int, healthy: bool) -> str:
+        limit = self._config.sample_timeout_s
+        if healthy:
+            return f"did not answer within {self._limit():.0f} s"
+        if limit is not None and time.monotonic() - self._began[runner] >= limit:
+            return f"died: it hung for sample_timeout_s={limit:g} s, its log shows where"
+        return "died"
+
+    def _fetch(self) -> dict[int, Answer]:
         """The answers of busy env runners; those that have died are busy no more."""
         if not self._busy:
             return {}
-        answers = dict(self._group.fetch_ready_async_reqs(tags=SAMPLE, timeout_seconds=self._limit()))
+        answered = answers(self._group, SAMPLE, self._limit())
         self._busy &= set(self._group.healthy_env_runner_ids())
-        self._busy -= answers.keys()
-        return answers
+        self._busy -= answered.keys()
+        return answered
 
     def _limit(self) -> float | None:
         limit = self._config.sample_timeout_s
@@ -129,14 +141,30 @@ class Sampling:
     def _wait_for_a_runner(self) -> None:
         limit = self._config.env_runner_restore_timeout_s
         if not self._config.restart_failed_env_runners:
-            raise RuntimeError("all env runners have died, and restart_failed_env_runners is off.")
-        self.tell(f"no env runner is left; waiting for one to come back, {limit:.0f} s at the most")
+            raise RuntimeError(
+                f"all env runners have died, and restart_failed_env_runners is off: {self.faults.last()}"
+            )
+        self.faults.tell(f"no env runner is left; waiting for one to come back, {limit:.0f} s at the most")
         deadline = time.monotonic() + limit
         while not self._group.num_healthy_remote_workers():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"all env runners have died, and none came back in {limit:.0f} s.")
+                raise RuntimeError(
+                    f"all env runners have died, and none came back in {limit:.0f} s: {self.faults.last()}"
+                )
             time.sleep(0.1)
             self._restore()
+
+
+def name_of(runner: int, evaluates: bool = False) -> str:
+    """What messages call an env runner; 0 is that of the driver."""
+    kind = "evaluation env runner" if evaluates else "env runner"
+    return f"{kind} {runner}" if runner else f"the local {kind}"
+
+
+def faults_in(answered: Mapping[int, Answer]) -> list[tuple[int, Fault]]:
+    """Env runners that failed, those whose callbacks did first."""
+    failed = [(runner, answer) for runner, answer in answered.items() if isinstance(answer, Fault)]
+    return sorted(failed, key=lambda item: (not item[1].of_callback, item[0]))
 
 
 def returned(group: Any) -> list[int]:
@@ -148,16 +176,3 @@ def returned(group: Any) -> list[int]:
     if still := sorted(lost - set(back)):
         group.foreach_env_runner_async(_ping, tag=PROBE, healthy_only=False, remote_worker_ids=still)
     return back
-
-
-class OneLine(logging.Filter):
-    """Shortens what RLlib says about lost actors: its tracebacks show RLlib's inside, not what happened."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.msg, BaseException) or record.exc_info:
-            return False  # said already, see `Sampling.tell`
-        record.msg, record.args = record.getMessage().splitlines()[0], None
-        return True
-
-
-logging.getLogger("ray.rllib.utils.actor_manager").addFilter(OneLine())

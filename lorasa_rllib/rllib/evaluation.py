@@ -1,0 +1,152 @@
+"""Evaluation: episodes (or steps) played by evaluation env runners, and what happens when they fail.
+
+An environment that raises is made anew and the evaluation continues; after `ATTEMPTS` tries in a row without a result
+the run ends with what was raised, as in training. A callback that raises ends it at once. Where env runners have died
+or hang, or no episode ends for `evaluation_sample_timeout_s`, the evaluation is skipped: every such iteration says so
+in `faults`, and `evaluation_error_after_n_consecutive_skips` of them in a row end the run (never, by default).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lorasa_rllib.rllib.faults import EndlessEpisode, Fault, FaultRecord
+from lorasa_rllib.rllib.sampled import Sampled
+from lorasa_rllib.rllib.sampling import ATTEMPTS, GRACE, Answer, answers, ask, faults_in, name_of
+
+POLL = 0.05
+"""Seconds between two looks at env runners that evaluate while training runs."""
+
+
+class EvaluationSkipped(RuntimeError):
+    """There is no result: env runners are lost, or an episode does not end."""
+
+
+class Evaluation:
+    """Asks evaluation env runners for episodes.
+
+    config: that of the evaluation env runners.
+    """
+
+    def __init__(self, config: Any, faults: FaultRecord):
+        self._config, self._faults = config, faults
+        self._number = 0  # of the evaluation: late answers to an earlier one are not looked at
+        self._barren = 0
+
+    def locally(self, runner: Any) -> list[tuple[list[Sampled], Any]]:
+        """What a local env runner samples, and its metrics."""
+        return self._until_done(lambda left: {0: runner.attempt(**self._request(left, True))})
+
+    def remotely(self, group: Any) -> list[tuple[list[Sampled], Any]]:
+        """What remote env runners sample, and their metrics."""
+        self._number += 1
+        begun: set[int] = set()
+
+        def round_of(left: int) -> dict[int, Answer]:
+            runners = sorted(group.healthy_env_runner_ids())
+            if not runners:
+                raise EvaluationSkipped(f"no evaluation env runner is left: {self._faults.last()}")
+            shares = {r: left // len(runners) + (i < left % len(runners)) for i, r in enumerate(runners)}
+            shares = {runner: share for runner, share in shares.items() if share}
+            ask(group, self._tag, {r: self._request(share, r not in begun) for r, share in shares.items()})
+            begun.update(shares)
+            limit = self._limit(max(shares.values()))
+            answered = answers(group, self._tag, limit)
+            self._tell_of_lost(group, shares.keys() - answered.keys(), limit)
+            return answered
+
+        return self._until_done(round_of)
+
+    def while_training(
+        self, group: Any, trained: Callable[[], bool], seconds: float
+    ) -> list[tuple[list[Sampled], Any]]:
+        """What remote env runners sample until `trained()`, at least once. seconds: how long training usually takes."""
+        self._number += 1
+        self._barren, began = 0, time.monotonic()
+        found: list[tuple[list[Sampled], Any]] = []
+        per_second: dict[int, float] = {}
+        busy: set[int] = set()
+        while not found or not trained():
+            healthy = set(group.healthy_env_runner_ids())
+            self._tell_of_lost(group, busy - healthy, None)
+            busy &= healthy
+            if not healthy:
+                raise EvaluationSkipped(f"no evaluation env runner is left: {self._faults.last()}")
+            left = seconds - (time.monotonic() - began)
+            requests = {
+                runner: {
+                    "num_timesteps": self._steps(left * per_second.get(runner, 0.0)),
+                    "force_reset": runner not in per_second
+                    and self._config.evaluation_force_reset_envs_before_iteration,
+                }
+                for runner in healthy - busy
+            }
+            ask(group, self._tag, requests)
+            answered = answers(group, self._tag, POLL)
+            busy = healthy - answered.keys()
+            for runner, (parts, metrics) in (self._good(answered) if answered else {}).items():
+                found.append((parts, metrics))
+                per_second[runner] = sum(p.num_env_steps / max(p.seconds["sample"], 1e-6) for p in parts)
+        return found
+
+    @property
+    def _in_episodes(self) -> bool:
+        return self._config.evaluation_duration_unit == "episodes"
+
+    @property
+    def _tag(self) -> str:
+        return f"team_evaluation_{self._number}"
+
+    def _until_done(self, round_of: Callable[[int], Mapping[int, Answer]]) -> list[tuple[list[Sampled], Any]]:
+        self._barren = 0
+        found: list[tuple[list[Sampled], Any]] = []
+        left = self._config.evaluation_duration
+        while left > 0:
+            good = list(self._good(round_of(left)).values())
+            found += good
+            for parts, _ in good:
+                left -= sum(len(part.episodes) if self._in_episodes else part.num_env_steps for part in parts)
+        return found
+
+    def _good(self, answered: Mapping[int, Answer]) -> dict[int, tuple[list[Sampled], Any]]:
+        """The usable answers. Tells of the others, and raises if they end the evaluation or the run."""
+        good = {runner: answer for runner, answer in answered.items() if not isinstance(answer, Fault)}
+        self._barren = 0 if good else self._barren + 1
+        failed = [(name_of(runner, evaluates=True), fault) for runner, fault in faults_in(answered)]
+        for who, fault in failed:
+            if fault.kind is not EndlessEpisode:  # see EvaluationSkipped
+                self._faults.tell(f"{who}: {fault.line}", fault.trace)
+        for who, fault in failed:
+            if fault.kind is EndlessEpisode:
+                raise EvaluationSkipped(f"{who}: {fault.line}") from fault.cause
+            if fault.of_callback or self._barren == ATTEMPTS or not self._config.restart_failed_env_runners:
+                raise fault.exception(who)
+        if self._barren == ATTEMPTS:
+            raise EvaluationSkipped(f"no evaluation env runner answered: {self._faults.last()}")
+        return good
+
+    def _request(self, amount: int, first: bool) -> dict[str, Any]:
+        if self._in_episodes:
+            return {"num_episodes": amount}
+        force = first and self._config.evaluation_force_reset_envs_before_iteration
+        return {"num_timesteps": amount, "force_reset": force}
+
+    def _steps(self, estimate: float) -> int:
+        least = self._config.evaluation_auto_duration_min_env_steps_per_sample
+        return int(min(self._config.evaluation_auto_duration_max_env_steps_per_sample, max(least, estimate)))
+
+    def _limit(self, amount: int) -> float | None:
+        """Seconds until every env runner has played its share, or has ended itself."""
+        limit = self._config.evaluation_sample_timeout_s
+        if limit is None:
+            return None
+        in_a_row = -(-amount // self._config.num_envs_per_env_runner) if self._in_episodes else 1
+        return limit * in_a_row + GRACE
+
+    def _tell_of_lost(self, group: Any, lost: Any, limit: float | None) -> None:
+        healthy = set(group.healthy_env_runner_ids())
+        for runner in sorted(lost):
+            what = f"did not answer within {limit:.0f} s" if limit and runner in healthy else "died"
+            self._faults.tell(f"{name_of(runner, evaluates=True)} {what}; {len(healthy - {runner})} are left")
