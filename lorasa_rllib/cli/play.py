@@ -30,6 +30,7 @@ def evaluate(
     sampled: Sampled = False,
     seed: Seed = 0,
     num_envs: Annotated[int, typer.Option(min=1, help="Copies that are played side by side.")] = 8,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for an episode to end.")] = 120.0,
     env: Changes = [],  # noqa: B006 - never changed
     trust: Trust = False,
     as_json: AsJSON = False,
@@ -56,7 +57,7 @@ def evaluate(
     try:
         with progress() as bar:
             task = bar.add_task("episodes", total=episodes)
-            for episode in playing.episodes(team, LoadedPolicy(saved), episodes, not sampled, seed):
+            for episode in playing.episodes(team, LoadedPolicy(saved), episodes, not sampled, seed, patience):
                 played.append(episode)
                 bar.advance(task)
     except KeyboardInterrupt:

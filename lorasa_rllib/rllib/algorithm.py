@@ -41,6 +41,7 @@ from lorasa_rllib.rllib.checkpoints import (
     check_phase,
     check_same_owners,
     checkpoint_at,
+    config_of_checkpoint,
     origin_of,
     phase_of,
     policy_config_of,
@@ -54,7 +55,7 @@ from lorasa_rllib.rllib.faults import Fault, FaultRecord
 from lorasa_rllib.rllib.gauges import Gauges
 from lorasa_rllib.rllib.grouping import with_groups
 from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
-from lorasa_rllib.rllib.module import MODULE_ID
+from lorasa_rllib.rllib.module import ACTING, MODULE_ID
 from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
 from lorasa_rllib.rllib.sampled import Sampled, shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, name_of, returned
@@ -374,12 +375,36 @@ class TeamAlgorithm(PPO):
         policy.load_state_dict({name.removeprefix("policy."): torch.as_tensor(w) for name, w in state.items()})
         return save_policy(saved(policy, origin_of(self.config, self._env_steps())), folder)
 
+    @override(PPO)
+    def save_to_path(self, path: str | Path | None = None, *, filesystem: Any = None, **kwargs: Any) -> str:
+        """Writes a checkpoint and returns its place. path: relative or absolute, or a URI."""
+        if path is not None and filesystem is None and "://" not in str(path):
+            path = str(Path(path).expanduser().absolute())
+        return super().save_to_path(path, filesystem=filesystem, **kwargs)
+
     @classmethod
     @override(PPO)
     def from_checkpoint(cls, path: str | Path, filesystem: Any = None, **kwargs: Any) -> Any:
-        """A new algorithm as it was saved. path: of this machine, or a URI; of a trial, its last checkpoint."""
-        with on_this_machine(path, filesystem) as here, readable(path):
-            return super().from_checkpoint(str(checkpoint_at(here).absolute()), **kwargs)
+        """A new algorithm as it was saved. path: of this machine, or a URI; of a trial, its last checkpoint.
+
+        config: settings to build it with instead of those it was saved with, for example with fewer env runners.
+        Raises MissingCode if those need a class or module that is gone.
+        """
+        with on_this_machine(path, filesystem) as here:
+            here = checkpoint_at(here)
+            if "config" not in kwargs:
+                config_of_checkpoint(here)  # RLlib would build one of default settings if that fails
+            return super().from_checkpoint(str(here.absolute()), **kwargs)
+
+    # Of RLlib's older interface
+
+    @override(PPO)
+    def compute_single_action(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(ACTING)
+
+    @override(PPO)
+    def compute_actions(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(ACTING)
 
 
 def _fault_of(runner: Any) -> tuple[int, Fault | None]:

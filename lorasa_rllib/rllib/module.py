@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ MODULE_ID = "shared_policy"
 
 OBS, AGENT, STATE, MASK, ROLE = "obs", "agent", "state", "action_mask", "role"
 """Entries of the observation dictionary of flat rows."""
+
+ACTING = (
+    "Actions of a trained team: policy = lorasa_rllib.load_policy(algo.save_policy(folder)), then policy.act(obs) with "
+    "the observations that the environment gives."
+)
+"""What to do where RLlib's ways to act do not fit."""
 
 
 def map_to_shared_policy(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:
@@ -55,6 +62,12 @@ class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
     @override(TorchRLModule)
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         rows = batch[Columns.OBS]
+        if not isinstance(rows, Mapping) or OBS not in rows or AGENT not in rows:
+            given = f"a dictionary of {sorted(rows)}" if isinstance(rows, Mapping) else f"of type {type(rows).__name__}"
+            raise ValueError(
+                f'batch["obs"] is {given}; this module reads a dictionary of rows with at least {OBS!r} [B, obs_size] '
+                f"and {AGENT!r} [B], every row's agent index. {ACTING}"
+            )
         mask = rows.get(MASK)
         distribution = self.policy.distribution(
             rows[OBS],

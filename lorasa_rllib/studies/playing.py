@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -133,23 +134,39 @@ def environment_of(
     return env
 
 
-def episodes(env: VectorTeamEnv, policy: LoadedPolicy, count: int, greedy: bool, seed: int) -> Iterator[Episode]:
+def episodes(
+    env: VectorTeamEnv,
+    policy: LoadedPolicy,
+    count: int,
+    greedy: bool,
+    seed: int,
+    patience: float | None = None,
+) -> Iterator[Episode]:
     """Plays `count` episodes, shared out over the copies beforehand, so that short ones are not preferred.
 
-    The same seed gives the same episodes, one number of copies taken for granted.
+    The same seed gives the same episodes, one number of copies taken for granted. Raises ValueError if none of them has
+    ended for `patience` seconds.
     """
     quota = [count // env.num_envs + (e < count % env.num_envs) for e in range(env.num_envs)]
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
     policy.seed(seed)
     step, state = env.reset(seed), None
+    last_end, steps = time.monotonic(), 0
     while any(quota):
         actions, state = policy.choose(step.obs, state, roles=step.roles, mask=step.masks, greedy=greedy)
         step = env.step(actions)
         returns += step.rewards.sum(-1)
         lengths += 1
+        steps += 1
+        if patience is not None and time.monotonic() - last_end > patience and not len(step.ended):
+            raise ValueError(
+                f"no episode has ended in {patience:g} s ({steps} steps of every copy). Give the environment a time "
+                "limit, such as --env max_episode_steps=1000, or wait longer with --patience SECONDS."
+            )
         for place, e in enumerate(step.ended.tolist()):
             if quota[e]:
                 quota[e] -= 1
+                last_end, steps = time.monotonic(), 0
                 won = None if step.won is None else bool(step.won[place])
                 yield Episode(float(returns[e]), int(lengths[e]), won)
         returns[step.ended] = lengths[step.ended] = 0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from ray.rllib.core import COMPONENT_RL_MODULE
 
 from lorasa_rllib import MAPPO
 from lorasa_rllib.analysis.observations import bank_of
+from lorasa_rllib.envs.synthetic import SyntheticTeam
 from lorasa_rllib.policies.acting import LoadedPolicy, load_policy
 from lorasa_rllib.policies.adapters import updates_of
 from lorasa_rllib.policies.folder import read_policy, save_adapter, save_policy
@@ -243,3 +247,56 @@ def test_what_was_trained_acts_alike_in_a_process_without_ray(small_config, buil
         expected.append(spec.to_environment(mode[0] if network else mode))
         state = None if after is None else after[0]
     np.testing.assert_allclose(np.load(files[2]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_is_saved_to_and_restored_from_a_relative_path(small_config, build, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    algo = build(small_config())
+    assert Path(algo.save_to_path("here/checkpoint")) == tmp_path / "here/checkpoint"
+    algo.restore_from_path("here/checkpoint")
+    restored = MAPPO.from_checkpoint("here/checkpoint")
+    restored.stop()
+
+
+def test_a_checkpoint_whose_environment_is_gone_says_so_and_opens_with_another_config(
+    small_config, build, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_team.py").write_text(
+        "from lorasa_rllib.envs.synthetic import SyntheticTeam\nclass Own(SyntheticTeam): ..."
+    )
+    own = importlib.import_module("own_team").Own
+    path = build(small_config(own)).save_to_path(str(tmp_path / "checkpoint"))
+    (tmp_path / "own_team.py").write_text("")
+    importlib.reload(importlib.import_module("own_team")).__dict__.pop("Own")
+    with pytest.raises(ValueError, match=r"needs code that Python does not find here.*'Own'"):
+        MAPPO.from_checkpoint(path)
+    restored = MAPPO.from_checkpoint(path, config=small_config("synthetic"))
+    restored.stop()
+
+
+class Licensed(SyntheticTeam):
+    """Needs a key that this machine lacks when a checkpoint is opened."""
+
+    keys: ClassVar = {"team": "valid"}
+
+    def __init__(self, num_envs, **settings):
+        self.key = self.keys["team"]
+        super().__init__(num_envs, **settings)
+
+
+def test_what_an_environment_raises_is_not_taken_for_a_damaged_checkpoint(small_config, build, tmp_path, monkeypatch):
+    path = build(small_config(Licensed)).save_to_path(str(tmp_path))
+    monkeypatch.setattr(Licensed, "keys", {})
+    with pytest.raises(KeyError, match="team"):
+        MAPPO.from_checkpoint(path)
+
+
+@pytest.mark.parametrize("method", ["compute_single_action", "compute_actions"])
+def test_older_ways_to_act_point_to_load_policy(small_config, build, method):
+    algo = build(small_config())
+    with pytest.raises(NotImplementedError, match="load_policy"):
+        getattr(algo, method)(np.zeros(4))
+    for obs in (torch.zeros(1, 4), {"obs": torch.zeros(1, 4)}):
+        with pytest.raises(ValueError, match="load_policy"):
+            algo.get_module(MODULE_ID).forward_inference({"obs": obs})
