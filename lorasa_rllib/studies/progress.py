@@ -66,6 +66,8 @@ class Progress(Callback):
         self._tell_at: float | None = None  # that no trial finds room
         self._last: dict[str, float] = {}
         self._paces: dict[str, Pace] = {}
+        self._ended: set[str] = set()
+        self._room_seen: set[str] = set()
         self._told_study = time.monotonic()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -83,9 +85,12 @@ class Progress(Callback):
         if now >= self._tell_at:
             self._tell_at = now + WAIT
             waiting = next(trial for trial in trials if trial.status == "PENDING")
-            needed = waiting.placement_group_factory.required_resources
-            free, there = _resources(ray.available_resources()), _resources(ray.cluster_resources())
-            _say(f"{waiting!s} waits for {_resources(needed)}; the cluster has {there}, {free} of it free", "yellow")
+            needed, free = waiting.placement_group_factory.required_resources, ray.available_resources()
+            if str(waiting) not in self._room_seen and all(free.get(name, 0) >= n for name, n in needed.items()):
+                self._room_seen.add(str(waiting))  # it starts, slowly, unless its parts fit on no machine
+                return
+            there = f"the cluster has {_resources(ray.cluster_resources())}, {_resources(free)} of it free"
+            _say(f"{waiting!s} waits for {_resources(needed)}; {there}", "yellow")
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _say(f"{trial!s} starts", "dim")
@@ -112,7 +117,7 @@ class Progress(Callback):
             value = "no episode yet"
         left = max(0, self._total - pace.steps) / pace.per_second if pace.per_second else math.inf
         fields = {
-            "steps": f"{compact(pace.steps):>5} / {compact(self._total)} steps",
+            "steps": f"{compact(pace.steps):>5}/{compact(self._total)} steps",
             "phase": f"{result['phase'] if adapts else NO_PHASES:<9}",
             "value": f"{value:<14}",
             "speed": f"{compact(pace.per_second):>5} steps/s",
@@ -127,8 +132,8 @@ class Progress(Callback):
 
     def study_line(self, trials: list[Any]) -> str:
         """How many trials there are in which state, and how long all of them take at the present speed."""
-        finished = sum(trial.is_finished() for trial in trials)
-        running = sum(trial.status == "RUNNING" for trial in trials)
+        finished = sum(self._is_over(trial) for trial in trials)
+        running = sum(trial.status == "RUNNING" and not self._is_over(trial) for trial in trials)
         waiting = max(self._trials, len(trials)) - finished - running
         left = duration(self.seconds_left(trials))
         done = f"{finished} of {max(self._trials, len(trials))} trials done"
@@ -139,7 +144,7 @@ class Progress(Callback):
         of_trials, speed = [], 0.0
         for trial in trials:
             pace = self._paces.get(str(trial))
-            if trial.is_finished():
+            if self._is_over(trial):
                 continue
             steps = max(0, self._total - (pace.steps if pace else self._begun.get(str(trial), 0)))
             of_trials.append((steps, pace.per_second if pace and trial.status == "RUNNING" else 0.0))
@@ -158,8 +163,12 @@ class Progress(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _say(f"{trial!s} done", "green")
-        if not all(other.is_finished() for other in trials) or len(trials) < self._trials:
+        self._ended.add(str(trial))  # its status says so only later
+        if not all(map(self._is_over, trials)) or len(trials) < self._trials:
             self._tell_study(trials)
+
+    def _is_over(self, trial: Any) -> bool:
+        return bool(trial.is_finished()) or str(trial) in self._ended
 
     def _tell_study(self, trials: list[Any]) -> None:
         self._told_study = time.monotonic()

@@ -54,7 +54,7 @@ def test_lines_have_all_that_there_is_room_for(monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
     told = Progress(1_000_000).line(NAME[:36], result())
     assert told.split() == [
-        NAME[:36], "420k", "/", "1M", "steps", "backbone", "return", "1,234", "1k", "steps/s", "9:40", "left"
+        NAME[:36], "420k/1M", "steps", "backbone", "return", "1,234", "1k", "steps/s", "9:40", "left"
     ]  # fmt: skip
     assert "won 43%" in Progress(1_000_000).line("x", result(win_rate=0.43))
     assert NO_PHASES in Progress(1_000_000).line("x", result(), adapts=False)
@@ -93,6 +93,33 @@ def test_the_study_takes_what_all_its_trials_take():
     slow.on_trial_result(1, trials[:2], trials[0], result(steps=4000, seconds=4.0))
     slow._paces["b"] = module.Pace(9_990, 1.0, (0, 0.0))
     assert slow.seconds_left(trials[:2]) == 10  # the slowest ends last
+
+
+def test_a_trial_that_ends_counts_as_done_at_once(capsys):
+    trials = [trial("a"), trial("b")]
+    told = Progress(10_000, trials=2)
+    for one in trials:
+        told.on_trial_result(1, trials, one, result(steps=4000, seconds=4.0))
+    told.on_trial_complete(2, trials, trials[0])  # which Tune still calls RUNNING
+    told.on_trial_complete(3, trials, trials[1])
+    assert capsys.readouterr().out.count("study: 1 of 2 trials done, 1 running, 0 waiting; about 0:06 left") == 1
+    assert told.seconds_left(trials) == 0
+
+
+def test_waiting_is_told_of_trials_that_find_no_room(capsys, monkeypatch):
+    monkeypatch.setattr(module, "FIRST_WAIT", 0.0)
+    monkeypatch.setattr(module, "WAIT", 0.0)
+    monkeypatch.setattr(module.ray, "cluster_resources", lambda: {"CPU": 2})
+    waiting = trial("a", "PENDING")
+    waiting.placement_group_factory = SimpleNamespace(required_resources={"CPU": 1})
+    free = {"CPU": 0}
+    monkeypatch.setattr(module.ray, "available_resources", lambda: free)
+    told = Progress(10_000)
+    told.on_step_begin(1, [waiting])
+    assert "a waits for 1 CPUs and 0 GPUs; the cluster has 2 CPUs" in capsys.readouterr().out
+    free["CPU"] = 2
+    told.on_step_begin(2, [waiting])
+    assert not capsys.readouterr().out  # it starts
 
 
 def test_nothing_is_said_of_studies_of_one_trial_or_before_anything_is_known(capsys):
