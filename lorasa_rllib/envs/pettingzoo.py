@@ -104,7 +104,7 @@ class PettingZooTeam(VectorTeamEnv):
         self.num_envs = num_envs = len(self._games)
         self._index = {agent: n for n, agent in enumerate(self._ids)}
         spec, shape = self.spec, (num_envs, self.spec.num_agents)
-        self._time = np.zeros(num_envs, np.int64)
+        self._time, self._begun = np.zeros(num_envs, np.int64), np.zeros(num_envs, bool)
         self._obs = np.zeros((*shape, spec.obs_size), np.float32)
         self._state = np.zeros((num_envs, spec.state_size), np.float32)
         self._active = np.zeros(shape, bool)
@@ -187,13 +187,16 @@ class PettingZooTeam(VectorTeamEnv):
             close_game(game)
 
     def _begin(self, e: int, seed: int | None) -> None:
+        """A new episode in copy e; the one that it has begun, if no step was taken and there is no new seed."""
+        if self._begun[e] and self._time[e] == 0 and seed is None:
+            return
         self.stepping = e
         shown, self._shown = (self._shown, None) if e == 0 else (None, self._shown)
         if shown is not None and shown[0] == seed:
             obs, infos = shown[1]
         else:
             obs, infos = of_reset(self._games[e], self._games[e].reset(seed=seed))
-        self._time[e] = 0
+        self._time[e], self._begun[e] = 0, True
         self._infos.restart(e)
         self._observe(e, self._games[e].agents, obs, infos)
 

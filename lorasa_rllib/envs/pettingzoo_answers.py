@@ -17,8 +17,16 @@ Answer = Mapping[Any, Any]
 
 
 def of_reset(env: Any, answer: Any) -> tuple[Answer, Answer]:
-    """Observations and infos; infos of None are empty. Raises TeamEnvError for the older API, which has no infos."""
+    """Observations and infos; infos of None are empty.
+
+    Raises TeamEnvError for the older API, which has no infos, and if nobody is there to act.
+    """
     if isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[0], Mapping):
+        if not env.agents:
+            raise TeamEnvError(
+                f"nobody is among `agents` of {type(env).__name__} after reset(), so nobody can act. Let an episode "
+                "begin with at least one agent."
+            )
         return answer[0], _infos("reset()", env, answer[1])
     raise TeamEnvError(
         f"reset() of {type(env).__name__} must return two dictionaries, observations and infos, but returned "

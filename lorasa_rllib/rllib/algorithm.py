@@ -12,7 +12,13 @@ from typing import Any
 import ray
 import torch
 from ray.rllib.algorithms.ppo.ppo import PPO
-from ray.rllib.core import ALL_MODULES, COMPONENT_LEARNER, COMPONENT_LEARNER_GROUP, COMPONENT_RL_MODULE
+from ray.rllib.core import (
+    ALL_MODULES,
+    COMPONENT_LEARNER,
+    COMPONENT_LEARNER_GROUP,
+    COMPONENT_METRICS_LOGGER,
+    COMPONENT_RL_MODULE,
+)
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -55,6 +61,7 @@ from lorasa_rllib.rllib.faults import Fault, FaultRecord
 from lorasa_rllib.rllib.gauges import Gauges
 from lorasa_rllib.rllib.grouping import with_groups
 from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
+from lorasa_rllib.rllib.metric_names import with_own_names, with_safe_names
 from lorasa_rllib.rllib.module import ACTING, MODULE_ID
 from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
 from lorasa_rllib.rllib.sampled import Sampled, shards_of_learners
@@ -307,6 +314,8 @@ class TeamAlgorithm(PPO):
         **kwargs: Any,
     ) -> dict[str, Any]:
         state = super().get_state(components, not_components=not_components, **kwargs)
+        if COMPONENT_METRICS_LOGGER in state:
+            state[COMPONENT_METRICS_LOGGER] = with_safe_names(state[COMPONENT_METRICS_LOGGER], self.metrics.stats)
         state["recent_episodes"] = self._episodes.get_state()
         if self._watcher is not None:
             state["auto_switch"] = self._watcher.get_state()
@@ -315,6 +324,8 @@ class TeamAlgorithm(PPO):
     @override(PPO)
     def set_state(self, state: dict[str, Any]) -> None:
         super().set_state(state)
+        if COMPONENT_METRICS_LOGGER in state:
+            self.metrics.stats = with_own_names(self.metrics.stats)
         if "recent_episodes" in state:
             self._episodes.set_state(state["recent_episodes"])
         if self._watcher is not None and "auto_switch" in state:

@@ -95,7 +95,7 @@ class Collector:
         first, self._step = self._step is None, None
         with named_errors(self.env):
             self._step = self.env.reset(first_seed(self._seed) if first else None)
-        check(self._step, self.env.spec)
+        check(self._step, self.env.spec, np.arange(self.env.num_envs))
         self._meter.restart()
         self._memory.clear()
 
@@ -202,7 +202,7 @@ class Collector:
         actions_taken = self.env.spec.to_environment(drawn)
         with named_errors(self.env):
             step = self.env.step(actions_taken)
-        check(step, self.env.spec)
+        check(step, self.env.spec, step.ended)
         self._meter.add(step)
         taken.seconds["policy"] += acted - began
         taken.seconds["env"] += time.perf_counter() - acted
@@ -229,8 +229,16 @@ def named_errors(env: VectorTeamEnv) -> Iterator[None]:
         raise TeamEnvError(f"{which} raised {named(error)}") from error
 
 
-def check(step: TeamStep, spec: TeamSpec) -> None:
-    """Raises TeamEnvError for numbers that are not finite, and for agents without any choice."""
+def check(step: TeamStep, spec: TeamSpec, begun: np.ndarray) -> None:
+    """Raises TeamEnvError for numbers that are not finite, agents without any choice, and episodes without agents.
+
+    begun: the environments whose episode begins with this step.
+    """
+    if not (alive := step.active[begun].any(1)).all():
+        raise TeamEnvError(
+            f"an episode of environment {begun[~alive][0]} began with nobody alive: none of its {spec.num_agents} "
+            "agents is active, so there is nothing to learn. Let reset() begin with at least one of them."
+        )
     for name in ("obs", "state", "rewards", "final_obs", "final_state"):
         column = getattr(step, name)
         if not np.isfinite(column).all():

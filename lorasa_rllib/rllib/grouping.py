@@ -61,7 +61,9 @@ def random_rollout(config: Any) -> TeamRollout:
     if not config.num_env_runners:
         runner = TeamEnvRunner(config=scout.env_runners(num_env_runners=0), worker_index=0)
         try:
-            return _only(runner.sample(num_timesteps=ENV_STEPS, random_actions=True))
+            rollout = _only(runner.sample(num_timesteps=ENV_STEPS, random_actions=True))
+            config.learn_team().seen.keep(runner.give_away_env())  # training begins in the same copies
+            return rollout
         finally:
             runner.stop()
     remote = ray.remote(

@@ -272,6 +272,12 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def assert_healthy(self) -> None:
         """Always: why a remote one could not be built is in `fault`."""
 
+    def give_away_env(self) -> VectorTeamEnv:
+        """Its environments, which are up to the caller from now on."""
+        assert self.env is not None, "this env runner has no environment"
+        env, self.env, self.collector = self.env, None, None
+        return env
+
     @override(EnvRunner)
     def stop(self) -> None:
         env, self.env = self.env, None

@@ -1,0 +1,36 @@
+"""Names of metrics in checkpoints, whose parts RLlib joins by "--", and takes apart there when it restores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+JOINT = "--"
+
+
+def with_safe_names(state: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
+    """The state of a `MetricsLogger` whose `stats` may have names, of agents for example, with the joint in them."""
+    safe = {JOINT.join(path): JOINT.join(map(_safe, path)) for path in _paths(stats)}
+    return {**state, "stats": {safe.get(name, name): value for name, value in state["stats"].items()}}
+
+
+def with_own_names(stats: dict[str, Any]) -> dict[str, Any]:
+    """The `stats` of a logger that such a state was restored into, with the names as they were."""
+    return _renamed(stats, lambda part: part.replace("-\0", "-"))
+
+
+def _safe(part: str) -> str:
+    return part.replace("-", "-\0") if JOINT in part or part.endswith("-") else part
+
+
+def _paths(stats: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, value in stats.items():
+        path = (*above, str(name))
+        yield from _paths(value, path) if isinstance(value, dict) else (path,)
+
+
+def _renamed(stats: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    return {
+        rename(name) if isinstance(name, str) else name: _renamed(value, rename) if isinstance(value, dict) else value
+        for name, value in stats.items()
+    }
