@@ -118,10 +118,9 @@ def takes_config(make: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
     """Whether `make` is called as RLlib does, with one dictionary of settings, rather than with the settings by name.
 
     So are MultiAgentEnv classes and functions whose first parameter is called config (or alike), or has no default,
-    unless the settings name it, or are all named by parameters. Classes of PettingZoo always get settings by name.
+    unless the settings name it, or are all named by parameters. Other classes are, as in PettingZoo, called with the
+    settings by name, unless they have no `**kwargs` and their first parameter is called config.
     """
-    if isinstance(make, type) and not is_rllib_game(make):
-        return False
     try:
         parameters = inspect.signature(make).parameters
     except (TypeError, ValueError):
@@ -131,7 +130,10 @@ def takes_config(make: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
         return False
     if settings and set(settings) <= set(parameters):
         return False
-    return first.default is first.empty or CONFIG.search(first.name) is not None
+    is_config = CONFIG.search(first.name) is not None
+    if isinstance(make, type) and not is_rllib_game(make):
+        return is_config and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values())
+    return is_config or first.default is first.empty
 
 
 def _by_name(given: Mapping[Any, Any] | None) -> dict[str, Any]:

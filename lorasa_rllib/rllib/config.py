@@ -22,6 +22,7 @@ from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_pol
 from lorasa_rllib.rllib.ranges import settle_numbers
 from lorasa_rllib.rllib.sharing_config import SharingConfig
 from lorasa_rllib.rllib.spaces import row_spaces
+from lorasa_rllib.rllib.user_envs import is_team_env
 from lorasa_rllib.rllib.validation import (
     check_batch_size,
     check_evaluation,
@@ -205,7 +206,10 @@ class TeamConfig(SharingConfig):
             if not hasattr(self, self._translate_special_keys(name, warn_deprecated=False)):
                 settings = [known for known in vars(self) if not known.startswith("_")]
                 raise ValueError(suggestion(name, settings))
-        return super().update_from_dict(config_dict)
+        if "env" not in config_dict:
+            return super().update_from_dict(config_dict)
+        rest = {name: value for name, value in config_dict.items() if name != "env"}
+        return super().update_from_dict(rest).environment(config_dict["env"])
 
     # What the settings mean
 
@@ -307,6 +311,8 @@ class TeamConfig(SharingConfig):
         if not self._validate_config:
             return
         settle_numbers(self)
+        if self.env is not None and not is_team_env(self.env):
+            self.environment(self.env)
         if self.needs_groups and self.env is not None:  # whatever they will be, the rest can be judged
             one_group = dict.fromkeys(self.team_spec().agents, 0)
             return self.copy(copy_frozen=False).sharing(groups=one_group).validate()

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
+from ray.rllib.utils.annotations import override
 
 from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.keyed import KeyedTeam, with_roles
@@ -15,6 +16,7 @@ from lorasa_rllib.learning.phases import PhaseSchedule
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.rllib.collector import first_seed
 from lorasa_rllib.rllib.keywords import knows_its_keywords
+from lorasa_rllib.rllib.user_envs import GAMES, game_of, is_team_env
 from lorasa_rllib.sharing.methods import owners_of, takes
 from lorasa_rllib.spec import Owners, TeamSpec
 
@@ -25,6 +27,7 @@ class SharingConfig(PPOConfig):
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)
         self.known_team: KnownTeam | None = None
+        self.env: Any = None
         self.sharing_method = "lora"
         self.sharing_schedule = "two_phase"
         self.sharing_adapter_key: Any = "agent"
@@ -43,6 +46,37 @@ class SharingConfig(PPOConfig):
         self.lora_target_modules: tuple[str, ...] = ("*",)
         self.lora_rank_pattern: dict[str, int] = {}
         self.lora_adapt_bias = self.lora_adapt_norm = False
+
+    @override(PPOConfig)
+    def environment(self, env: Any = NotProvided, *, env_config: dict[str, Any] = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Sets the environment. Returns this config.
+
+        Args:
+            env: a name of `envs.registry.ENVIRONMENTS`, or a `VectorTeamEnv` class. Or an environment of one team as
+                RLlib and PettingZoo have them, which becomes "pettingzoo" with `env_config={"env": ...}`: a class or
+                function that makes it, a name of `ray.tune.register_env`, a module or "module:name".
+            env_config: settings of the environment. Those of a `MultiAgentEnv`, and of a function that takes one
+                argument, are handed over as one dictionary, those of a `ParallelEnv` by their names.
+        """
+        if env is not NotProvided and env != self.env and self.env == GAMES:
+            self.env_config.pop("env", None)  # of the environment before
+        super().environment(env, env_config=env_config, **kwargs)
+        if self.env is not None and not is_team_env(self.env):
+            if "env" in self.env_config:
+                raise ValueError(
+                    f"env_config has a setting 'env', but the environment is {self.env!r} already; give that setting "
+                    "another name, or hand over a function that sets it."
+                )
+            self.env_config["env"] = game_of(self.env)
+            self.env = GAMES
+        return self
+
+    @override(PPOConfig)
+    def build_algo(self, env: Any = None, use_copy: bool = True) -> Any:
+        """The algorithm. env: see `environment`."""
+        if env is not None:
+            self.environment(env)
+        return super().build_algo(use_copy=use_copy)
 
     @knows_its_keywords()
     def sharing(

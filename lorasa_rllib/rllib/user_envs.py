@@ -1,0 +1,79 @@
+"""Environments as users of RLlib have them (classes, functions, registered names), as settings of "pettingzoo"."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from ray.tune.registry import ENV_CREATOR, _global_registry
+
+from lorasa_rllib.envs.base import VectorTeamEnv
+from lorasa_rllib.envs.registry import ENVIRONMENTS
+
+GAMES = "pettingzoo"
+
+
+class Registered:
+    """What `ray.tune.register_env(name, creator)` was given, to be called with one dictionary of settings."""
+
+    def __init__(self, name: str, creator: Callable[[Any], Any]):
+        self.name, self.creator = name, creator
+
+    def __call__(self, config: Mapping[str, Any]) -> Any:
+        return self.creator(config)
+
+    def __repr__(self) -> str:
+        return f"register_env({self.name!r})"
+
+
+def is_team_env(env: Any) -> bool:
+    """Whether `env` is an environment of this package's kind: a name of `ENVIRONMENTS`, or a `VectorTeamEnv` class."""
+    if isinstance(env, str):
+        return env in ENVIRONMENTS
+    return isinstance(env, type) and issubclass(env, VectorTeamEnv)
+
+
+def game_of(env: Any) -> Any:
+    """What `env` is as the setting "env" of the environment "pettingzoo".
+
+    env: a class (`MultiAgentEnv` of RLlib, `ParallelEnv` of PettingZoo) or any other callable that makes a copy; the
+        name given to `ray.tune.register_env`; a module of a PettingZoo game, or its name; "module:name" or
+        "module.name" of a class or function.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(env, ModuleType):
+        return env.__name__
+    if callable(env):
+        return env
+    if not isinstance(env, str):
+        kind = type(env).__name__
+        is_copy = hasattr(env, "reset") and hasattr(env, "step")
+        raise ValueError(
+            f"environment {env!r} is "
+            + (f"one copy, but env runners make their own: hand over its class, {kind}" if is_copy else f"a {kind}")
+            + ". Use a class, a function that makes an environment, or a name."
+        )
+    if _global_registry.contains(ENV_CREATOR, env):
+        return Registered(env, _global_registry.get(ENV_CREATOR, env))
+    if ":" in env or _is_module(env):
+        return env
+    module, _, name = env.rpartition(".")
+    if module and _is_module(module):
+        return f"{module}:{name}"
+    nearest = difflib.get_close_matches(env, ENVIRONMENTS, n=1)
+    raise ValueError(
+        f"environment {env!r} is unknown{f'; did you mean {nearest[0]!r}?' if nearest else '.'} It is none of "
+        f'{sorted(ENVIRONMENTS)}, nothing that ray.tune.register_env knows in this process, and no "module:name" that '
+        "can be imported. Environments with a single agent are not supported."
+    )
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return "." in name and importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
