@@ -20,6 +20,24 @@ class TeamEnvError(ValueError):
     """
 
 
+@dataclass(frozen=True)
+class Worker:
+    """Whose copies of an environment these are: for constructors that need ports, files or licences of their own.
+
+    worker_index: 0 in the driver's process, 1 .. num_workers for remote env runners.
+    num_workers:  remote env runners.
+    num_envs:     copies for each env runner.
+    recreated_worker: whether it was started again after a failure, or its environments were.
+    in_evaluation: whether it evaluates: evaluation has env runners of its own, counted from 0 or 1, too.
+    """
+
+    worker_index: int = 0
+    num_workers: int = 0
+    num_envs: int = 1
+    recreated_worker: bool = False
+    in_evaluation: bool = False
+
+
 @dataclass
 class TeamStep:
     """What E environments answer to one step (or to a reset). Buffers are reused: copy what must outlive the next call.
@@ -80,8 +98,14 @@ class VectorTeamEnv(ABC):
         """The spec of this environment under `env_config`. Starts no simulation. Raises ValueError for bad settings."""
 
     @classmethod
-    def make(cls, num_envs: int, env_config: Mapping[str, Any], first_seed: int | None = None) -> Self:
-        """`num_envs` copies. first_seed: the one that the first `reset` will have."""
+    def make(
+        cls,
+        num_envs: int,
+        env_config: Mapping[str, Any],
+        first_seed: int | None = None,
+        worker: Worker = Worker(),
+    ) -> Self:
+        """`num_envs` copies. first_seed: the one that the first `reset` will have. worker: whose they are."""
         return cls(num_envs, **env_config)  # type: ignore[call-arg]
 
     def grow(self, num_envs: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lorasa_rllib.envs.base import VectorTeamEnv
+from lorasa_rllib.envs.base import VectorTeamEnv, Worker
 from lorasa_rllib.envs.ordered import check_names, in_order
 from lorasa_rllib.envs.registry import environment_class, make_environment
 from lorasa_rllib.spec import TeamSpec
@@ -62,15 +62,20 @@ class KnownTeam:
 
     @classmethod
     def of(
-        cls, env: Any, env_config: Mapping[str, Any], first_seed: int | None = None, keep: bool = False
+        cls,
+        env: Any,
+        env_config: Mapping[str, Any],
+        first_seed: int | None = None,
+        keep: bool = False,
+        worker: Worker = Worker(),  # noqa: B008 - frozen
     ) -> KnownTeam:
         """Looks at the environment; one that has to be built for it is closed again.
 
-        keep: it stays open instead, for `environments`. first_seed: the one that their first `reset` will have.
+        keep: it stays open instead, for `environments`. first_seed, worker: see `VectorTeamEnv.make`.
         """
         kind, seen = environment_class(env), Seen()
         if kind.spec_needs_copy:
-            one = kind.make(1, env_config, first_seed)
+            one = kind.make(1, env_config, first_seed, worker)
             spec = one.spec
             if keep:
                 seen.keep(one)
@@ -94,12 +99,17 @@ class KnownTeam:
         check_names(self.spec.agents, agents)
         return replace(self, spec=self.spec.in_order(agents))
 
-    def environments(self, num_envs: int, first_seed: int | None = None) -> VectorTeamEnv:
-        """`num_envs` copies in the order of the team; one that is kept is among them.
+    def environments(
+        self,
+        num_envs: int,
+        first_seed: int | None = None,
+        worker: Worker = Worker(),  # noqa: B008 - frozen
+    ) -> VectorTeamEnv:
+        """`num_envs` copies in the order of the team, see `VectorTeamEnv.make`; one that is kept is among them.
 
         Raises ValueError that names the agents if the environment has another team.
         """
-        env = self.seen.take() or make_environment(self.env, num_envs, self.env_config, first_seed)
+        env = self.seen.take() or make_environment(self.env, num_envs, self.env_config, first_seed, worker)
         try:
             env.grow(num_envs)
             env = in_order(env, self.spec)

@@ -11,7 +11,7 @@ import numpy as np
 from pettingzoo import ParallelEnv
 
 from lorasa_rllib.envs.action_masks import given_masks, write_mask
-from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv, Worker
 from lorasa_rllib.envs.infos import METRICS_KEY, EpisodeInfos
 from lorasa_rllib.envs.pettingzoo_answers import (
     Answer,
@@ -33,6 +33,10 @@ class PettingZooTeam(VectorTeamEnv):
 
     env:               module with a `parallel_env` ("mpe2.simple_spread_v3"), "module:function", or any callable that
                        returns a `ParallelEnv`, such as its class; or a `MultiAgentEnv` of RLlib, see `RLlibGame`.
+                       A function of one argument, `lambda config: ...`, and `MultiAgentEnv` classes are called as in
+                       RLlib: config is a dictionary of the settings that also says whose copy this is, by
+                       `config.worker_index`, `config.vector_index` and the other fields of `Worker`: for ports or files
+                       of its own, say. Everything else is called with the settings by name.
     team_reward:       None: every agent has its own reward; "mean" or "sum": one reward for the team, over all
                        agents (those that have left get 0).
     max_episode_steps: time limit on top of the environment's own.
@@ -65,12 +69,13 @@ class PettingZooTeam(VectorTeamEnv):
         id_capacity: int = 0,
         metrics_key: str = METRICS_KEY,
         first_seed: int | None = None,
+        for_worker: Worker = Worker(),  # noqa: B008 - frozen
         **env_kwargs: Any,
     ):
         self._limit = _checked_limit(max_episode_steps)
         self._env, self._env_kwargs, self._team_reward = env, env_kwargs, team_reward
-        self._metrics_key = metrics_key
-        game = make_game(env, env_kwargs)
+        self._metrics_key, self._worker = metrics_key, for_worker
+        game = make_game(env, env_kwargs, for_worker)
         self._games = [game]
         try:
             self._ids = _distinct(game)
@@ -84,12 +89,18 @@ class PettingZooTeam(VectorTeamEnv):
             raise
 
     @classmethod
-    def make(cls, num_envs: int, env_config: Mapping[str, Any], first_seed: int | None = None) -> Self:
-        return cls(num_envs, first_seed=first_seed, **env_config)
+    def make(
+        cls,
+        num_envs: int,
+        env_config: Mapping[str, Any],
+        first_seed: int | None = None,
+        worker: Worker = Worker(),  # noqa: B008 - frozen
+    ) -> Self:
+        return cls(num_envs, first_seed=first_seed, for_worker=worker, **env_config)
 
     def grow(self, num_envs: int) -> None:
         while len(self._games) < num_envs:
-            self._games.append(make_game(self._env, self._env_kwargs))
+            self._games.append(make_game(self._env, self._env_kwargs, self._worker, len(self._games)))
         self._allocate()
 
     def reordered(self, agents: Sequence[str]) -> Self:

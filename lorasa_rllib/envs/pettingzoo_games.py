@@ -13,21 +13,30 @@ from typing import Any
 
 from pettingzoo import AECEnv, ParallelEnv
 
-from lorasa_rllib.envs.rllib_game import RLlibGame, is_rllib_game, takes_config
+from lorasa_rllib.envs.base import Worker
+from lorasa_rllib.envs.rllib_game import RLlibGame, env_context, is_rllib_game, takes_config
 from lorasa_rllib.install import installing
 
 TURNS = "Where agents may act at once, hand over a function that wraps it in pettingzoo.utils.aec_to_parallel."
 
 
-def make_game(env: Any, env_kwargs: Mapping[str, Any]) -> ParallelEnv[Any, Any, Any]:
-    """One copy of the environment.
+def make_game(
+    env: Any,
+    env_kwargs: Mapping[str, Any],
+    worker: Worker = Worker(),  # noqa: B008 - frozen
+    vector_index: int = 0,
+) -> ParallelEnv[Any, Any, Any]:
+    """One copy of the environment, number `vector_index` of those of `worker`.
 
     Raises ValueError if there is none, if it is not a parallel one, or for settings that it does not take. What its
     constructor raises comes through as it is.
     """
     function = _function(env)
     try:
-        game = function(dict(env_kwargs)) if takes_config(function, env_kwargs) else function(**env_kwargs)
+        if takes_config(function, env_kwargs):
+            game = function(env_context(env_kwargs, worker, vector_index))
+        else:
+            game = function(**env_kwargs)
     except TypeError as problem:
         if _about_settings(function, env_kwargs, problem):
             raise ValueError(f"env={env!r} does not take the settings {sorted(env_kwargs)}: {problem}") from problem

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any
 
-from lorasa_rllib.envs.base import VectorTeamEnv
+from lorasa_rllib.envs.base import VectorTeamEnv, Worker
 
 ENVIRONMENTS = {
     "mamujoco": "lorasa_rllib.envs.mamujoco:MAMuJoCo",
@@ -34,7 +34,11 @@ def environment_class(env: Any) -> type[VectorTeamEnv]:
 
 
 def make_environment(
-    env: Any, num_envs: int, env_config: Mapping[str, Any], first_seed: int | None = None
+    env: Any,
+    num_envs: int,
+    env_config: Mapping[str, Any],
+    first_seed: int | None = None,
+    worker: Worker = Worker(),  # noqa: B008 - frozen
 ) -> VectorTeamEnv:
-    """`num_envs` copies of an environment in lock step. first_seed: the one that the first `reset` will have."""
-    return environment_class(env).make(num_envs, env_config, first_seed)
+    """`num_envs` copies of an environment in lock step, see `VectorTeamEnv.make`."""
+    return environment_class(env).make(num_envs, env_config, first_seed, worker)

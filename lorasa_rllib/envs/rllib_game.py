@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lorasa_rllib.envs.base import TeamEnvError
+from lorasa_rllib.envs.base import TeamEnvError, Worker
 from lorasa_rllib.envs.pettingzoo_answers import of_reset, of_step
 
 ALL = "__all__"
 MULTI_AGENT_ENV = ("ray.rllib.env.multi_agent_env", "MultiAgentEnv")
+ENV_CONTEXT = ("ray.rllib.env.env_context", "EnvContext")
 CONFIG = re.compile("config|context|cfg|ctx")
 
 
@@ -134,6 +136,27 @@ def takes_config(make: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
     if isinstance(make, type) and not is_rllib_game(make):
         return is_config and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values())
     return is_config or first.default is first.empty
+
+
+class Context(dict[str, Any]):
+    """Settings of an environment and, as attributes, whose copy it is: RLlib's `EnvContext` where there is no Ray."""
+
+
+def env_context(settings: Mapping[str, Any], worker: Worker, vector_index: int) -> dict[str, Any]:
+    """What an environment of RLlib is made with: its settings, with the fields of `Worker` and `vector_index`.
+
+    An `EnvContext` if RLlib has been loaded, else a `Context`.
+    """
+    rllib = sys.modules.get(ENV_CONTEXT[0])
+    context: Any
+    if rllib is None:
+        context = Context(settings)
+    else:
+        context = getattr(rllib, ENV_CONTEXT[1])(dict(settings), worker.worker_index)
+    context.vector_index, context.remote = vector_index, False
+    for name, value in vars(worker).items():
+        setattr(context, name, value)
+    return context
 
 
 def _by_name(given: Mapping[Any, Any] | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
-from lorasa_rllib.envs.base import TeamEnvError, VectorTeamEnv
+from lorasa_rllib.envs.base import TeamEnvError, VectorTeamEnv, Worker
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.merged import MergedActor, MergedCritic
@@ -74,7 +74,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def _build(self) -> None:
         only_driver = self.worker_index == 0 and self.config.num_env_runners > 0
         has_env = self.config.create_env_on_local_worker or not only_driver
-        self.config.learn_team(keep=has_env)
+        self.config.learn_team(has_env, self._whose())
         self.spec = self.config.team_spec()
         self._callbacks = RunnerCallbacks(self)
         self.make_module()
@@ -97,11 +97,17 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.num_envs = self.config.num_envs_per_env_runner
         # Environments made anew go on with another stream: the same one could fail in the same step.
         seed = None if self._seed is None else self._seed + REMADE * self._remade
-        self.env = self.config.make_team_env(first_seed(seed))
+        self.env = self.config.make_team_env(first_seed(seed), self._whose())
         memory = Memory(self.config.policy_config(), self.num_envs, self.config.chunk_length)
         self._restarts = 0
         self.collector = Collector(self.env, memory, seed, self._callbacks.episode_end())
         self._callbacks.environment_created()
+
+    def _whose(self) -> Worker:
+        """What constructors of environments are told about this env runner."""
+        index = self.worker_index or 0
+        restarted = index > 0 and ray.get_runtime_context().was_current_actor_reconstructed
+        return self.config.worker(index, recreated=restarted or self._remade > 0)
 
     @override(EnvRunner)
     def make_module(self) -> None:

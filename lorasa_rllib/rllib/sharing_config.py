@@ -9,7 +9,7 @@ from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.utils.annotations import override
 
-from lorasa_rllib.envs.base import VectorTeamEnv
+from lorasa_rllib.envs.base import VectorTeamEnv, Worker
 from lorasa_rllib.envs.keyed import KeyedTeam, with_roles
 from lorasa_rllib.envs.known_team import KnownTeam
 from lorasa_rllib.learning.phases import PhaseSchedule
@@ -172,13 +172,20 @@ class SharingConfig(PPOConfig):
         spec = self.learn_team().spec
         return with_roles(spec, self._num_own_roles()) if self._roles_by_function() else spec
 
-    def learn_team(self, keep: bool = False) -> KnownTeam:
-        """What `team_spec` is about. keep: a copy that has to be built stays open for `make_team_env`."""
+    def worker(self, index: int = 0, recreated: bool = False) -> Worker:
+        """One of the env runners, as constructors of environments are told."""
+        return Worker(index, self.num_env_runners, self.num_envs_per_env_runner, recreated, self.in_evaluation)
+
+    def learn_team(self, keep: bool = False, worker: Worker | None = None) -> KnownTeam:
+        """What `team_spec` is about.
+
+        keep: a copy that has to be built stays open for `make_team_env`. worker: whose it is, None: the driver's.
+        """
         known = self.known_team
         if known is None or not known.belongs_to(self.env, self.env_config):
             if known is not None:
                 known.seen.close()
-            known = KnownTeam.of(self.env, self.env_config, first_seed(self.seed), keep)
+            known = KnownTeam.of(self.env, self.env_config, first_seed(self.seed), keep, worker or self.worker())
             self._know(known)
         return known
 
@@ -196,9 +203,10 @@ class SharingConfig(PPOConfig):
                 setattr(self, table, dict(zip(known.spec.agents, given, strict=True)))
         self._know(known.in_order(agents))
 
-    def make_team_env(self, seed: int | None = None) -> VectorTeamEnv:
-        """The environments of one env runner. seed: the one that their first `reset` will have."""
-        env = self.learn_team(keep=True).environments(self.num_envs_per_env_runner, seed)
+    def make_team_env(self, seed: int | None = None, worker: Worker | None = None) -> VectorTeamEnv:
+        """The environments of one env runner, None: the driver's. seed: the one that their first `reset` will have."""
+        worker = worker or self.worker()
+        env = self.learn_team(True, worker).environments(self.num_envs_per_env_runner, seed, worker)
         return KeyedTeam(env, self.sharing_adapter_key, self._num_own_roles()) if self._roles_by_function() else env
 
     def _know(self, known: KnownTeam) -> None:

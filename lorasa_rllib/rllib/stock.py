@@ -23,9 +23,10 @@ from typing import Any, Self
 
 import numpy as np
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
-from lorasa_rllib.envs.base import TeamEnvError, TeamStep
+from lorasa_rllib.envs.base import TeamEnvError, TeamStep, Worker
 from lorasa_rllib.envs.registry import make_environment
 from lorasa_rllib.nn.policy import Phase
 from lorasa_rllib.rllib.config import TeamConfig
@@ -51,7 +52,8 @@ class TeamMultiAgentEnv(MultiAgentEnv):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.team = make_environment(config["env"], 1, dict(config.get("env_config") or {}))
+        inside = config.get("env_config") or {}
+        self.team = make_environment(config["env"], 1, dict(inside), worker=_worker(config, inside))
         self.possible_agents = list(self.team.spec.agents)
         self.agents = list(self.possible_agents)
         observation, action = row_spaces(self.team.spec)
@@ -141,6 +143,14 @@ class TeamMultiAgentEnv(MultiAgentEnv):
                 row[ROLE] = self._roles[n]
             rows[self.possible_agents[n]] = row
         return rows
+
+
+def _worker(*configs: Mapping[str, Any]) -> Worker:
+    """Whose environment it is, where RLlib says so: one of the dictionaries is its EnvContext."""
+    for config in configs:
+        if isinstance(config, EnvContext):
+            return Worker(config.worker_index, config.num_workers or 0, recreated_worker=config.recreated_worker)
+    return Worker()
 
 
 def shared_policy_spec(

@@ -17,6 +17,7 @@ def as_multi_agent(game, only_all=False, forgetful=False):
     class Twin(MultiAgentEnv):
         def __init__(self, config=None):
             super().__init__()
+            self.config = config
             self.game = game(**(config or {}))
             self.names = dict(enumerate(self.game.possible_agents))
             self.possible_agents = list(self.names)

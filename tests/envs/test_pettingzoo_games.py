@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import sys
 
+import pytest
+from ray.rllib.env.env_context import EnvContext
+
+from lorasa_rllib.envs.base import Worker
 from lorasa_rllib.envs.pettingzoo_games import make_game
+from lorasa_rllib.envs.rllib_game import RLlibGame
 from tests.envs import games
+from tests.envs.rllib_twin import as_multi_agent
 
 
 class Plain(games.Game):
@@ -89,3 +95,53 @@ def test_reset_without_a_seed_is_told():
 
     with pytest.raises(ValueError, match=r"reset\(\) of env=.*takes no seed"):
         make_game(Seedless, {})
+
+
+class Configured(games.Game):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+
+class Optional(games.Game):
+    def __init__(self, config=None):
+        super().__init__()
+        self.config = config
+
+
+WORKER = Worker(2, num_workers=3, num_envs=4, recreated_worker=True, in_evaluation=True)
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        Configured,
+        Optional,
+        lambda config: Configured(config),
+        lambda c: Configured(c),
+        lambda env_config=None: Configured(env_config),
+        as_multi_agent(games.Game),
+    ],
+)
+def test_constructors_of_one_dictionary_learn_whose_copy_they_make(env):
+    settings = {"length": 7}
+    game = make_game(env, settings, WORKER, 1)
+    config = game.env.config if isinstance(game, RLlibGame) else game.config
+    assert isinstance(config, EnvContext) and config == settings
+    assert {name: getattr(config, name) for name in vars(WORKER)} == vars(WORKER)
+    assert (config.vector_index, config.remote) == (1, False)
+    assert config.copy_with_overrides(worker_index=9).worker_index == 9
+
+
+def test_a_dictionary_that_is_a_setting_of_its_own_stays_one():
+    assert make_game(Optional, {"config": {"size": 3}}).config == {"size": 3}
+    assert make_game(Configured, {"config": {"size": 3}}).config == {"size": 3}
+    assert make_game(Optional, {}).config == {}
+
+
+def test_without_ray_the_dictionary_has_the_same_attributes(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ray.rllib.env.env_context")
+    config = make_game(lambda config: Configured(config), {"size": 3}, WORKER, 1).config
+    assert not isinstance(config, EnvContext) and config == {"size": 3}
+    assert {name: getattr(config, name) for name in vars(WORKER)} == vars(WORKER)
+    assert (config.vector_index, config.remote) == (1, False)
