@@ -102,8 +102,12 @@ class Discrete:
         return "discrete"
 
     @property
+    def choices(self) -> tuple[int, ...]:
+        """Choices of every component of an action: here a single one."""
+        return (self.n,)
+
+    @property
     def action_size(self) -> int:
-        """Choices."""
         return self.n
 
     def write(self, value: Any, row: np.ndarray) -> None:
@@ -152,6 +156,23 @@ class MultiDiscrete:
             pass
         raise OutsideSpace(value, self, f"whole numbers of shape {self.shape}, each within its range")
 
+    @property
+    def kind(self) -> Literal["discrete"]:
+        return "discrete"
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return self.nvec
+
+    @property
+    def action_size(self) -> int:
+        """Choices of all components."""
+        return self.size
+
+    def action(self, row: np.ndarray) -> np.ndarray:
+        """Choices [..., components], counted from 0, as actions [..., *shape] in the space's type."""
+        return (row + self._tables[0]).reshape((*row.shape[:-1], *self.shape)).astype(self.dtype)
+
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         nvec = np.array(self.nvec, np.int64)
@@ -182,6 +203,22 @@ class MultiBinary:
         except (TypeError, ValueError):
             pass
         raise OutsideSpace(value, self, f"zeros and ones of shape {self.shape}")
+
+    @property
+    def kind(self) -> Literal["discrete"]:
+        return "discrete"
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        return (2,) * self.size
+
+    @property
+    def action_size(self) -> int:
+        return 2 * self.size
+
+    def action(self, row: np.ndarray) -> np.ndarray:
+        """Zeros and ones [..., entries] as actions [..., *shape]."""
+        return row.reshape((*row.shape[:-1], *self.shape)).astype(np.int8)
 
     def __str__(self) -> str:
         return f"MultiBinary({self.shape})"
@@ -232,7 +269,7 @@ class Tuple:
 
 
 Space = Box | Discrete | MultiDiscrete | MultiBinary | Dict | Tuple
-ActionSpace = Box | Discrete
+ActionSpace = Box | Discrete | MultiDiscrete | MultiBinary
 
 
 @dataclass(frozen=True)
@@ -259,13 +296,6 @@ class AgentView:
     def observe(self, observation: Any, row: np.ndarray) -> None:
         """Writes an observation into the first entries of `row`, which are zero. Raises OutsideSpace."""
         self.sees.write(observation, row if len(row) == self.sees.size else row[: self.sees.size])
-
-    def action(self, row: Any) -> Any:
-        """The action that a row of the team's actions means, in the agent's space.
-
-        row: numbers [..., d] in the environment's units, or choices [...] counted from 0.
-        """
-        return self.acts.action(row)
 
 
 def space_of(data: Mapping[str, Any]) -> Space:

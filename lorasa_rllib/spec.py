@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lorasa_rllib.spaces import AgentView, view_of
+from lorasa_rllib.spaces import AgentView, Discrete, view_of
 
 ActionKind = Literal["continuous", "discrete"]
 
-PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high", "views")
+PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high", "views", "choices")
 """Fields of `TeamSpec` with an entry for each of `agents`; some are empty where they do not apply."""
 
 
@@ -33,6 +33,8 @@ class TeamSpec:
     obs_sizes:     [N] number of observation features of every agent.
     action_kind:   "continuous" (`action_sizes` counts dimensions) or "discrete" (it counts choices).
     action_sizes:  [N].
+    choices:       [N][c_n] choices of every component of agent n's discrete actions, `action_sizes` in all; empty where
+                   all actions have a single component.
     action_low, action_high: [N][d_n] bounds in the environment's units; empty for discrete teams.
     state_size:    S, features of the global state that the critic reads.
     state_per_agent: the state arrays are [..., N, S]: every agent has its own view of the global state.
@@ -57,6 +59,7 @@ class TeamSpec:
     id_capacity: int = 0
     state_per_agent: bool = False
     views: tuple[AgentView, ...] = ()
+    choices: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.agents)
@@ -77,6 +80,12 @@ class TeamSpec:
             low, high = np.concatenate(self.action_low), np.concatenate(self.action_high)
             if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
                 raise ValueError("action bounds must be finite with low <= high in every dimension.")
+        if self.choices and (
+            self.continuous or tuple(map(sum, self.choices)) != self.action_sizes or min(map(min, self.choices)) < 1
+        ):
+            raise ValueError(f"choices={self.choices} must split the discrete action_sizes={self.action_sizes}.")
+        if all(len(components) == 1 for components in self.choices):
+            object.__setattr__(self, "choices", ())
         if self.views and (
             tuple(view.obs_size for view in self.views) != self.obs_sizes
             or tuple(view.action_size for view in self.views) != self.action_sizes
@@ -105,13 +114,13 @@ class TeamSpec:
 
     @property
     def action_size(self) -> int:
-        """Width of the policy head: padded action dimensions, or padded number of choices."""
+        """Width of the policy head and of masks: padded action dimensions, or padded number of choices."""
         return max(self.action_sizes)
 
     @property
     def action_dims(self) -> int:
-        """Width d of action and log-probability arrays: `action_size` if continuous, 1 if discrete."""
-        return self.action_size if self.continuous else 1
+        """Width d of action and log-probability arrays: `action_size` if continuous, components if discrete."""
+        return self.action_size if self.continuous else max(map(len, self.choices), default=1)
 
     @property
     def reward_width(self) -> int:
@@ -130,6 +139,50 @@ class TeamSpec:
     def action_mask(self) -> np.ndarray:
         """bool [N, action_size], True where an action dimension (or choice) is real."""
         return _real_entries(self.action_sizes)
+
+    def dims_mask(self) -> np.ndarray:
+        """bool [N, d], True where an entry of actions and log-probabilities is real."""
+        return self.action_mask() if self.continuous else _real_entries(list(map(len, self._components)))
+
+    def choice_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the choices of every component stand in a row of choices: int64 and bool [N, d, m].
+
+        The bool is False where an agent has no such component or choice; the whole number is 0 there. m is the largest
+        number of choices.
+        """
+        shape = (self.num_agents, self.action_dims, self.component_size)
+        place, real = np.zeros(shape, np.int64), np.zeros(shape, bool)
+        for n, components in enumerate(self._components):
+            first = 0
+            for c, size in enumerate(components):
+                place[n, c, :size], real[n, c, :size] = np.arange(first, first + size), True
+                first += size
+        return place, real
+
+    def first_choices(self) -> np.ndarray:
+        """bool [N, action_size]: the first choice of every component, a mask for those who have nothing to choose."""
+        place, real = self.choice_table()
+        first = np.zeros((self.num_agents, self.action_size), bool)
+        agent, component = np.nonzero(real[..., 0])
+        first[agent, place[agent, component, 0]] = True
+        return first
+
+    def can_choose(self, masks: np.ndarray) -> np.ndarray:
+        """bool [..., N]: whether masks bool [..., N, action_size] leave a choice in every component."""
+        if not self.choices:
+            return np.asarray(masks.any(-1))
+        place, real = self.choice_table()
+        rows = np.arange(self.num_agents)[:, None, None]
+        return np.asarray(((masks[..., rows, place] & real).any(-1) | ~real.any(-1)).all(-1))
+
+    @property
+    def component_size(self) -> int:
+        """The largest number of choices of a component."""
+        return max(map(max, self._components))
+
+    @property
+    def _components(self) -> tuple[tuple[int, ...], ...]:
+        return self.choices or tuple((size,) for size in self.action_sizes)
 
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """float32 [N, action_size] lower and upper bounds; padded dimensions get -1 and 1.
@@ -150,10 +203,11 @@ class TeamSpec:
     def to_environment(self, actions: np.ndarray, agents: Sequence[int] | None = None) -> np.ndarray:
         """Actions of the policy [..., N, d] in the environment's units: [-1, 1] is clipped and mapped to the bounds.
 
-        Discrete choices [..., N, 1] lose their last axis. agents: whose rows these are, None for the whole team.
+        Discrete choices [..., N, 1] lose their last axis; those of several components remain as they are.
+        agents: whose rows these are, None for the whole team.
         """
         if not self.continuous:
-            return actions[..., 0]
+            return actions if self.choices else actions[..., 0]
         clipped = np.minimum(np.maximum(actions, -1.0), 1.0)
         if self._scale is None:
             return clipped
@@ -162,9 +216,25 @@ class TeamSpec:
 
     @cached_property
     def starts(self) -> np.ndarray | None:
-        """int64 [N], the first choice of every agent in its environment; None if all count from 0."""
-        starts = np.array([getattr(view.acts, "start", 0) for view in self.views], np.int64)
-        return starts if starts.any() else None
+        """int64 [N] or [N, components], the first choices in the environment; None if all count from 0."""
+        starts = np.zeros((self.num_agents, self.action_dims), np.int64)
+        for row, view in zip(starts, self.views, strict=False):
+            start = np.atleast_1d(getattr(view.acts, "start", 0))
+            row[: len(start)] = start
+        return None if not starts.any() else starts if self.choices else starts[:, 0]
+
+    def action_of(self, agent: int, row: Any) -> Any:
+        """The action that a row of the team's actions means for one agent, in its space if that is known.
+
+        row: numbers [..., d] in the environment's units, choices [...] or [..., components], counted from 0.
+        """
+        own = row
+        if self.continuous:
+            own = row[..., : self.action_sizes[agent]]
+        elif self.choices:
+            several = self.views and not isinstance(self.views[agent].acts, Discrete)
+            own = row[..., : len(self.choices[agent])] if several or not self.views else row[..., 0]
+        return self.views[agent].acts.action(own) if self.views else own
 
     @cached_property
     def _scale(self) -> tuple[np.ndarray, ...] | None:

@@ -14,7 +14,7 @@ from lorasa_rllib.learning.gae import gae, td_errors
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.bank import LoRAConfig
-from lorasa_rllib.nn.distributions import Categorical
+from lorasa_rllib.nn.distributions import Categorical, Categoricals
 from lorasa_rllib.nn.network import OBS_NORMS, NetworkConfig
 from lorasa_rllib.nn.obs_norm import RunningNorm
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
@@ -76,6 +76,10 @@ def teams(
         st.one_of(st.tuples(*[st.integers(least, 4)] * n), st.integers(least, 4).map(lambda d: (d,) * n))
     )
     options = {"id_capacity": n + draw(st.sampled_from([0, 3]))} | options
+    if not continuous and draw(st.booleans()):  # actions of several components
+        components = st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple)
+        options["choices"] = draw(st.one_of(st.tuples(*[components] * n), components.map(lambda each: (each,) * n)))
+        action_sizes = tuple(map(sum, options["choices"]))
     return team(obs_sizes, action_sizes, continuous, **options)
 
 
@@ -161,13 +165,12 @@ def random_roles(owners: Owners, *lead: int, seed: int = 0) -> Tensor | None:
 
 
 def random_masks(spec: TeamSpec, *lead: int, seed: int = 0) -> Tensor | None:
-    """[*lead, N, choices] of a discrete team: choice 0 is always available, others at random."""
+    """[*lead, N, choices] of a discrete team: first choices are always available, others at random."""
     if spec.continuous:
         return None
     shape = (*lead, spec.num_agents, spec.action_size)
     masks = torch.rand(*shape, generator=seeded(seed)) < 0.6
-    masks[..., 0] = True
-    return masks
+    return masks | torch.as_tensor(spec.first_choices())
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -176,7 +179,7 @@ def seeded(seed: int) -> torch.Generator:
 
 def outputs(distribution: Any) -> Tensor:
     """A distribution as one tensor [..., width] that two equal distributions share."""
-    if isinstance(distribution, Categorical):
+    if isinstance(distribution, Categorical | Categoricals):
         return distribution.log_probs.clamp(min=-1e9)
     mean, std = torch.broadcast_tensors(distribution.mean, distribution.std)
     both = torch.stack([mean, std], dim=-1)
@@ -242,12 +245,26 @@ def _one_row(
     real = torch.arange(spec.action_size) < spec.action_sizes[agent]
     if not spec.continuous:
         available = real if mask is None else real & mask
+        if spec.choices:
+            return _components(spec, agent, x, available)
         return torch.where(available, x.exp() / x[available].exp().sum(), 0.0).log().clamp(min=-1e9)
     log_std = backbone(actor.log_std.weight)
     if k is not None and hasattr(actor.log_std, "delta"):
         log_std = log_std + actor.log_std.delta[k]
     std = torch.sigmoid(log_std) / 2 if network.distribution == "squashed_gaussian" else log_std.exp()
     return torch.where(real.unsqueeze(-1), torch.stack([x, std], dim=-1), 0.0)
+
+
+def _components(spec: TeamSpec, agent: int, x: Tensor, available: Tensor) -> Tensor:
+    """Log-probabilities of the choices of one component after the other; one that is missing has a single choice."""
+    found, start = [], 0
+    for size in spec.choices[agent]:
+        own = slice(start, start := start + size)
+        chances = torch.where(available[own], x[own].exp() / x[own][available[own]].exp().sum(), 0.0)
+        found.append(F.pad(chances, (0, spec.component_size - size)))
+    single = F.one_hot(torch.tensor(0), spec.component_size).to(x.dtype)
+    found += [single] * (spec.action_dims - len(found))
+    return torch.cat(found).log().clamp(min=-1e9)
 
 
 def advantages_of(
@@ -307,7 +324,7 @@ def random_rollout(
             extra |= {"values": values.numpy(), "critic_state": _into_chunks(states[:-1], keep, chunk_length)}
             extra["final_values"] = rng.standard_normal((truncated.sum(), values.shape[-1]))
     disturbance = noise * torch.randn(log_probs.shape, generator=seeded(seed), dtype=torch.double)
-    real = torch.ones_like(disturbance) if not spec.continuous else torch.as_tensor(spec.action_mask())
+    real = torch.as_tensor(spec.dims_mask())
     final_index = rng.permutation(np.argwhere(truncated))
     active = rng.random((steps, envs, spec.num_agents)) < 0.7
     active[..., list(dead)] = False

@@ -35,6 +35,7 @@ NESTED = st.recursive(
     ),
     max_leaves=6,
 )
+BOX = spaces.Box(-1, 1, (2,))
 BOUND = st.floats(-1e3, 1e3)
 
 
@@ -64,7 +65,7 @@ def test_whatever_the_policy_draws_is_an_action_of_the_space(low, data, dtype):
     for row in (drawn, [-1.0] * len(low), [1.0] * len(low)):
         rows = spec.to_environment(np.array([[row]], np.float32))[0, 0]
         assert rows.dtype == np.float32
-        action = view.action(rows)
+        action = view.acts.action(rows)
         assert space.contains(action), (action, space.low, space.high)
         roomy = np.nextafter(space.low.astype("f4"), np.float32(np.inf)) < space.high
         inside = (rows >= space.low) & (rows <= space.high)
@@ -93,6 +94,30 @@ def test_values_of_other_spaces_are_refused_with_what_would_be_right(space, valu
     view = view_from("ann", space, spaces.Discrete(2))
     with pytest.raises(OutsideSpace, match=expected):
         view.observe(value, np.zeros(view.obs_size, np.float32))
+
+
+@given(
+    space=st.sampled_from(
+        [
+            spaces.MultiDiscrete([2, 4, 3]),
+            spaces.MultiDiscrete([[2, 1], [4, 3]], start=[[1, 0], [-2, 5]], dtype=np.int32),
+            spaces.MultiBinary(3),
+            spaces.MultiBinary([2, 2]),
+            spaces.Discrete(4, start=-2),
+        ]
+    ),
+    seed=st.integers(0, 1000),
+)
+def test_whatever_components_choose_is_an_action_of_the_space(space, seed):
+    acts = view_from("ann", BOX, space).acts
+    rng = np.random.default_rng(seed)
+    rows = np.stack([rng.integers(n, size=20) for n in acts.choices], -1)
+    single = isinstance(space, spaces.Discrete)
+    actions = [acts.action(row[0] if single else row) for row in rows]
+    assert all(map(space.contains, actions))
+    assert len({str(action) for action in actions}) == len({str(row) for row in rows})
+    np.testing.assert_array_equal(acts.action(rows[:, 0] if single else rows), actions)
+    assert acts.action_size == sum(acts.choices) == view_from("ann", space, space).sees.size or "Binary" in str(space)
 
 
 @pytest.mark.parametrize("mask", [[0.0, -np.inf], [1, 2], [0.5, 1.0], ["yes", "no"]])

@@ -35,6 +35,7 @@ GOOD = {
         ({"action_high": ((1.0,), (0.4, float("inf")))}, "finite"),
         ({"action_high": ((1.0,), (0.4, -0.1))}, "low <= high"),
         ({"state_size": 0}, "state_size=0"),
+        ({"choices": ((1,), (2,))}, "must split the discrete"),
         ({"id_capacity": 1}, "id_capacity=1"),
         ({"id_capacity": -1}, "id_capacity=-1"),
     ],
@@ -136,3 +137,29 @@ def test_owners_are_counted_from_the_table():
     owners = Owners("x", (0, 1, 0), adapter_of=(2, 0, 1), critic_of=(0, 0, 1))
     assert (owners.num_backbones, owners.num_adapters, owners.num_critics) == (2, 3, 2)
     assert Owners("x", (0, 0, 0)).critic_of == (0, 0, 0)
+
+
+def test_components_by_hand():
+    choices = ((2, 3), (4,))
+    spec = team((3, 2), (5, 4), continuous=False, choices=choices)
+    assert (spec.action_size, spec.action_dims, spec.component_size) == (5, 2, 4)
+    assert spec.dims_mask().tolist() == [[True, True], [True, False]]
+    place, real = spec.choice_table()
+    assert place.tolist() == [[[0, 1, 0, 0], [2, 3, 4, 0]], [[0, 1, 2, 3], [0, 0, 0, 0]]]
+    assert real.sum(-1).tolist() == [[2, 3], [4, 0]]
+    assert spec.first_choices().tolist() == [[True, False, True, False, False], [True, False, False, False, False]]
+    masks = np.array([[[1, 0, 0, 0, 1], [0, 0, 0, 1, 0]], [[1, 1, 0, 0, 0], [0, 0, 0, 0, 1]]], bool)
+    assert spec.can_choose(masks).tolist() == [[True, True], [False, False]]
+    chosen = np.array([[[1, 2], [3, 0]]])
+    np.testing.assert_array_equal(spec.to_environment(chosen), chosen)
+    assert spec.action_of(1, chosen[0, 1]).tolist() == [3]
+
+
+def test_actions_of_one_component_are_plain_choices():
+    assert team((3, 2), (4, 2), continuous=False, choices=((4,), (2,))) == team((3, 2), (4, 2), continuous=False)
+
+
+def test_specs_written_before_there_were_views_and_components_are_read():
+    data = TeamSpec(**GOOD).to_dict()
+    del data["views"], data["choices"]
+    assert TeamSpec.from_dict(data) == TeamSpec(**GOOD)

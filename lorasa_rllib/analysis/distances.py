@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lorasa_rllib.analysis.canvas import BLUE, draw_cells, new_figure, save
 from lorasa_rllib.analysis.observations import ObservationBank, bank_of, inputs_of, names_of
-from lorasa_rllib.nn.distributions import Categorical
+from lorasa_rllib.nn.distributions import Categorical, Categoricals
 from lorasa_rllib.nn.policy import TeamPolicy
 
 __all__ = [
@@ -51,9 +51,10 @@ def policy_distances(policy: TeamPolicy, bank: ObservationBank) -> np.ndarray:
 
                     1/2 sum_c |p_i(c) - p_j(c)|,  between 0 and 1:
 
-                the least share of decisions in which the two differ. Probabilities are those among the choices
-                available in the bank and known to the agent; rows that leave an agent no choice are left out of its
-                pairs, and a pair without any row is NaN.
+                the least share of decisions in which the two differ; of actions with several components, the mean over
+                these. Probabilities are those among the choices available in the
+                bank and known to the agent; rows that leave an agent no choice are left out of its pairs, and a pair
+                without any row is NaN.
     """
     active = torch.as_tensor(bank.active_rows(), device=policy.actor.head.weight.device)
     seen = [_as_points(policy.actor.unroll(**inputs)[0], active) for inputs in inputs_of(policy, bank)]
@@ -64,7 +65,11 @@ def policy_distances(policy: TeamPolicy, bank: ObservationBank) -> np.ndarray:
     pairs_at_once = max(1, BLOCK // max(1, points[0].numel()))
     for i, j in zip(first.split(pairs_at_once), second.split(pairs_at_once), strict=True):
         apart = (points[i] - points[j]) * (shared[i] * shared[j])[:, None]  # [pairs, R, width]
-        apart = apart.square().sum(-1).sqrt() if policy.config.spec.continuous else apart.abs().sum(-1) / 2
+        apart = (
+            apart.square().sum(-1).sqrt()
+            if policy.config.spec.continuous
+            else apart.abs().sum(-1) / (2 * policy.config.spec.action_dims)
+        )
         both = known[i] & known[j]
         result[i, j] = (apart * both).sum(-1) / both.sum(-1)
     return (result + result.T).cpu().numpy()
@@ -160,7 +165,7 @@ def _as_points(distribution: Any, active: Tensor) -> tuple[Tensor, Tensor]:
 
     Dimensions an agent lacks are 0. Unknown are rows without an available choice.
     """
-    if isinstance(distribution, Categorical):
+    if isinstance(distribution, Categorical | Categoricals):
         chances = distribution.log_probs.double().exp().flatten(0, 1)[active]
         return chances.nan_to_num(0.0), ~chances.isnan().any(-1)
     mean, std = torch.broadcast_tensors(distribution.mean, distribution.std)

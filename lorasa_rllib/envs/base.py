@@ -78,7 +78,7 @@ class VectorTeamEnv(ABC):
 
         env = MAMuJoCo(num_envs=16, scenario="HalfCheetah", agent_conf="6x1")
         step = env.reset(seed=0)
-        step = env.step(actions)        # actions float32 [E, N, action_size] or int64 [E, N]
+        step = env.step(actions)        # actions float32 [E, N, action_size], int64 [E, N] or [E, N, components]
         env.close()
 
     Continuous actions are in the environment's own units (`TeamSpec.action_bounds`), padded entries are ignored.

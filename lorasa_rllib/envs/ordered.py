@@ -12,7 +12,7 @@ from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.wrapper import TeamWrapper
 from lorasa_rllib.spec import PER_AGENT, TeamSpec
 
-ACTING = ("obs_sizes", "action_kind", "action_sizes", "action_low", "action_high")
+ACTING = ("obs_sizes", "action_kind", "action_sizes", "action_low", "action_high", "choices")
 """What an actor depends on."""
 
 TRAINING = (*ACTING, "state_size", "state_per_agent", "shared_reward", "num_roles")

@@ -50,8 +50,9 @@ class PettingZooTeam(VectorTeamEnv):
     Observations: Box of any shape, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these, flattened as
     `gymnasium.spaces.utils.flatten` does it. Masks of available choices: the entry "action_mask" of observations that
     are dictionaries, or `infos[agent]["action_mask"]`, at any step and of any agent; one without a mask has all its
-    choices. Actions: Box with finite bounds, or Discrete; all agents alike. The state is what a method `state()` gives,
-    if there is one, else all observations in a row. Agents are called by `str` of their ids.
+    choices. Actions: Box with finite bounds; or Discrete, MultiDiscrete or MultiBinary, with masks of all components
+    one after the other or as a tuple. The state is what a method `state()` gives, if there is one, else all
+    observations in a row. Agents are called by `str` of their ids.
     An observation that has not its space's shape, or is missing, is a TeamEnvError with the name of the agent.
     Agents that leave stay in the arrays as inactive, with zeros. An episode ends when all agents have left, and is
     truncated if any of the last ones was; an agent that is both terminated and truncated is terminated.
@@ -121,6 +122,7 @@ class PettingZooTeam(VectorTeamEnv):
         self._active = np.zeros(shape, bool)
         # Whether there are masks may show late, so agents with choices always have theirs.
         self._masks = None if spec.continuous else np.zeros((*shape, spec.action_size), bool)
+        self._first_choices = spec.first_choices()
         self._in_use = spec.obs_mask()
         self._infos = EpisodeInfos(num_envs, self._metrics_key)
 
@@ -163,7 +165,7 @@ class PettingZooTeam(VectorTeamEnv):
             self.stepping = e
             acted = list(game.agents)
             who = [self._index[agent] for agent in acted]
-            moves = {agent: self._views[n].action(actions[e, n]) for agent, n in zip(acted, who, strict=True)}
+            moves = {agent: self.spec.action_of(n, actions[e, n]) for agent, n in zip(acted, who, strict=True)}
             obs, earned, ends, cuts, infos = of_step(game, game.step(moves))
             rewards[e, who] = numbers(of_each(acted, earned, "reward"), acted)
             ended, cut = of_each(acted, ends, "termination"), of_each(acted, cuts, "truncation")
@@ -216,7 +218,7 @@ class PettingZooTeam(VectorTeamEnv):
         self._obs[e], self._active[e] = 0.0, False
         if self._masks is not None:
             self._masks[e] = False
-            self._masks[e, :, 0] = True  # those who have left choose among one
+            self._masks[e] |= self._first_choices  # those who have left choose among one
         for agent, seen in zip(agents, of_each(agents, obs, "observation"), strict=True):
             if agent not in self._index:
                 raise TeamEnvError(
@@ -310,6 +312,7 @@ def _describe(
         has_masks=masked or any(view.masked for view in views),
         id_capacity=id_capacity,
         views=tuple(views),
+        choices=tuple(view.acts.choices for view in views if not isinstance(view.acts, Box)),
     )
     return spec, views, state is not None
 

@@ -55,8 +55,14 @@ def observe(view: AgentView, agent: Any, observation: Any, row: np.ndarray) -> N
 def _actions(agent: Any, space: Any) -> ActionSpace:
     if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n), int(space.start))
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) and np.prod(space.shape):
+        plain = _plain(agent, space, space)
+        assert isinstance(plain, MultiDiscrete | MultiBinary)
+        return plain
     if not isinstance(space, spaces.Box):
-        raise ValueError(f"the action space of agent {agent!r} is {space}; it must be a Box or Discrete.")
+        raise ValueError(
+            f"the action space of agent {agent!r} is {space}; it must be a Box, Discrete, MultiDiscrete or MultiBinary."
+        )
     if not (np.issubdtype(space.dtype, np.floating) and space.is_bounded("both") and space.shape != (0,)):
         raise ValueError(
             f"the action space of agent {agent!r} is {space}; a Box of actions needs floating numbers, at least one, "

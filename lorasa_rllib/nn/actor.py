@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.nn.bank import BankLinear, Banks, BankVector, LoRAConfig
-from lorasa_rllib.nn.distributions import CONTINUOUS, ActionDistribution, Categorical
+from lorasa_rllib.nn.components import Components
+from lorasa_rllib.nn.distributions import CONTINUOUS, ActionDistribution, Categorical, Categoricals
 from lorasa_rllib.nn.network import NetworkConfig, Trunk
 from lorasa_rllib.nn.rows import Agent, Router
 from lorasa_rllib.spec import Owners, TeamSpec
@@ -37,6 +38,7 @@ class Actor(Trunk):
         self.register_buffer("real_entries", _mask_if_unequal(spec.action_sizes, spec.action_mask()), persistent=False)
         self.obs_mask: Tensor | None
         self.real_entries: Tensor | None
+        self.components = Components(spec) if spec.choices else None
 
     def forward(self, obs: Tensor, **rows: Any) -> ActionDistribution:
         """Distribution of every row's action; arguments as `unroll`."""
@@ -71,11 +73,16 @@ class Actor(Trunk):
         output = rows.restore(self.head(hidden, rows.slots, adapters))
         real = None if self.real_entries is None else rows.table_out(self.real_entries)
         log_std = None if self.head_type is None else rows.restore_vector(self.log_std(rows.slots, adapters))
+        if self.components is not None:
+            return Categoricals(self.components.logits(output, masks, rows.table_out)), states
         return action_distribution(self.head_type, output, log_std, real, masks), states
 
     def real_actions(self, agent: Agent = None) -> Tensor | None:
         """bool [N, d], the action dimensions that agents have (or those of `agent`); None if nothing is padded."""
-        real = None if self.head_type is None else self.real_entries
+        if self.components is not None:
+            real = self.components.dims
+        else:
+            real = None if self.head_type is None else self.real_entries
         if real is None or agent is None:
             return real
         return real[torch.as_tensor(agent, device=real.device)]
@@ -84,7 +91,10 @@ class Actor(Trunk):
 def action_distribution(
     head: Any, output: Tensor, log_std: Tensor | None, real: Tensor | None, masks: Tensor | None
 ) -> ActionDistribution:
-    """Distribution from the output of the network [..., N, action_size]. head: a continuous one, None if discrete."""
+    """Distribution from the output of the network [..., N, action_size].
+
+    head: a continuous one, None for discrete actions of one component.
+    """
     if head is not None:
         return head(output if real is None else output * real, log_std, real)
     for mask in (masks, real):

@@ -132,6 +132,36 @@ class Categorical:
         return -(self.log_probs.exp() * self.log_probs.clamp(min=-1e10)).sum(-1, keepdim=True)
 
 
+class Categoricals:
+    """Independent choices among the components of `logits [..., d, choices]`. Actions are int64 [..., d].
+
+    A component that an agent lacks has a single choice: log-probability and entropy are 0.
+    """
+
+    def __init__(self, logits: Tensor):
+        self.each = Categorical(logits)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """[..., d * choices], one component after the other."""
+        return self.each.log_probs.flatten(-2)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.each.sample(generator).squeeze(-1)
+
+    def mode(self) -> Tensor:
+        return self.each.mode().squeeze(-1)
+
+    def random(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.each.random(generator).squeeze(-1)
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        return self.each.log_prob(actions.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.each.entropy(generator).squeeze(-1)
+
+
 CONTINUOUS: dict[str, Any] = {"squashed_gaussian": SquashedGaussian, "gaussian": Gaussian}
 """Names of the continuous heads in network settings."""
 

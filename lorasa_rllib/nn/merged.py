@@ -11,7 +11,7 @@ from torch import Tensor
 from lorasa_rllib.nn.actor import Actor, action_distribution
 from lorasa_rllib.nn.bank import Affine, BankLayerNorm, BankLinear
 from lorasa_rllib.nn.critic import Critic
-from lorasa_rllib.nn.distributions import ActionDistribution
+from lorasa_rllib.nn.distributions import ActionDistribution, Categoricals
 from lorasa_rllib.nn.gru import gru_cell
 from lorasa_rllib.nn.network import ACTIVATION, Trunk
 from lorasa_rllib.nn.rows import Slots, TeamRows, known_roles
@@ -37,7 +37,7 @@ class MergedActor:
         self._obs_norm = None if actor.obs_norm is None else actor.obs_norm.fixed()
         self._network = _MergedNetwork(actor, actor.head, slots, actor.obs_mask, adapters)
         self._head: Any = actor.head_type
-        self._real = actor.real_entries
+        self._real, self._components = actor.real_entries, actor.components
         self._std = None if self._head is None else self._head.std_of(actor.log_std(slots, adapters)).clone()
         self._team = None if self._by_role else slots
 
@@ -62,6 +62,9 @@ class MergedActor:
         rows, owner = self._layout(obs, agent, some, roles)
         y, h = self._network(rows.arrange(obs), None if state is None else rows.arrange(state), owner)
         output, after = rows.restore(y), None if h is None else rows.restore(h)
+        if self._components is not None:
+            of_rows = (lambda table: table) if some is None else lambda table: table[some]
+            return Categoricals(self._components.logits(output, masks, of_rows)), after
         real = self._real if self._real is None or some is None else self._real[some]
         if self._std is None:
             return action_distribution(None, output, None, real, masks), after

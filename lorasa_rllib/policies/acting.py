@@ -107,7 +107,8 @@ class LoadedPolicy:
 
         Returns actions that the agents' spaces contain: by name, or of a single agent, of the space's shape and type
         (an int where it is Discrete). For rows, float32 [..., n, action_size] within the bounds, or int64 [..., n]
-        choices. Raises ValueError that says what is missing or of the wrong shape.
+        choices ([..., n, components] where there are several). Raises ValueError that says what is missing or
+        of the wrong shape.
         """
         if isinstance(agents, str | int | np.integer):
             return self._one(observations, state, agents, roles, mask, greedy)
@@ -197,15 +198,9 @@ class LoadedPolicy:
             rows["mask"] = np.broadcast_to(self._padded(choices), (*own.shape[:-1], 1, self.spec.action_size))
         carried = None if state is None else np.asarray(state)[..., None, :]
         actions, after = self.choose(padded, carried, agents=(n,), greedy=greedy, **rows)
-        return self._own(n, actions[..., 0, :] if self.spec.continuous else actions[..., 0]), (
-            None if after is None else after[..., 0, :]
-        )
-
-    def _own(self, agent: int, row: Any) -> Any:
-        """A row of the team's actions as the agent's own."""
-        if self.spec.views:
-            return self.spec.views[agent].action(row)
-        return row[..., : self.spec.action_sizes[agent]] if self.spec.continuous else row
+        several = self.spec.continuous or bool(self.spec.choices)
+        own_action = self.spec.action_of(n, actions[..., 0, :] if several else actions[..., 0])
+        return own_action, None if after is None else after[..., 0, :]
 
     def _padded(self, mask: np.ndarray) -> np.ndarray:
         """[..., choices of an agent] -> [..., 1, choices of the team]."""
@@ -237,8 +232,8 @@ class LoadedPolicy:
             nothing = np.zeros(self._hidden, np.float32)  # of agents that were not there before
             carried = np.stack([state.get(name, nothing) for name in names])
         actions, after = self.choose(padded, carried, agents=who, greedy=greedy, **rows)
-        own = {name: self._own(n, row) for name, n, row in zip(names, who, actions, strict=True)}
-        if not (self.spec.continuous or self.spec.views):
+        own = {name: self.spec.action_of(n, row) for name, n, row in zip(names, who, actions, strict=True)}
+        if not (self.spec.continuous or self.spec.views or self.spec.choices):
             own = {name: int(choice) for name, choice in own.items()}
         return own, None if after is None else dict(zip(names, after, strict=True))
 

@@ -56,6 +56,7 @@ class AgentNetwork(nn.Module):
         self.obs_size, self.num_choices = obs, 0 if spec.continuous else act
         self.flatten = Flatten(space, obs)
         self.masked = spec.has_masks and not spec.continuous
+        self.first_choices = torch.as_tensor(spec.first_choices()[n, :act] if self.masked else [])
         self.activation = ACTIVATION[saved.config.network.activation]
         self.recurrent, self.hidden_size = saved.config.network.recurrent, saved.config.network.hidden_size
         self.actions = Actions(spec, n, saved.config.network.distribution == "squashed_gaussian")
@@ -110,7 +111,7 @@ class AgentNetwork(nn.Module):
         if self.masked:
             mask = torch.ones(rows, self.num_choices, dtype=torch.bool)
             if rng is not None:
-                mask[:, 1:] = torch.rand(rows, self.num_choices - 1, generator=rng) < 0.5
+                mask = (torch.rand(rows, self.num_choices, generator=rng) < 0.5) | self.first_choices
         given: list[Any] = [self.flatten.example(rows, rng), state, mask]
         while given[-1] is None:
             given.pop()

@@ -162,7 +162,7 @@ def _of_this_version(data: Any) -> Any:
     if isinstance(network := policy.get("network"), dict):
         policy = policy | {"network": completed(network)}
     if isinstance(spec := policy.get("spec"), dict):
-        policy = policy | {"spec": {"views": []} | spec}
+        policy = policy | {"spec": {"views": [], "choices": []} | spec}
     return data | {"policy": policy}
 
 

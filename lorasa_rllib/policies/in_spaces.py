@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lorasa_rllib.spaces import AgentView, Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
+from lorasa_rllib.spaces import AgentView, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from lorasa_rllib.spec import TeamSpec
 
 
@@ -79,13 +79,19 @@ class Actions(nn.Module):
     def __init__(self, spec: TeamSpec, agent: int, squashed: bool):
         super().__init__()
         view: AgentView | None = spec.views[agent] if spec.views else None
-        self.squashed, self.continuous, self.start = squashed, spec.continuous, 0
-        self.shape: tuple[int, ...] = (spec.action_sizes[agent],)
-        self.dtype = torch.float32
-        if view is not None and isinstance(view.acts, Discrete):
-            self.start = view.acts.start
-        if view is not None and isinstance(view.acts, Box):
-            self.shape, self.dtype = view.acts.shape, _torch_type(view.acts.dtype)
+        self.squashed, self.continuous = squashed, spec.continuous
+        self.shape: tuple[int, ...] = (spec.action_sizes[agent],) if spec.continuous else ()
+        self.dtype = torch.float32 if spec.continuous else torch.int64
+        self.choices = spec.choices[agent] if spec.choices else spec.action_sizes[agent : agent + 1]
+        if spec.choices:
+            self.shape = (len(self.choices),)
+        if view is not None:
+            self.shape = () if isinstance(view.acts, Discrete) else view.acts.shape
+        if view is not None and not isinstance(view.acts, Discrete):
+            self.dtype = _torch_type("int8" if isinstance(view.acts, MultiBinary) else view.acts.dtype)
+        start = 0 if view is None else getattr(view.acts, "start", 0)
+        self.register_buffer("start", torch.as_tensor(np.atleast_1d(start), dtype=torch.int64))
+        self.start: Tensor
         if spec.continuous:
             low, high = (torch.tensor(bound[agent], dtype=torch.float64).to(self.dtype)
                          for bound in (spec.action_low, spec.action_high))  # fmt: skip
@@ -102,7 +108,8 @@ class Actions(nn.Module):
     def forward(self, output: Tensor, mask: Tensor | None) -> Tensor:
         if not self.continuous:
             output = output if mask is None else output.masked_fill(~mask, -torch.inf)
-            return output.argmax(-1) + self.start
+            choices = torch.stack([part.argmax(-1) for part in output.split(self.choices, -1)], -1)
+            return (choices + self.start).reshape(-1, *self.shape).to(self.dtype)
         within = torch.tanh(output) if self.squashed else output.clamp(-1.0, 1.0)
         actions = (within * self.reach + self.centre).to(self.dtype)
         return torch.minimum(torch.maximum(actions, self.low), self.high).reshape(-1, *self.shape)

@@ -248,8 +248,8 @@ def check(step: TeamStep, spec: TeamSpec, begun: np.ndarray) -> None:
                 f"the environment gave a NaN or infinite value in {name} of environment {e}. Look at the environment "
                 "(diverging physics, division by zero) or at actions outside its bounds."
             )
-    if step.masks is not None and not step.masks.any(-1).all():
-        e, n = np.argwhere(~step.masks.any(-1))[0]
+    if step.masks is not None and not (able := spec.can_choose(step.masks)).all():
+        e, n = np.argwhere(~able)[0]
         raise TeamEnvError(
             f"agent {spec.agents[n]!r} of environment {e} has no available action: its mask is all False. Every agent "
             "needs a choice at every step; give those that have nothing to do one that does nothing."

@@ -37,7 +37,7 @@ def with_groups(config: Any) -> Any:
         rollout.actions,
         rollout.active,
         rollout.terminated | rollout.truncated,
-        choices=0 if spec.continuous else spec.action_size,
+        choices=0 if spec.continuous else spec.component_size,
     )
     groups = find_groups(data, spec.num_agents)
     logger.info("SePS shares actors in %d groups: %s", max(groups) + 1, dict(zip(spec.agents, groups, strict=True)))

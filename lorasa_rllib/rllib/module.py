@@ -15,7 +15,7 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from torch import Tensor
 
-from lorasa_rllib.nn.distributions import CONTINUOUS, Categorical
+from lorasa_rllib.nn.distributions import CONTINUOUS, Categorical, Categoricals
 from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS, PolicyConfig, TeamPolicy
 
 MODULE_ID = "shared_policy"
@@ -52,7 +52,7 @@ class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
             self.policy.set_phase(self.model_config["phase"])
         config = self.policy.config
         head = CONTINUOUS[config.network.distribution] if config.spec.continuous else None
-        self.action_dist_cls = row_distribution(head)
+        self.action_dist_cls = row_distribution(head, config.spec.action_dims if config.spec.choices else None)
 
     @override(InferenceOnlyAPI)
     def get_non_inference_attributes(self) -> list[str]:
@@ -116,22 +116,26 @@ def check_state(own: dict[str, Any], given: dict[str, Any], ignored: list[str]) 
 
 def distribution_inputs(distribution: Any) -> Tensor:
     """A distribution as one tensor [B, width], as RLlib stores it with every row."""
-    if isinstance(distribution, Categorical):
+    if isinstance(distribution, Categorical | Categoricals):
         return distribution.log_probs.clamp(min=torch.finfo(distribution.log_probs.dtype).min)
     mean, std = torch.broadcast_tensors(distribution.mean, distribution.std)
     real = torch.ones_like(mean) if distribution.real is None else distribution.real.to(mean.dtype).expand_as(mean)
     return torch.cat([mean, std, real], dim=-1)
 
 
-def row_distribution(head: Any) -> type[TorchDistribution]:
-    """RLlib distribution class of a continuous head (None: discrete). Log-probabilities are sums over dimensions."""
-    return type("TeamRowDistribution", (_RowDistribution,), {"head": head})
+def row_distribution(head: Any, components: int | None = None) -> type[TorchDistribution]:
+    """RLlib distribution class of a continuous head (None: discrete). Log-probabilities are sums over dimensions.
+
+    components: of discrete actions; None: they are single numbers.
+    """
+    return type("TeamRowDistribution", (_RowDistribution,), {"head": head, "components": components})
 
 
 class _RowDistribution(TorchDistribution):
     """Adapts a distribution of `nn.distributions` to RLlib's interface."""
 
     head: Any = None
+    components: int | None = None
 
     def __init__(self, inputs: Tensor):
         self.inputs = inputs
@@ -139,6 +143,8 @@ class _RowDistribution(TorchDistribution):
 
     @override(TorchDistribution)
     def _get_torch_distribution(self) -> Any:
+        if self.components:
+            return Categoricals(self.inputs.unflatten(-1, (self.components, -1)))
         if self.head is None:
             return Categorical(self.inputs)
         mean, std, real = self.inputs.chunk(3, dim=-1)
@@ -150,10 +156,13 @@ class _RowDistribution(TorchDistribution):
 
     @staticmethod
     def required_input_dim(space: Any, **kwargs: Any) -> int:
+        if hasattr(space, "nvec"):
+            return int(space.nvec.sum())
         return int(space.n) if hasattr(space, "n") else 3 * int(space.shape[0])
 
     def logp(self, value: Tensor, **kwargs: Any) -> Tensor:
-        actions = value.unsqueeze(-1) if self.head is None and value.dim() < self.inputs.dim() else value
+        single = self.head is None and not self.components and value.dim() < self.inputs.dim()
+        actions = value.unsqueeze(-1) if single else value
         return self._dist.log_prob(actions).sum(-1)
 
     def entropy(self) -> Tensor:
@@ -179,4 +188,4 @@ class _RowDistribution(TorchDistribution):
         return TorchDeterministic(loc=self._shaped(self._dist.mode()))
 
     def _shaped(self, actions: Tensor) -> Tensor:
-        return actions.squeeze(-1) if self.head is None else actions
+        return actions.squeeze(-1) if self.head is None and not self.components else actions

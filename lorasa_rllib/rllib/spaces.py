@@ -22,4 +22,6 @@ def row_spaces(spec: TeamSpec) -> tuple[gym.Space, gym.Space]:
         entries[ROLE] = gym.spaces.Discrete(spec.num_roles)
     if spec.continuous:
         return gym.spaces.Dict(entries), gym.spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
+    if spec.choices:
+        return gym.spaces.Dict(entries), gym.spaces.MultiDiscrete([spec.component_size] * spec.action_dims)
     return gym.spaces.Dict(entries), gym.spaces.Discrete(spec.action_size)

@@ -47,7 +47,7 @@ def transitions(
     """All steps of live agents with the observation that followed.
 
     obs [T, E, N, o], actions [T, E, N, d], active bool [T, E, N], ended bool [T, E]: what follows is another episode's.
-    choices: number of discrete choices, 0 for continuous actions.
+    choices: number of discrete choices (of a component, at most), 0 for continuous actions.
     """
     row = active[:-1] & active[1:] & ~ended[:-1, :, None]  # [T - 1, E, N]
     taken = torch.as_tensor(actions[:-1][row])
@@ -55,7 +55,7 @@ def transitions(
     return Transitions(
         torch.as_tensor(agents),
         torch.as_tensor(obs[:-1][row]).float(),
-        F.one_hot(taken.squeeze(-1).long(), choices).float() if choices else taken.float(),
+        F.one_hot(taken.long(), choices).flatten(1).float() if choices else taken.float(),
         torch.as_tensor(obs[1:][row]).float(),
     )
 

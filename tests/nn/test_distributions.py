@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
-from lorasa_rllib.nn.distributions import CONTINUOUS, Categorical, Gaussian, SquashedGaussian
+from lorasa_rllib.nn.distributions import CONTINUOUS, Categorical, Categoricals, Gaussian, SquashedGaussian
 from tests.helpers import seeded
 
 REAL = torch.tensor([[True, True, True], [True, False, False]])
@@ -131,3 +131,26 @@ def test_choices_are_drawn_in_proportion_to_their_probabilities_and_at_random_ev
         frequency = torch.bincount(drawn.flatten(), minlength=4) / 100_000
         torch.testing.assert_close(frequency, expected, rtol=0, atol=0.01)
     assert many.mode()[0].item() == 3
+
+
+@given(seed=st.integers(0, 10_000), sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3))
+def test_components_are_independent_choices(seed, sizes):
+    """Against torch, component by component; padding has a single choice and weighs nothing."""
+    logits = torch.full((4, len(sizes) + 1, max(sizes)), -torch.inf, dtype=torch.double)
+    parts = [torch.randn(4, size, generator=seeded(seed + c), dtype=torch.double) for c, size in enumerate(sizes)]
+    for c, part in enumerate(parts):
+        logits[:, c, : sizes[c]] = part
+    logits[:, -1, 0] = 0.0
+    ours, theirs = Categoricals(logits), [torch.distributions.Categorical(logits=part) for part in parts]
+    drawn = torch.stack([one.sample() for one in theirs] + [torch.zeros(4)], -1).long()
+    none = torch.zeros(4, 1, dtype=torch.double)
+    log_prob = torch.stack([one.log_prob(drawn[:, c]) for c, one in enumerate(theirs)], -1)
+    torch.testing.assert_close(ours.log_prob(drawn), torch.cat([log_prob, none], -1))
+    torch.testing.assert_close(ours.entropy(), torch.cat([torch.stack([o.entropy() for o in theirs], -1), none], -1))
+    assert torch.equal(ours.mode()[:, :-1], torch.stack([part.argmax(-1) for part in parts], -1))
+    for own in (ours.sample(seeded(seed)), ours.random(seeded(seed)), ours.mode()):
+        assert own.shape == drawn.shape and (own[:, :-1] < torch.tensor(sizes)).all() and not own[:, -1].any()
+    many = Categoricals(logits[:1].expand(20_000, -1, -1))
+    for c, one in enumerate(theirs):
+        frequency = torch.bincount(many.sample(seeded(seed))[:, c], minlength=sizes[c]) / 20_000
+        torch.testing.assert_close(frequency.double(), one.probs[0], rtol=0, atol=0.02)

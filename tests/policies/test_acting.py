@@ -137,8 +137,7 @@ def test_some_agents_act_as_they_do_in_the_team(method, recurrent, data):
     )
     assert list(by_name) == names and (after is None) == (not recurrent)
     for n, name in zip(some, names, strict=True):
-        size = spec.action_sizes[n] if spec.continuous else None
-        np.testing.assert_allclose(by_name[name], team_actions[n][:size] if size else team_actions[n], **CLOSE)
+        np.testing.assert_allclose(by_name[name], spec.action_of(n, team_actions[n]), **CLOSE)
         alone, _ = loaded.act(
             obs[n][: spec.obs_sizes[n]],
             None if team_state is None else team_state[n],

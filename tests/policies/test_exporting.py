@@ -36,8 +36,7 @@ def test_an_agents_network_acts_as_the_agent(method, recurrent, data):
     given_ += [None if mask is None else torch.as_tensor(mask[:, n, : spec.action_sizes[n]])]
     found = network(*given_)
     action, hidden = found if recurrent else (found, None)
-    wanted = expected[:, n, : spec.action_sizes[n]] if spec.continuous else expected[:, n]
-    np.testing.assert_allclose(action, wanted, **CLOSE)
+    np.testing.assert_allclose(action, spec.action_of(n, expected[:, n]), **CLOSE)
     if recurrent:
         np.testing.assert_allclose(hidden, after[:, n], **CLOSE)
 

@@ -1,0 +1,48 @@
+"""Discrete actions of several components: the output of a head, one component after the other, as logits of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from lorasa_rllib.spec import TeamSpec
+
+
+class Components(nn.Module):
+    """Spreads rows of choices [..., action_size] over components [..., d, m], where d and m are the largest.
+
+    Components that an agent lacks get a single choice, so that they cost and weigh nothing. Tables have a row for each
+    agent, and are buffers outside the state dict.
+    """
+
+    def __init__(self, spec: TeamSpec):
+        super().__init__()
+        place, real = (torch.as_tensor(table) for table in spec.choice_table())
+        empty = torch.full(real.shape, -torch.inf)
+        empty[..., 0] = 0.0  # counts only where `real` is not
+        self.shape = real.shape[1:]
+        self.register_buffer("place", place.flatten(1), persistent=False)
+        self.register_buffer("real", real.flatten(1), persistent=False)
+        self.register_buffer(
+            "empty", torch.where(real.any(-1, keepdim=True), -torch.inf, empty).flatten(1), persistent=False
+        )
+        lacking = not spec.dims_mask().all()
+        self.register_buffer("dims", torch.as_tensor(spec.dims_mask()) if lacking else None, persistent=False)
+        self.place: Tensor
+        self.real: Tensor
+        self.empty: Tensor
+        self.dims: Tensor | None  # bool [N, d], the components that agents have; None if nobody lacks one
+
+    def logits(self, output: Tensor, masks: Tensor | None, of_rows: Callable[[Tensor], Tensor]) -> Tensor:
+        """[..., action_size] -> [..., d, m], -inf for what is unavailable or not there.
+
+        masks: bool [..., action_size], choices that are available, None for all. of_rows: from a table [N, x] to what
+        its rows are for the rows of `output`.
+        """
+        if masks is not None:
+            output = output.masked_fill(~masks, -torch.inf)
+        place = of_rows(self.place)
+        spread = output.gather(-1, place.expand(*output.shape[:-1], place.shape[-1]))
+        return torch.where(of_rows(self.real), spread, of_rows(self.empty).to(spread.dtype)).unflatten(-1, self.shape)
