@@ -170,7 +170,7 @@ def random_masks(spec: TeamSpec, *lead: int, seed: int = 0) -> Tensor | None:
         return None
     shape = (*lead, spec.num_agents, spec.action_size)
     masks = torch.rand(*shape, generator=seeded(seed)) < 0.6
-    return masks | torch.as_tensor(spec.first_choices())
+    return masks | torch.as_tensor(spec.first_choices().any(0))  # of any agent, as others are shown its rows
 
 
 def seeded(seed: int) -> torch.Generator:

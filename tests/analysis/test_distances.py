@@ -45,7 +45,7 @@ def by_definition(policy, of_owner, bank):
                     d = min(spec.action_sizes[a] for a in owners)
                     apart.append(np.linalg.norm(x[:d] - y[:d]))
                 else:
-                    apart.append(0.5 * np.abs(np.exp(x) - np.exp(y)).sum())
+                    apart.append(0.5 * np.abs(np.exp(x) - np.exp(y)).sum() / spec.action_dims)
             result[i, j] = np.mean(apart)
     return result
 

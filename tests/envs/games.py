@@ -140,3 +140,35 @@ class Stuck(Masked):
         if agent == "bob" and self.time == 3:
             seen["action_mask"] = np.zeros(3, np.int8)
         return seen
+
+
+class Several(Game):
+    """Actions of several components: ann MultiDiscrete, bob Discrete, cleo MultiBinary; masks of ann and bob in infos.
+
+    Everyone moves by the first component, and asserts that the others are allowed.
+    """
+
+    def acts(self, agent):
+        return {
+            "ann": spaces.MultiDiscrete([3, 2], start=[4, -1]),
+            "bob": spaces.Discrete(3, start=1),
+            "cleo": spaces.MultiBinary((2, 2)),
+        }[agent]
+
+    def infos(self, agents=None):
+        infos = super().infos(agents)
+        if "ann" in infos:
+            infos["ann"]["action_mask"] = (np.array([self.place["ann"] > 0, 1, 1], np.int8), np.array([0, 1], np.int8))
+        if "bob" in infos:
+            infos["bob"]["action_mask"] = np.array([1, 0, 1], np.int8)
+        return infos
+
+    def move(self, agent, action):
+        assert self.action_space(agent).contains(action), (agent, action)
+        if agent == "ann":
+            assert action[1] == 0 and (action[0] > 4 or self.place["ann"])
+            return int(action[0]) - 5
+        if agent == "bob":
+            assert action != 2
+            return action - 2
+        return int(action[0, 0]) - int(action[0, 1])

@@ -160,6 +160,23 @@ def test_the_spec_says_whether_the_first_reset_had_masks(game, has_masks):
     assert PettingZooTeam.team_spec(env=game).has_masks == has_masks
 
 
+def test_masks_of_several_components():
+    """One after the other, or a tuple; those who have left, or have no mask, have a choice in each."""
+    team = PettingZooTeam(2, env=games.Several)
+    step = team.reset(0)
+    assert team.spec.choices == ((3, 2), (3,), (2, 2, 2, 2)) and team.spec.action_size == 8
+    assert step.masks[:, 0, 1:].astype(int).tolist() == [[1, 1, 0, 1, 0, 0, 0]] * 2
+    assert step.masks[0, 1:].astype(int).tolist() == [[1, 0, 1, 0, 0, 0, 0, 0], [1] * 8]
+    np.testing.assert_array_equal(team.spec.can_choose(step.masks), True)
+    for mask in ([1, 1, 1, 0, 1], np.array([1, 1, 1, 0, 1])):
+        flat = PettingZooTeam(1, env=told([{"ann": mask}], games.Several)).reset(0)
+        assert flat.masks[0, 0].astype(int).tolist() == [1, 1, 1, 0, 1, 0, 0, 0]
+    with pytest.raises(TeamEnvError, match=r"agent .ann. .*must have 5 entries"):
+        PettingZooTeam(1, env=told([{"ann": [1, 1, 1]}], games.Several)).reset(0)
+    idle = np.concatenate([np.zeros((1, 3, 8), bool), team.spec.first_choices()[None]])
+    assert team.spec.can_choose(idle).tolist() == [[False] * 3, [True] * 3]
+
+
 def test_choices_of_unequal_agents():
     class Unequal(told([{"cleo": [0, 1]}])):
         def acts(self, agent):

@@ -19,6 +19,7 @@ ENVIRONMENTS = {
     "masked": {"env": games.Masked},
     "leavers": {"env": games.Leavers},
     "masked in infos, leavers": {"env": games.MaskedInInfos},
+    "several components": {"env": games.Several},
     "MultiAgentEnv": {"env": as_multi_agent(games.Leavers), "length": 9, "team_reward": "mean"},
 }
 

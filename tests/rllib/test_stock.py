@@ -15,8 +15,15 @@ from ray.rllib.algorithms.ppo import PPO, PPOConfig
 
 from lorasa_rllib import shared_policy_spec
 from lorasa_rllib.envs.synthetic import SyntheticTeam
-from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
-from tests.helpers import randomise
+from lorasa_rllib.rllib.module import (
+    MODULE_ID,
+    LoRASAModule,
+    distribution_inputs,
+    map_to_shared_policy,
+    row_distribution,
+)
+from lorasa_rllib.rllib.spaces import row_spaces
+from tests.helpers import make_policy, owner_tables, random_obs, randomise, team
 
 ROOT = Path(__file__).parents[2]
 CONTINUOUS = {"num_agents": 3, "unequal": True, "episode_length": 9, "termination": 0.05}
@@ -223,3 +230,22 @@ def test_outputs_and_greedy_rollouts_do_not_depend_on_the_order_in_which_rllib_h
     for name, chunks in first["columns"].items():
         for one, other in zip(chunks, second["columns"][name], strict=True):
             np.testing.assert_allclose(one, other, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_rows_of_several_components_are_drawn_and_counted_as_one_action():
+    """Log-probabilities, entropies and divergences are sums over components; padding adds nothing."""
+    spec = team((3, 2), (5, 4), continuous=False, choices=((2, 3), (4,)))
+    policies = [make_policy(spec, owner_tables(2)["lora"], seed=seed) for seed in (0, 1)]
+    obs, agents = random_obs(spec, 6).flatten(0, 1), torch.arange(2).repeat(6)
+    given = [policy.distribution(obs, agent=agents) for policy in policies]
+    kind = row_distribution(None, spec.action_dims)
+    mine, theirs = (kind.from_logits(distribution_inputs(distribution)) for distribution in given)
+    _, action = row_spaces(spec)
+    assert kind.required_input_dim(action) == mine.inputs.shape[-1] == 8
+    drawn = mine.sample()
+    assert all(action.contains(row.numpy()) for row in drawn)
+    torch.testing.assert_close(mine.logp(drawn), given[0].log_prob(drawn).sum(-1))
+    torch.testing.assert_close(mine.entropy(), given[0].entropy().sum(-1))
+    assert torch.equal(mine.to_deterministic().sample().long(), given[0].mode())
+    p, q = (distribution.each.log_probs.clamp(min=-1e9) for distribution in given)
+    torch.testing.assert_close(mine.kl(theirs), (p.exp() * (p - q)).sum((-1, -2)))
