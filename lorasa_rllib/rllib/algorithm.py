@@ -25,15 +25,12 @@ from ray.rllib.utils.metrics import (
     ENV_RUNNER_SAMPLING_TIMER,
     EPISODE_AGENT_RETURN_MEAN,
     EPISODE_RETURN_MEAN,
-    EVALUATION_RESULTS,
     LEARNER_RESULTS,
     LEARNER_UPDATE_TIMER,
     NUM_ENV_STEPS_SAMPLED_LIFETIME,
-    NUM_EPISODES,
     NUM_EPISODES_LIFETIME,
     SYNCH_WORKER_WEIGHTS_TIMER,
     TIMERS,
-    TRAINING_ITERATION_TIMER,
     WEIGHTS_SEQ_NO,
 )
 
@@ -56,22 +53,22 @@ from lorasa_rllib.rllib.checkpoints import (
     readable,
 )
 from lorasa_rllib.rllib.config import TeamConfig
-from lorasa_rllib.rllib.evaluation import Evaluation, EvaluationSkipped
-from lorasa_rllib.rllib.faults import Fault, FaultRecord
+from lorasa_rllib.rllib.evaluating import EvaluatingPPO
+from lorasa_rllib.rllib.faults import Fault
 from lorasa_rllib.rllib.gauges import Gauges
 from lorasa_rllib.rllib.grouping import with_groups
 from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
 from lorasa_rllib.rllib.metric_names import with_own_names, with_safe_names
 from lorasa_rllib.rllib.module import ACTING, MODULE_ID
 from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
-from lorasa_rllib.rllib.sampled import Sampled, shards_of_learners
+from lorasa_rllib.rllib.sampled import shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, name_of, returned
 from lorasa_rllib.rllib.storage import on_this_machine
 
 logger = logging.getLogger(__name__)
 
 
-class TeamAlgorithm(PPO):
+class TeamAlgorithm(EvaluatingPPO):
     """Synchronous on-policy training of a team: sample, update, hand the weights back."""
 
     def __init__(self, config: Any = None, env: Any = None, **kwargs: Any):
@@ -94,13 +91,10 @@ class TeamAlgorithm(PPO):
     def setup(self, config: Any) -> None:
         _warn_if_nothing_fits(config)
         self.config = config = with_groups(_in_order_of_source(config))
-        self._faults = FaultRecord()
         self._build_all(config)
         self._sampling = Sampling(
             self.env_runner_group, self.config, self._faults, lambda: self.restore_env_runners(self.env_runner_group)
         )
-        self._evaluation = Evaluation(self.evaluation_config, self._faults)
-        self._evaluations_skipped = 0
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
         self._agents = self.config.team_spec().agents
         self._gauges = Gauges(config.trial_name or getattr(config.env, "__name__", config.env))
@@ -218,60 +212,6 @@ class TeamAlgorithm(PPO):
                     local_env_runner=False,
                     timeout_seconds=0.0 if self.config.sample_ahead else self.config.sample_timeout_s,
                 )
-
-    # Evaluation
-
-    @override(PPO)
-    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
-        """Plays `evaluation_duration` episodes (or steps) and returns their results.
-
-        Raises ValueError if no env runner can evaluate, EvaluationSkipped if those that should are lost or an episode
-        does not end (see `rllib.evaluation`), TeamEnvError or CallbackError for what environments and callbacks raise.
-        """
-        runner = self.env_runner
-        without = runner is None or (runner.collector is None and self.config.num_env_runners > 0)
-        if self.eval_env_runner_group is None and without and self.config.custom_evaluation_function is None:
-            raise ValueError(
-                "there is no env runner to evaluate with: those of training are remote. Set "
-                ".evaluation(evaluation_interval=...), or evaluation_num_env_runners=1, before build_algo()."
-            )
-        return super().evaluate(parallel_train_future)
-
-    @override(PPO)
-    def _run_one_evaluation(self, parallel_train_future: Any = None) -> dict[str, Any]:
-        try:
-            results = super()._run_one_evaluation(parallel_train_future)
-        except EvaluationSkipped as reason:
-            self._evaluations_skipped += 1
-            most = self.config.evaluation_error_after_n_consecutive_skips
-            if most is not None and self._evaluations_skipped >= most:
-                raise
-            self._faults.tell(f"evaluation skipped, {self._evaluations_skipped} in a row: {reason}")
-            return {EVALUATION_RESULTS: {ENV_RUNNER_RESULTS: {NUM_EPISODES: 0}}}
-        self._evaluations_skipped = 0
-        return results
-
-    @override(PPO)
-    def _evaluate_on_local_env_runner(self, env_runner: Any) -> tuple[None, int, int, list[Any]]:
-        return self._evaluated(self._evaluation.locally(env_runner))
-
-    @override(PPO)
-    def _evaluate_with_fixed_duration(self) -> tuple[None, int, int, list[Any]]:
-        return self._evaluated(self._evaluation.remotely(self.eval_env_runner_group))
-
-    @override(PPO)
-    def _evaluate_with_auto_duration(self, parallel_train_future: Any) -> tuple[None, int, int, list[Any]]:
-        seconds = self.metrics.peek((TIMERS, TRAINING_ITERATION_TIMER), default=0.0)
-        group = self.eval_env_runner_group
-        return self._evaluated(self._evaluation.while_training(group, parallel_train_future.done, seconds))
-
-    def _evaluated(self, found: list[tuple[list[Sampled], Any]]) -> tuple[None, int, int, list[Any]]:
-        """Puts what env runners have found among the results. Returns what RLlib's loop takes: steps, no batches."""
-        self.metrics.aggregate([metrics for _, metrics in found], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
-        parts = [part for sampled, _ in found for part in sampled]
-        if not any(part.episodes for part in parts):
-            self._faults.tell("no episode ended in this evaluation: raise evaluation_duration", is_fault=False)
-        return None, sum(part.env_steps() for part in parts), sum(part.agent_steps() for part in parts), []
 
     @override(PPO)
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
@@ -458,5 +398,5 @@ def _warn_if_nothing_fits(config: TeamConfig) -> None:
         logger.warning(
             f"{runners} env runners and num_learners={config.num_learners} need {needed} CPUs, but the cluster has "
             f"{present}. Training starts when nodes join; if none will, lower num_env_runners, num_learners or "
-            "num_cpus_per_env_runner."
+            "num_cpus_per_env_runner (of a checkpoint: from_checkpoint(path, config=...))."
         )

@@ -92,8 +92,16 @@ def test_an_env_runner_that_cannot_make_its_environment_anew_ends_the_run_with_t
 # Callbacks
 
 
-@pytest.mark.parametrize("hook", ["on_environment_created", "on_episode_end", "on_sample_end"])
-@WHERE
+@pytest.mark.parametrize(
+    ("hook", "runners"),
+    [
+        ("on_environment_created", 0),
+        ("on_episode_end", 0),
+        ("on_sample_end", 0),
+        ("on_environment_created", 1),
+        ("on_episode_end", 1),
+    ],
+)
 def test_a_callback_that_raises_ends_the_run_by_name(failing, build, caplog, hook, runners):
     config = failing().env_runners(num_env_runners=runners).callbacks(Slip.in_hook(hook))
     error = "AttributeError: 'EpisodeSummary'" if hook == "on_episode_end" else "KeyError: 'episode'"
@@ -159,7 +167,7 @@ def test_lost_evaluation_env_runners_skip_the_evaluation(failing, build, tmp_pat
 
 @pytest.mark.parametrize("unit", ["timesteps", "auto"])
 def test_evaluation_by_steps_and_beside_training(failing, build, unit):
-    config = failing(evaluation=1)
+    config = failing(evaluation=1 if unit == "auto" else 0)
     if unit == "auto":
         config = config.evaluation(evaluation_duration="auto", evaluation_parallel_to_training=True)
     else:

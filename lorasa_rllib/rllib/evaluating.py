@@ -1,0 +1,86 @@
+"""RLlib's PPO with the evaluation of `rllib.evaluation` in place of its own, which drops what env runners raise."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from ray.rllib.algorithms.ppo.ppo import PPO
+from ray.rllib.utils.annotations import override
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    EVALUATION_RESULTS,
+    NUM_EPISODES,
+    TIMERS,
+    TRAINING_ITERATION_TIMER,
+)
+
+from lorasa_rllib.rllib.evaluation import Evaluation, EvaluationSkipped
+from lorasa_rllib.rllib.faults import FaultRecord
+from lorasa_rllib.rllib.sampled import Sampled
+
+
+class EvaluatingPPO(PPO):
+    """Evaluates with `TeamEnvRunner`s; the faults of a run are recorded in `_faults`."""
+
+    @override(PPO)
+    def setup(self, config: Any) -> None:
+        self._faults = FaultRecord()
+        self._evaluations_skipped = 0
+        super().setup(config)
+
+    @cached_property
+    def _evaluation(self) -> Evaluation:
+        return Evaluation(self.evaluation_config, self._faults)
+
+    @override(PPO)
+    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        """Plays `evaluation_duration` episodes (or steps) and returns their results.
+
+        Raises ValueError if no env runner can evaluate, EvaluationSkipped if those that should are lost or an episode
+        does not end (see `rllib.evaluation`), TeamEnvError or CallbackError for what environments and callbacks raise.
+        """
+        runner = self.env_runner
+        without = runner is None or (runner.collector is None and self.config.num_env_runners > 0)
+        if self.eval_env_runner_group is None and without and self.config.custom_evaluation_function is None:
+            raise ValueError(
+                "there is no env runner to evaluate with: those of training are remote. Set "
+                ".evaluation(evaluation_interval=...), or evaluation_num_env_runners=1, before build_algo()."
+            )
+        return super().evaluate(parallel_train_future)
+
+    @override(PPO)
+    def _run_one_evaluation(self, parallel_train_future: Any = None) -> dict[str, Any]:
+        try:
+            results = super()._run_one_evaluation(parallel_train_future)
+        except EvaluationSkipped as reason:
+            self._evaluations_skipped += 1
+            most = self.config.evaluation_error_after_n_consecutive_skips
+            if most is not None and self._evaluations_skipped >= most:
+                raise
+            self._faults.tell(f"evaluation skipped, {self._evaluations_skipped} in a row: {reason}")
+            return {EVALUATION_RESULTS: {ENV_RUNNER_RESULTS: {NUM_EPISODES: 0}}}
+        self._evaluations_skipped = 0
+        return results
+
+    @override(PPO)
+    def _evaluate_on_local_env_runner(self, env_runner: Any) -> tuple[None, int, int, list[Any]]:
+        return self._evaluated(self._evaluation.locally(env_runner))
+
+    @override(PPO)
+    def _evaluate_with_fixed_duration(self) -> tuple[None, int, int, list[Any]]:
+        return self._evaluated(self._evaluation.remotely(self.eval_env_runner_group))
+
+    @override(PPO)
+    def _evaluate_with_auto_duration(self, parallel_train_future: Any) -> tuple[None, int, int, list[Any]]:
+        seconds = self.metrics.peek((TIMERS, TRAINING_ITERATION_TIMER), default=0.0)
+        group = self.eval_env_runner_group
+        return self._evaluated(self._evaluation.while_training(group, parallel_train_future.done, seconds))
+
+    def _evaluated(self, found: list[tuple[list[Sampled], Any]]) -> tuple[None, int, int, list[Any]]:
+        """Puts what env runners have found among the results. Returns what RLlib's loop takes: steps, no batches."""
+        self.metrics.aggregate([metrics for _, metrics in found], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
+        parts = [part for sampled, _ in found for part in sampled]
+        if not any(part.episodes for part in parts):
+            self._faults.tell("no episode ended in this evaluation: raise evaluation_duration", is_fault=False)
+        return None, sum(part.env_steps() for part in parts), sum(part.agent_steps() for part in parts), []
