@@ -10,6 +10,17 @@ from lorasa_rllib.nn.policy import PHASES, Phase
 
 Schedule = Literal["two_phase", "joint"]
 
+DEFAULT_SHARE = 0.3
+"""Of the budget, after which the adapters begin where nobody says when."""
+
+
+def usual_schedule(total_env_steps: int | None, phase_switch: int | float | str | None) -> Schedule:
+    """The schedule of a run that names none: two phases need to know when the second begins, joint training does not.
+
+    So no run ends before its adapters have begun because nobody said how long it would be.
+    """
+    return "joint" if total_env_steps is None and phase_switch is None else "two_phase"
+
 
 @dataclass(frozen=True)
 class PhaseSchedule:
@@ -18,7 +29,7 @@ class PhaseSchedule:
     schedule:        "two_phase": backbone first, then adapters; "joint": both from the start.
     total_env_steps: budget of the run, summed over all environments; needed if `phase_switch` is a fraction.
     phase_switch:    steps (int) or fraction of the budget (float in [0, 1)) after which the adapter phase begins, or
-                     "auto": see `learning.auto_switch`.
+                     "auto": see `learning.auto_switch`. None: after `DEFAULT_SHARE` of the budget.
     has_adapters:    whether the sharing method has adapters; without them the backbone trains throughout.
     """
 
@@ -49,6 +60,14 @@ class PhaseSchedule:
             if self.total_env_steps is None:
                 raise ValueError("phase_switch='auto' needs the budget: set .sharing(total_env_steps=...).")
             return None
+        if switch is None:
+            if self.total_env_steps is not None:
+                return round(DEFAULT_SHARE * self.total_env_steps)
+            raise ValueError(
+                "schedule='two_phase' has to know when the adapters begin: phase_switch=None takes "
+                f"{DEFAULT_SHARE:.0%} of total_env_steps, which is not set. Set .sharing(total_env_steps=...) or "
+                ".sharing(phase_switch=...), or schedule='joint' for no switch."
+            )
         if isinstance(switch, bool) or not isinstance(switch, int | float) or not switch >= 0:
             raise ValueError(
                 f"phase_switch={switch!r} must be a number of environment steps (int) or a fraction of "

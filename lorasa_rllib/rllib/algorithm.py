@@ -237,6 +237,16 @@ class TeamAlgorithm(EvaluatingPPO):
         self._gauges.show(results, self.env_runner_group.num_healthy_remote_workers())
         return results
 
+    @override(PPO)
+    def cleanup(self) -> None:
+        steps, budget = self._env_steps(), self.config.total_env_steps
+        if self._phase == "backbone" and self._schedule.has_adapters and steps and steps >= (budget or 0):
+            logger.warning(
+                f"the run ends after {steps:,} environment steps in its backbone phase: the adapters never trained. "
+                "Set an earlier .sharing(phase_switch=...), smaller batches, or schedule='joint'."
+            )
+        super().cleanup()
+
     # Checkpoints
 
     @override(PPO)

@@ -259,7 +259,7 @@ class TeamConfig(SharingConfig):
 
     def learning_rates(self) -> dict[str, Any]:
         """Learning rate (or schedule, as RLlib takes it) of every optimiser."""
-        usual = 1.0 if self.sharing_schedule == "joint" else 3.0
+        usual = 1.0 if self.schedule() == "joint" else 3.0
         scale = usual if self.adapter_lr_scale is None else self.adapter_lr_scale
         lr = self._scheduled("lr", self.lr)
         critic = lr

@@ -12,7 +12,7 @@ from ray.rllib.utils.annotations import override
 from lorasa_rllib.envs.base import VectorTeamEnv, Worker
 from lorasa_rllib.envs.keyed import KeyedTeam, with_roles
 from lorasa_rllib.envs.known_team import KnownTeam
-from lorasa_rllib.learning.phases import PhaseSchedule
+from lorasa_rllib.learning.phases import PhaseSchedule, Schedule, usual_schedule
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.rllib.collector import first_seed
 from lorasa_rllib.rllib.keywords import knows_its_keywords
@@ -29,7 +29,7 @@ class SharingConfig(PPOConfig):
         self.known_team: KnownTeam | None = None
         self.env: Any = None
         self.sharing_method = "lora"
-        self.sharing_schedule = "two_phase"
+        self.sharing_schedule: str | None = None
         self.sharing_adapter_key: Any = "agent"
         self.sharing_num_adapters: int | None = None
         self.sharing_groups: Any = None
@@ -83,7 +83,7 @@ class SharingConfig(PPOConfig):
         self,
         method: str = NotProvided,
         *,
-        schedule: str = NotProvided,
+        schedule: str | None = NotProvided,
         total_env_steps: int | None = NotProvided,
         phase_switch: int | float | str | None = NotProvided,
         adapter_key: Any = NotProvided,
@@ -109,11 +109,13 @@ class SharingConfig(PPOConfig):
                 each agent. "mtl": one trunk, a head for each agent. "seps": an actor for each group of agents. "lora":
                 LoRASA, one backbone and an adapter for each agent. "seps_lora": adapters on a backbone for each group.
             schedule: "two_phase": the backbone trains first, then freezes and the adapters train. "joint": both train
-                from the start.
+                from the start. None: two phases where `total_env_steps` or `phase_switch` says when the second one
+                begins, else joint.
             total_env_steps: budget of the run, summed over environments. Only a fraction as `phase_switch` and
                 "linear" rates need it; stopping a run is up to the caller (`stop=` of Tune).
             phase_switch: environment steps (int) or fraction of the budget (float) after which the adapters begin, or
-                "auto": when the return rises at half its fastest rate (`learning.auto_switch` has the rule).
+                "auto": when the return rises at half its fastest rate (`learning.auto_switch` has the rule). None:
+                after 0.3 of the budget.
             adapter_key: whose adapter a row uses. "agent": each agent its own. "role": that of the agent's role (unit
                 type ...), a whole number which the environment gives at every step; -1 and roles beyond the bank use
                 the plain backbone. A table, as sequence or by agent's name: agents that share adapters, from 0. A
@@ -236,9 +238,13 @@ class SharingConfig(PPOConfig):
             groups=self.sharing_groups,
         )
 
+    def schedule(self) -> Schedule:
+        """The schedule that was set, or the usual one."""
+        return self.sharing_schedule or usual_schedule(self.total_env_steps, self.phase_switch)  # type: ignore[return-value]
+
     def phase_schedule(self) -> PhaseSchedule:
         return PhaseSchedule(
-            self.sharing_schedule,  # type: ignore[arg-type]
+            self.schedule(),
             self.total_env_steps,
             self.phase_switch,  # type: ignore[arg-type]
             has_adapters=self.owners().num_adapters > 0,

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from lorasa_rllib.learning.phases import usual_schedule
 from lorasa_rllib.studies.curves import read_trial
 from lorasa_rllib.studies.methods import METHODS
 
@@ -70,7 +71,8 @@ def _run(trial: Path, config: Mapping[str, Any], varied: list[str]) -> dict[str,
 def _sharing(config: Mapping[str, Any]) -> str | None:
     """Our name of the sharing method; None for algorithms without one."""
     sharing = config.get("sharing_method")
-    key, schedule = config.get("sharing_adapter_key", "agent"), config.get("sharing_schedule", "two_phase")
+    usual = usual_schedule(config.get("total_env_steps"), config.get("phase_switch"))
+    key, schedule = config.get("sharing_adapter_key", "agent"), config.get("sharing_schedule", "two_phase") or usual
     for name, method in METHODS.items():
         adapts = not method.adapts or (method.schedule == schedule and method.adapter_key == key)
         if method.sharing == sharing and adapts:

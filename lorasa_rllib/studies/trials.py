@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any
 
+from lorasa_rllib.learning.phases import DEFAULT_SHARE
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.rllib.a2po import A2POConfig
 from lorasa_rllib.rllib.config import TeamConfig
@@ -20,7 +21,6 @@ EVALUATIONS = 25
 """Greedy evaluations of a run, unless the options say otherwise."""
 
 SMOKE_BATCH = 200
-DEFAULT_SHARE = 0.3
 """Share of the budget that the backbone trains, where no switch step is published or given."""
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorasa_rllib.learning.phases import PhaseSchedule
+from lorasa_rllib.learning.phases import DEFAULT_SHARE, PhaseSchedule, usual_schedule
 from lorasa_rllib.nn.policy import PHASES
 
 
@@ -40,7 +40,7 @@ def test_the_phase_at_a_number_of_steps(schedule, total, switch, has_adapters, s
         (None, 0.5, "total_env_steps is not set"),
         (100, True, "phase_switch=True"),
         (100, False, "phase_switch=False"),
-        (100, None, "phase_switch=None"),
+        (None, None, "phase_switch=None"),
         (100, "half", "phase_switch='half'"),
         (100, -1, "phase_switch=-1"),
         (100, -0.1, "phase_switch=-0.1"),
@@ -58,6 +58,20 @@ def test_a_switch_that_cannot_happen_is_refused_with_its_value(total, switch, me
 def test_an_unknown_schedule_is_refused():
     with pytest.raises(ValueError, match="schedule='three_phase'"):
         PhaseSchedule("three_phase", 100, 10)
+
+
+@pytest.mark.parametrize(
+    ("total", "switch", "schedule"),
+    [(None, None, "joint"), (100, None, "two_phase"), (None, 50, "two_phase"), (100, 0.5, "two_phase")],
+)
+def test_without_a_word_about_the_switch_adapters_train_from_the_start(total, switch, schedule):
+    assert usual_schedule(total, switch) == schedule
+    planned = PhaseSchedule(schedule, total, switch)
+    assert "adapters" in planned.phase_at(10_000) or planned.phase_at(0) == "joint"
+
+
+def test_the_usual_switch_is_a_share_of_the_budget():
+    assert PhaseSchedule("two_phase", 1000, None).switch_step == DEFAULT_SHARE * 1000
 
 
 def test_a_team_without_adapters_needs_no_switch():

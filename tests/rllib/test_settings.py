@@ -66,7 +66,10 @@ BAD_SETTINGS = {
         r"model_config=.{100,130} is not supported .*\.network",
     ),
     "no epochs": (lambda c: c.training(num_epochs=0), "num_epochs=0"),
-    "no switch": (lambda c: c.sharing(phase_switch=None), "phase_switch=None"),
+    "no switch": (
+        lambda c: c.sharing(schedule="two_phase", phase_switch=None, total_env_steps=None),
+        "phase_switch=None.*total_env_steps",
+    ),
     "fraction of nothing": (lambda c: c.sharing(phase_switch=0.5, total_env_steps=None), "total_env_steps"),
     "unknown environment": (lambda c: c.environment("no-such-env"), "no-such-env"),
     "no environment": (lambda c: c.environment(None), "environment"),
