@@ -25,8 +25,7 @@ WORKS = frozenset({
     "sample_timeout_s", "use_kl_loss", "num_env_runners", "num_envs_per_env_runner", "create_local_env_runner",
     "create_env_on_local_worker", "num_cpus_per_env_runner", "num_gpus_per_env_runner",
     "custom_resources_per_env_runner", "validate_env_runners_after_construction",
-    "max_requests_in_flight_per_env_runner", "update_worker_filter_stats", "use_worker_filter_stats",
-    "merge_env_runner_states", "broadcast_env_runner_states", "episodes_to_numpy",
+    "max_requests_in_flight_per_env_runner", "broadcast_env_runner_states",
     "metrics_num_episodes_for_smoothing", "num_learners", "num_cpus_per_learner", "num_gpus_per_learner",
     "custom_resources_per_learner", "local_gpu_idx", "max_requests_in_flight_per_learner",
     "num_cpus_for_main_process", "custom_resources_for_main_process", "placement_strategy",
@@ -40,9 +39,7 @@ WORKS = frozenset({
     "min_train_timesteps_per_iteration", "min_sample_timesteps_per_iteration", "log_sys_usage", "callbacks_class",
     *(f"callbacks_{hook}" for hook in (*BY_RUNNERS, *BY_ALGORITHMS)), "policies",
     "policy_mapping_fn", "_is_frozen", "_is_online", "simple_optimizer", "_use_msgpack_checkpoints",
-    "_validate_config", "stats_cls_lookup", "export_native_model_files", "checkpoint_trainable_policies_only",
-    "disable_env_checking", "extra_python_environs_for_driver", "extra_python_environs_for_worker",
-    "keep_per_episode_custom_metrics",
+    "_validate_config", "stats_cls_lookup",
 })
 # fmt: on
 """Settings inherited from RLlib that do what RLlib says. Every other one must keep its default."""
@@ -91,6 +88,8 @@ def check_inherited_settings(config: Any, defaults: Any) -> None:
     ]
     if config.use_kl_loss:
         problems.append("use_kl_loss=True is not supported (the surrogate is clipped); set it to False.")
+    if config.policy_mapping_fn is not defaults.policy_mapping_fn:
+        problems.append(f"policy_mapping_fn is not supported: all agents share {MODULE_ID!r}; leave it at its default.")
     if set(config.policies) != {MODULE_ID}:
         problems.append(f"policies={set(config.policies)} is not supported: all agents share {MODULE_ID!r}.")
     for callback in force_list(config.callbacks_class):

@@ -66,6 +66,10 @@ BAD_SETTINGS = {
         r"model_config=.{100,130} is not supported .*\.network",
     ),
     "no epochs": (lambda c: c.training(num_epochs=0), "num_epochs=0"),
+    "a mapping of its own": (
+        lambda c: c.multi_agent(policy_mapping_fn=lambda agent, episode, **_: "other"),
+        "policy_mapping_fn is not supported",
+    ),
     "no switch": (
         lambda c: c.sharing(schedule="two_phase", phase_switch=None, total_env_steps=None),
         "phase_switch=None.*total_env_steps",
