@@ -32,15 +32,14 @@ from lorasa_rllib.learning.flat import finish, gradients
 from lorasa_rllib.learning.mappo import (
     Optimisers,
     arrange,
-    per_owner,
     policy_sums,
-    rows_of_roles,
     sum_over_learners,
     value_sums,
     went_far,
 )
 from lorasa_rllib.learning.observed import take_in_observations
 from lorasa_rllib.learning.owner_adam import OwnerAdam
+from lorasa_rllib.learning.passes import per_owner, rows_of_roles
 from lorasa_rllib.learning.ratios import Ratios
 from lorasa_rllib.learning.replay import actor_states, log_probs_of_single_steps
 from lorasa_rllib.learning.rollout import TeamRollout
@@ -246,8 +245,7 @@ class SequentialUpdate:
             others = torch.where(rows.active, rows.others, 0.0).sum().float()
             stats |= {**more, "others_ratio": others, "live": rows.active.sum().float()}
             counts |= self._actor_counts(unit, rows)
-        blocks = [block for part in leaves.values() for block in part.blocks]
-        grads = gradients(loss, blocks, [some for part in leaves.values() for some in part.tensors()])
+        grads = gradients(loss, [part for some in leaves.values() for part in some.parts])
         flat = torch.stack(list(stats.values()))
         sum_over_learners([*grads, *counts.values(), flat], self._all_sum)
         left = iter(grads)
@@ -255,7 +253,7 @@ class SequentialUpdate:
             group: _finish(
                 self._optimisers[group],
                 part,
-                list(islice(left, len(part.blocks))),
+                list(islice(left, len(part.parts))),
                 counts[group],
                 settings.max_grad_norm,
             )
@@ -292,12 +290,12 @@ class SequentialUpdate:
         if unit.roles:
             assert rows.roles is not None
             counts["backbone"] = rows.active.sum().float()[None]
-            counts["adapters"] = rows_of_roles(rows.roles, rows.active, owners.num_adapters)
+            counts["adapters"] = rows_of_roles(rows.roles[None], rows.active[None], owners.num_adapters)[0]
             return counts
         live = rows.active.sum((0, 1)).float()
         counts["backbone"] = per_owner(live, [owners.backbone_of[a] for a in unit.agents], owners.num_backbones)
         if owners.routed_by == "role":
-            counts["adapters"] = rows_of_roles(rows.roles, rows.active, owners.num_adapters)  # type: ignore[arg-type]
+            counts["adapters"] = rows_of_roles(rows.roles[None], rows.active[None], owners.num_adapters)[0]  # type: ignore[index]
         elif owners.num_adapters:
             counts["adapters"] = per_owner(live, [owners.adapter_of[a] for a in unit.agents], owners.num_adapters)
         return counts
@@ -355,11 +353,12 @@ def _finish(
     moving = counts > 0
     whole, slices = grads[: len(leaves.whole)], grads[len(leaves.whole) :]
     if whole:
-        norm = optimiser.finish(whole, counts, max_grad_norm, leaves.whole)
-        optimiser.advance(whole, moving, leaves.whole)
+        blocks = [part.block for part in leaves.whole]
+        norm = optimiser.finish(whole, counts, max_grad_norm, blocks)
+        optimiser.advance(whole, moving, blocks)
         norms.append(torch.where(moving, norm, torch.nan))
-    for block, grad in zip(leaves.slices, slices, strict=True):
+    for part, grad in zip(leaves.slices, slices, strict=True):
         norm = finish(grad, counts[leaves.owner], max_grad_norm)
-        optimiser.advance_owner(block, grad, leaves.owner, moving[leaves.owner])
+        optimiser.advance_owner(part.block, grad, leaves.owner, moving[leaves.owner])
         norms.append(torch.where(moving[leaves.owner], norm, torch.nan))
     return torch.cat(norms) if norms else counts.new_zeros(0)

@@ -53,6 +53,7 @@ class Batch:
     obs [L, C, N, o]  state [L, C, S] or [L, C, N, S]  actions, log_probs [L, C, N, d]  active bool [L, C, N]
     advantages [L, C, N], standardised  values [L, C, V], normalised  returns [L, C, V], in units of reward
     masks [L, C, N, a] or None  roles [L, C, N] or None, -1 where no adapter belongs to a role
+    targets [L, C, V]: returns in units of the value normaliser; None: as it is when the loss is computed
     Recurrent networks: actor_state [C, N, h], critic_state [C, V, h], carried into the first step; keep bool [L, C, 1],
     False where an episode begins within a sequence.
     """
@@ -70,6 +71,7 @@ class Batch:
     actor_state: Tensor | None = None
     critic_state: Tensor | None = None
     keep: Tensor | None = None
+    targets: Tensor | None = None
 
     def __len__(self) -> int:
         """C."""
@@ -81,11 +83,19 @@ class Batch:
         return self.obs.shape[0] * self.obs.shape[1]
 
     def __getitem__(self, sequences: Tensor) -> Batch:
-        columns: dict[str, Any] = {}
-        for name, column in vars(self).items():
-            by_sequence = name in ("actor_state", "critic_state")
-            columns[name] = None if column is None else column[sequences] if by_sequence else column[:, sequences]
-        return Batch(**columns)
+        return Batch(**{name: column.index_select(axis, sequences) for name, column, axis in self._columns()})
+
+    def split(self, size: int) -> list[Batch]:
+        """Parts of `size` sequences each, as views."""
+        names = [name for name, _, _ in self._columns()]
+        parts = zip(*(column.split(size, axis) for _, column, axis in self._columns()), strict=True)
+        return [Batch(**dict(zip(names, part, strict=True))) for part in parts]
+
+    def _columns(self) -> list[tuple[str, Tensor, int]]:
+        """Name, column and its axis of sequences."""
+        by_sequence = ("actor_state", "critic_state")
+        columns = [(name, column) for name, column in vars(self).items() if column is not None]
+        return [(name, column, int(name not in by_sequence)) for name, column in columns]
 
 
 @dataclass
@@ -209,20 +219,28 @@ def standardise(advantages: Tensor, active: Tensor, all_sum: AllSum = alone, sum
     return (advantages - mean) / (std + 1e-5)
 
 
-def minibatches(batch: Batch, settings: MAPPOSettings, generator: torch.Generator) -> Iterator[Batch]:
-    """Every minibatch of every epoch: whole sequences, `minibatch_size` environment steps.
+def orders(
+    batch: Batch, settings: MAPPOSettings, generator: torch.Generator
+) -> Iterator[tuple[Tensor | None, int]]:
+    """Of every pass, the sequences in the order of its minibatches, and how many of them each of these has.
 
-    Sizes are equal, so that all learners take the same number of steps; up to a minibatch less one sequence of a
-    shuffled epoch is left over.
+    Whole sequences, `minibatch_size` environment steps; None: one minibatch of the whole batch. Sizes are equal, so
+    that all learners take the same number of steps; up to a minibatch less one sequence of a shuffled pass is left
+    over. Orders are drawn one after the other, when they are asked for.
     """
     size = sequences_of_minibatches(batch, settings)
     for _ in range(settings.num_epochs):
         if size is None:
-            yield batch
+            yield None, len(batch)
             continue
         order = torch.randperm(len(batch), generator=generator, device=generator.device)
-        for sequences in order[: len(batch) - len(batch) % size].split(size):
-            yield batch[sequences]
+        yield order[: len(batch) - len(batch) % size], size
+
+
+def minibatches(batch: Batch, settings: MAPPOSettings, generator: torch.Generator) -> Iterator[Batch]:
+    """Every minibatch of every pass, see `orders`."""
+    for order, size in orders(batch, settings, generator):
+        yield from [batch] if order is None else batch[order].split(size)
 
 
 def sequences_of_minibatches(batch: Batch, settings: MAPPOSettings) -> int | None:

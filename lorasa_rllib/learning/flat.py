@@ -28,6 +28,7 @@ class Block:
         self.first: Tensor | None = None
         self.second: Tensor | None = None
         self.steps: Tensor | None = None
+        self._equal_steps: int | None = None  # those of every owner, where known to be equal
 
     def flat(self, tensors: Sequence[Tensor]) -> Tensor:
         """[O or 1, numbers] of tensors with the shapes of the parameters or of one owner's."""
@@ -45,11 +46,18 @@ class Block:
             for p, place in zip(self.parameters, self._places, strict=True)
         )
 
+    def look_at_steps(self) -> None:
+        """Steps that are the same for all owners make updates cheaper. Looking makes a GPU wait: once per update."""
+        if self.steps is not None and self._equal_steps is None:
+            least, most = self.steps.aminmax()
+            self._equal_steps = int(most) if bool(least == most) else None
+
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Moments [O, numbers] and steps [O], zero if there are none yet."""
         if self.first is None or self.second is None or self.steps is None:
             self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
             self.steps = torch.zeros(self.owners, device=self.values.device)
+            self._equal_steps = 0
         return self.first, self.second, self.steps
 
     def step(
@@ -63,6 +71,12 @@ class Block:
     ) -> None:
         """One step of every owner, or of those in moving, bool [O]. owner: these only; grads and moving count them."""
         first, second, steps = self.moments()
+        if moving is None and self._equal_steps is not None and owner == slice(None):
+            self._equal_steps += 1
+            steps.add_(1)
+            adam_of_all(self.values, grads, first, second, self._equal_steps, lr, betas, eps)
+            return
+        self._equal_steps = None
         mine = (self.values[owner], grads, first[owner], second[owner], steps[owner], lr, betas, eps)
         # Looking at `moving` would make a GPU wait for all that was asked of it: there, everybody computes.
         if moving is None or (not moving.is_cuda and bool(moving.all())):
@@ -73,21 +87,33 @@ class Block:
             adam_of_some(*mine, moving)
 
 
-def gradients(loss: Tensor, blocks: Sequence[Block], leaves: Sequence[Sequence[Tensor]] | None = None) -> list[Tensor]:
-    """Flat gradients [O or 1, numbers] of a loss by every block, zero where it does not depend on them.
+class Part:
+    """What a backward pass differentiates of a block: its parameters, or leaves [1, ...] of one owner in their place.
 
-    leaves: what stands for the parameters of each block, such as one owner's; None: the parameters.
+    Their gradients go to `grads` [O or 1, numbers], anew in every pass.
     """
-    by_block = [block.parameters for block in blocks] if leaves is None else leaves
-    every = [leaf for some in by_block for leaf in some]
+
+    def __init__(self, block: Block, leaves: Sequence[Tensor] | None = None):
+        self.block = block
+        self.leaves = block.parameters if leaves is None else list(leaves)
+        self.grads = torch.empty_like(block.values[: len(self.leaves[0])])
+        self._places = block.views(self.grads)
+
+    def fill(self, found: tuple[Tensor, ...]) -> None:
+        torch._foreach_copy_(self._places, found)
+
+
+def gradients(loss: Tensor, parts: Sequence[Part]) -> list[Tensor]:
+    """The flat gradients of a loss by every part, zero where it does not depend on them."""
+    every = [leaf for part in parts for leaf in part.leaves]
     if not every:
         return []
     found = torch.autograd.grad(loss, every, allow_unused=True, materialize_grads=True)
-    flat, start = [], 0
-    for block, some in zip(blocks, by_block, strict=True):
-        flat.append(block.flat(found[start : start + len(some)]))
-        start += len(some)
-    return flat
+    start = 0
+    for part in parts:
+        part.fill(found[start : start + len(part.leaves)])
+        start += len(part.leaves)
+    return [part.grads for part in parts]
 
 
 def finish(grads: Tensor, rows: Tensor, max_norm: float | None) -> Tensor:
@@ -135,6 +161,24 @@ def adam(
     rate = root / _bias(beta1, steps, p)
     change = second.sqrt().add_(root.mul_(eps)).reciprocal_().mul_(first).mul_(rate.mul_(lr))
     p.sub_(change if who is None else torch.where(who.unsqueeze(1), change, 0.0))
+
+
+def adam_of_all(
+    p: Tensor,
+    grad: Tensor,
+    first: Tensor,
+    second: Tensor,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """`adam` of owners that all take the same step, counted from 1."""
+    beta1, beta2 = betas
+    first.lerp_(grad, 1 - beta1)
+    second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    root = math.sqrt(1 - beta2**step)
+    p.addcdiv_(first, second.sqrt().add_(eps * root), value=-lr * root / (1 - beta1**step))
 
 
 def adam_of_some(

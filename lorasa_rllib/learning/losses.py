@@ -36,15 +36,15 @@ def clipped_value_loss(
     All [..., V] in normalised units. H is Huber's loss (half the square if `huber_delta` is None); no clipping if
     `clip` is None. one_sided: see `Quirks.one_sided_huber`.
     """
-    loss = _huber(targets - values, huber_delta, one_sided)
+    loss = _huber(values, targets, huber_delta, one_sided)
     if clip is None:
         return loss
     clipped = old_values + (values - old_values).clamp(-clip, clip)
-    return torch.maximum(loss, _huber(targets - clipped, huber_delta, one_sided))
+    return torch.maximum(loss, _huber(clipped, targets, huber_delta, one_sided))
 
 
-def _huber(error: Tensor, delta: float | None, one_sided: bool) -> Tensor:
+def _huber(values: Tensor, targets: Tensor, delta: float | None, one_sided: bool) -> Tensor:
     if delta is None:
-        return 0.5 * error.square()
-    loss = F.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)
-    return torch.where(error < -delta, 0.0, loss) if one_sided else loss
+        return 0.5 * (targets - values).square()
+    loss = F.huber_loss(values, targets, reduction="none", delta=delta)
+    return torch.where(targets - values < -delta, 0.0, loss) if one_sided else loss

@@ -8,7 +8,6 @@ divided.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +18,6 @@ from lorasa_rllib.learning.batch import (
     Batch,
     MAPPOSettings,
     alone,
-    minibatches,
     prepare,
     take_in,
     targets_of,
@@ -30,24 +28,29 @@ from lorasa_rllib.learning.flat import gradients
 from lorasa_rllib.learning.losses import clipped_surrogate, clipped_value_loss
 from lorasa_rllib.learning.observed import take_in_observations
 from lorasa_rllib.learning.owner_adam import OwnerAdam
+from lorasa_rllib.learning.passes import Counts, Minibatch, live_rows, passes
 from lorasa_rllib.learning.rollout import TeamRollout
+from lorasa_rllib.nn.distributions import Noise
 from lorasa_rllib.nn.policy import TeamPolicy
-from lorasa_rllib.nn.rows import known_roles
 
 Optimisers = dict[str, OwnerAdam]
 
 
 def loss_sums(
-    policy: TeamPolicy, batch: Batch, settings: MAPPOSettings, generator: torch.Generator | None = None
+    policy: TeamPolicy, batch: Batch, settings: MAPPOSettings, noise: Noise = None, everyone: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sums over live rows of the loss (each owner's gradients are divided by its live rows later) and of statistics."""
+    """Sums over live rows of the loss (each owner's gradients are divided by its live rows later) and of statistics.
+
+    everyone: whether all rows are known to be live.
+    """
     distribution = policy.distribution(
         batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep
     )
-    loss, stats = policy_sums(distribution, batch, settings, policy.actor.real_actions(), generator)
+    loss, stats = policy_sums(distribution, batch, settings, policy.actor.real_actions(), noise, everyone=everyone)
     values, _ = policy.critic.unroll(batch.state, batch.critic_state, batch.keep)
-    counted = value_rows(values, batch.active, settings)
-    value_loss = value_sums(values, batch.values, policy.value_norm.normalise(batch.returns), counted, settings)
+    counted = None if everyone else value_rows(values, batch.active, settings)
+    targets = policy.value_norm.normalise(batch.returns) if batch.targets is None else batch.targets
+    value_loss = value_sums(values, batch.values, targets, counted, settings)
     return loss + settings.value_coeff * value_loss, stats | {"vf_loss": value_loss.detach().float()}
 
 
@@ -56,60 +59,57 @@ def policy_sums(
     rows: Any,
     settings: MAPPOSettings,
     real: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    noise: Noise = None,
     others: Tensor | None = None,
+    everyone: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sums over live rows of policy loss with entropy bonus, and of statistics.
 
     distribution: of the rows under the current policy. rows: a `Batch` or anything with its `actions`, `log_probs`,
-    `active` and `advantages`. real bool, broadcastable to actions: padded dimensions have ratio 1, so no gradient, but
-    would count in statistics. others [...] multiplies ratios: the product of other agents' (A2PO).
+    `active` and `advantages`. real bool, broadcastable to actions: padded dimensions have ratio 1, so no
+    gradient, but would count in statistics. others [...] multiplies ratios: the product of other agents' (A2PO).
+    everyone: whether all rows are known to be live.
     """
-    live = rows.active.unsqueeze(-1)
+    live = None if everyone else rows.active
     log_ratio = distribution.log_prob(rows.actions) - rows.log_probs
-    log_ratio = torch.where(live, log_ratio, 0.0)  # before exp: an overflow in a dead row would reach the gradient
+    if live is not None:  # before exp: an overflow in a dead row would reach the gradient
+        log_ratio = torch.where(live.unsqueeze(-1), log_ratio, 0.0)
     if settings.joint_ratio:
         log_ratio, real = log_ratio.sum(-1, keepdim=True), None
     ratio = log_ratio.exp()
     weight = ratio if others is None else ratio * others.unsqueeze(-1)
-    gain = clipped_surrogate(weight, rows.advantages, settings.clip, real)
-    policy_loss = loss = -torch.where(rows.active, gain, 0.0).sum()
-    with torch.no_grad() if settings.entropy_coeff == 0 else torch.enable_grad():
-        entropy = torch.where(rows.active, distribution.entropy(generator).sum(-1), 0.0).sum()
-    if settings.entropy_coeff:
+    policy_loss = loss = -_sum(clipped_surrogate(weight, rows.advantages, settings.clip, real), live)
+    paid = isinstance(settings.entropy_coeff, Tensor) or settings.entropy_coeff != 0
+    with torch.enable_grad() if paid else torch.no_grad():
+        entropy = distribution.entropy(noise)
+        entropy = entropy.sum() if live is None else _sum(entropy.sum(-1), live)
+    if paid:
         loss = loss - settings.entropy_coeff * entropy
     with torch.no_grad():
-        clipped = (live & ((weight - 1).abs() > settings.clip)).float()
+        clipped = (weight - 1).abs() > settings.clip
+        clipped = clipped if live is None else clipped & live.unsqueeze(-1)
+        share = 1 / clipped.shape[-1] if real is None else 1 / real.sum(-1, keepdim=True)
         stats = {
             "policy_loss": policy_loss,
             "entropy": entropy,
-            "mean_kl_loss": torch.where(live, ratio - 1 - log_ratio, 0.0).sum(),
-            "clip_fraction": (clipped.mean(-1) if real is None else clipped.sum(-1) / real.sum(-1)).sum(),
+            "mean_kl_loss": (ratio - 1).sub_(log_ratio).sum(),  # 0 in dead rows
+            "clip_fraction": (clipped * share).sum(),
         }
     return loss, {name: value.detach().float() for name, value in stats.items()}
 
 
-def value_sums(values: Tensor, old_values: Tensor, targets: Tensor, counted: Tensor, settings: MAPPOSettings) -> Tensor:
-    """Sum of the value loss over the rows that count. All [..., V], values and targets normalised, counted bool."""
+def value_sums(
+    values: Tensor, old_values: Tensor, targets: Tensor, counted: Tensor | None, settings: MAPPOSettings
+) -> Tensor:
+    """Sum of the value loss over the rows that count (None: all). All [..., V], values and targets normalised."""
     errors = clipped_value_loss(
         values, old_values, targets, settings.value_clip, settings.huber_delta, settings.quirks.one_sided_huber
     )
-    return torch.where(counted, errors, 0.0).sum()
+    return _sum(errors, counted)
 
 
-def live_rows(policy: TeamPolicy, batch: Batch, settings: MAPPOSettings) -> dict[str, Tensor]:
-    """Live rows of every owner of every bank: "backbone" [G], "adapters" [K], "critic" [C]."""
-    owners = policy.config.owners
-    per_agent = batch.active.sum((0, 1)).float()  # [N]
-    rows = {"backbone": per_owner(per_agent, owners.backbone_of, owners.num_backbones)}
-    if owners.routed_by == "role":
-        assert batch.roles is not None
-        rows["adapters"] = rows_of_roles(batch.roles, batch.active, owners.num_adapters)
-    elif owners.num_adapters:
-        rows["adapters"] = per_owner(per_agent, owners.adapter_of, owners.num_adapters)
-    counted = value_rows(batch.values, batch.active, settings).sum((0, 1)).float()  # [V]
-    rows["critic"] = counted if len(counted) == 1 else per_owner(counted, owners.critic_of, owners.num_critics)
-    return rows
+def _sum(x: Tensor, counted: Tensor | None) -> Tensor:
+    return x.sum() if counted is None else torch.where(counted, x, 0.0).sum()
 
 
 def update(
@@ -123,22 +123,27 @@ def update(
     """One MAPPO iteration on one rollout. Returns means of statistics. Everything is on the policy's device."""
     batch, log = prepare(policy, rollout, settings, all_sum)
     arrange(optimisers)
-    one_pass, passes = replace(settings, num_epochs=1), 0
-    steps: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
-    while passes < settings.num_epochs:
-        if passes and settings.recompute_advantages:
+    total: Any = 0.0
+    rows: Any = 0.0
+    norms: dict[str, Tensor] = {}
+    for done, one in enumerate(passes(policy, batch, settings, generator, all_sum), 1):
+        if done > 1 and settings.recompute_advantages:
             batch = with_targets(batch, rollout, targets_of(policy, rollout, settings), all_sum)
-        parts = minibatches(batch, one_pass, generator)
-        taken = [_take_step(policy, optimisers, part, settings, generator, all_sum) for part in parts]
-        steps, passes = steps + taken, passes + 1
-        if went_far([stats for stats, _ in taken], settings):
+        batch.targets = None if settings.quirks.norm_every_step else policy.value_norm.normalise(batch.returns)
+        taken = []
+        for part in one.minibatches(batch):
+            names, sums, norms = _take_step(policy, optimisers, part, settings, generator, all_sum)
+            taken.append(sums)
+        of_pass = torch.stack(taken).sum(0)
+        total, rows = total + of_pass, rows + one.rows()
+        log["passes"] = of_pass.new_full((), done)
+        if went_far([{**dict(zip(names, of_pass, strict=True)), "live": one.rows()[0]}], settings):
             break
     take_in_observations(policy, rollout, settings, all_sum)
-    total = {name: torch.stack([stats[name] for stats, _ in steps]).sum(0) for name in steps[0][0]}
-    live, rows = total.pop("live").clamp(min=1), total.pop("value_rows").clamp(min=1)
-    log |= {name: value / (rows if name == "vf_loss" else live) for name, value in total.items()}
-    log["passes"] = live.new_full((), passes)
-    log |= {f"{name}_grad_norm": norm.nanmean().nan_to_num() for name, norm in steps[-1][1].items()}
+    live, counted = rows.clamp(min=1)
+    means = dict(zip(names, total, strict=True))
+    log |= {name: value / (counted if name == "vf_loss" else live) for name, value in means.items()}
+    log |= {f"{name}_grad_norm": norm.nanmean().nan_to_num() for name, norm in norms.items()}
     log["total_loss"] = (
         log["policy_loss"] + settings.value_coeff * log["vf_loss"] - settings.entropy_coeff * log["entropy"]
     )
@@ -168,7 +173,11 @@ def take_step(
     not move.
     """
     arrange(optimisers)
-    return _take_step(policy, optimisers, part, settings, generator, all_sum)
+    counts = live_rows(policy, part, settings)
+    sum_over_learners(list(counts.values()), all_sum)
+    names, sums, norms = _take_step(policy, optimisers, Minibatch(part, counts), settings, generator, all_sum)
+    stats = dict(zip(names, sums, strict=True))
+    return stats | {"live": counts["backbone"].sum(), "value_rows": counts["critic"].sum()}, norms
 
 
 def arrange(optimisers: Optimisers) -> None:
@@ -180,26 +189,24 @@ def arrange(optimisers: Optimisers) -> None:
 def _take_step(
     policy: TeamPolicy,
     optimisers: Optimisers,
-    part: Batch,
+    part: Minibatch,
     settings: MAPPOSettings,
     generator: torch.Generator | None,
     all_sum: AllSum,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[list[str], Tensor, dict[str, Tensor]]:
+    """Names of statistics, their sums, and norms."""
+    rows = part.rows
     if settings.quirks.norm_every_step:
-        take_in(policy, part.returns, value_rows(part.returns, part.active, settings), all_sum)
-    loss, stats = loss_sums(policy, part, settings, generator)
-    grads = gradients(loss, [block for optimiser in optimisers.values() for block in optimiser.blocks])
-    counts = live_rows(policy, part, settings)
-    stats["live"] = part.active.sum().float()
-    stats["value_rows"] = counts["critic"].sum()
-    flat = torch.stack(list(stats.values()))
-    sum_over_learners([*grads, *counts.values(), flat], all_sum)
-    stats = dict(zip(stats, flat, strict=True))
+        take_in(policy, rows.returns, value_rows(rows.returns, rows.active, settings), all_sum)
+    loss, stats = loss_sums(policy, rows, settings, generator, part.everyone)
+    grads = gradients(loss, [part for optimiser in optimisers.values() for part in optimiser.parts])
+    sums = torch.stack(list(stats.values()))
+    sum_over_learners([*grads, sums], all_sum)
     by_optimiser, start = {}, 0
     for name, optimiser in optimisers.items():
-        by_optimiser[name] = grads[start : start + len(optimiser.blocks)]
-        start += len(optimiser.blocks)
-    return stats, _step(optimisers, by_optimiser, counts, settings.max_grad_norm)
+        by_optimiser[name] = grads[start : start + len(optimiser.parts)]
+        start += len(optimiser.parts)
+    return list(stats), sums, _step(optimisers, by_optimiser, part.counts, settings.max_grad_norm, part.all_move)
 
 
 def step(optimisers: Optimisers, counts: dict[str, Tensor], max_grad_norm: float | None) -> dict[str, Tensor]:
@@ -208,21 +215,26 @@ def step(optimisers: Optimisers, counts: dict[str, Tensor], max_grad_norm: float
     Returns norms [O] by optimiser, NaN: did not move.
     """
     grads = {name: optimiser.gather() for name, optimiser in optimisers.items()}
-    return _step(optimisers, grads, counts, max_grad_norm)
+    return _step(optimisers, grads, counts, max_grad_norm, all_move=False)
 
 
 def _step(
-    optimisers: Optimisers, grads: dict[str, list[Tensor]], counts: dict[str, Tensor], max_grad_norm: float | None
+    optimisers: Optimisers,
+    grads: dict[str, list[Tensor]],
+    counts: Counts,
+    max_grad_norm: float | None,
+    all_move: bool,
 ) -> dict[str, Tensor]:
+    """all_move: whether every owner is known to have live rows."""
     norms = {}
     for name, optimiser in optimisers.items():
         if not grads[name]:  # frozen in this phase
             norms[name] = torch.zeros_like(counts[name][:1])
             continue
-        moving = counts[name] > 0
+        moving = None if all_move else counts[name] > 0
         norm = optimiser.finish(grads[name], counts[name], max_grad_norm)
         optimiser.advance(grads[name], moving)
-        norms[name] = torch.where(moving, norm, torch.nan)
+        norms[name] = norm if moving is None else torch.where(moving, norm, torch.nan)
     return norms
 
 
@@ -233,18 +245,3 @@ def sum_over_learners(tensors: list[Tensor], all_sum: AllSum) -> None:
     summed = all_sum(torch.cat([t.flatten() for t in tensors]))
     for tensor, part in zip(tensors, summed.split([t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
-
-
-def rows_of_roles(roles: Tensor, active: Tensor, num_roles: int) -> Tensor:
-    """[num_roles]: live rows of every role. roles int64 and active bool of the same shape; other roles do not count."""
-    counted = active & (known_roles(roles, num_roles) >= 0)
-    rows = torch.zeros(num_roles, device=roles.device)
-    return rows.index_add_(0, roles.clamp(0, num_roles - 1).flatten(), counted.flatten().float())
-
-
-def per_owner(per_agent: Tensor, owner_of: Sequence[int], owners: int) -> Tensor:
-    """[owners]: sums of per_agent [n] over the agents of each owner, owner_of [n]."""
-    if owners == 1:
-        return per_agent.sum(0, keepdim=True)
-    index = torch.tensor(owner_of, device=per_agent.device)
-    return torch.zeros(owners, device=per_agent.device).index_add_(0, index, per_agent)

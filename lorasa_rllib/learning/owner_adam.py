@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorasa_rllib.learning.flat import Block, finish
+from lorasa_rllib.learning.flat import Block, Part, finish
 
 
 class OwnerAdam(torch.optim.Optimizer):
@@ -31,6 +31,7 @@ class OwnerAdam(torch.optim.Optimizer):
     ):
         self._group_of: dict[Block, dict[str, Any]] = {}  # all blocks, and their settings
         self._training: list[Block] = []
+        self._parts: list[Part] = []
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @property
@@ -38,10 +39,22 @@ class OwnerAdam(torch.optim.Optimizer):
         """The blocks that train, as of the last `arrange`."""
         return self._training
 
+    @property
+    def parts(self) -> list[Part]:
+        """What to differentiate: the blocks that train, as of the last `arrange`."""
+        return self._parts
+
     def arrange(self) -> None:
-        """Lays parameters out in blocks. Call it before an update: it follows the phase (`requires_grad`), and finds
-        parameters again that moved to another device."""
+        """Lays parameters out in blocks.
+
+        Call it before an update: it follows the phase (`requires_grad`), and finds parameters again that moved to
+        another device.
+        """
         self._arrange(lambda p: p.requires_grad)
+        for block in self.blocks:
+            block.look_at_steps()
+        if [part.block for part in self._parts] != self.blocks:
+            self._parts = [Part(block) for block in self.blocks]
 
     def gather(self) -> list[Tensor]:
         """As `arrange`, of parameters with a gradient; the others rest. Returns the gradients of all blocks.
@@ -104,7 +117,11 @@ class OwnerAdam(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._group_of, self._training = {}, []  # of other parameters or moments than those that `state` now holds
+        self._group_of, self._training, self._parts = (
+            {},
+            [],
+            [],
+        )  # of other parameters or moments than those that `state` now holds
 
     def _arrange(self, trains: Callable[[Tensor], bool]) -> None:
         """Makes blocks of parameters that share owners and counters, and all train or all rest."""

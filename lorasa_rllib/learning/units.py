@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.batch import Batch
-from lorasa_rllib.learning.flat import Block
+from lorasa_rllib.learning.flat import Part
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.nn.policy import Group, TeamPolicy
 
@@ -114,19 +114,14 @@ class Leaves:
     [1, ...] of their parameters by name, views of them, for `torch.func.functional_call`.
     """
 
-    whole: list[Block]
-    slices: list[Block]
+    whole: list[Part]
+    slices: list[Part]
     in_place: dict[str, Tensor]
     owner: slice
 
     @property
-    def blocks(self) -> list[Block]:
+    def parts(self) -> list[Part]:
         return [*self.whole, *self.slices]
-
-    def tensors(self) -> list[list[Tensor]]:
-        """What stands for the parameters of every block."""
-        leaves, found = iter(self.in_place.values()), [block.parameters for block in self.whole]
-        return found + [[next(leaves) for _ in block.parameters] for block in self.slices]
 
 
 def leaves_of(policy: TeamPolicy, optimiser: OwnerAdam, unit: Unit, group: Group) -> Leaves:
@@ -135,13 +130,18 @@ def leaves_of(policy: TeamPolicy, optimiser: OwnerAdam, unit: Unit, group: Group
     table = {"backbone": owners.backbone_of, "adapters": owners.adapter_of, "critic": owners.critic_of}[group]
     mine = {table[agent] for agent in unit.agents} if table else set()
     if len(mine) != 1:
-        return Leaves(optimiser.blocks, [], {}, slice(None))
+        return Leaves(optimiser.parts, [], {}, slice(None))
     (one,) = mine
-    owner = slice(one, one + 1)
-    sliced = [block for block in optimiser.blocks if block.owners > 1]
+    leaves = Leaves([], [], {}, slice(one, one + 1))
     names = {parameter: name for name, parameter in policy.parameters_of(group).items()}
-    in_place = {names[p]: p[owner].detach().requires_grad_() for block in sliced for p in block.parameters}  # type: ignore[index]
-    return Leaves([block for block in optimiser.blocks if block.owners == 1], sliced, in_place, owner)
+    for part in optimiser.parts:
+        if part.block.owners == 1:
+            leaves.whole.append(part)
+            continue
+        own = {names[p]: p[leaves.owner].detach().requires_grad_() for p in part.block.parameters}  # type: ignore[index]
+        leaves.slices.append(Part(part.block, list(own.values())))
+        leaves.in_place |= own
+    return leaves
 
 
 @dataclass

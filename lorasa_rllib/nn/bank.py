@@ -143,7 +143,7 @@ class BankLinear(nn.Module):
         a, own = self._columns(slots.pick(self.lora_A, slots.adapter))
         b = slots.pick_adapter(self.lora_B)
         if own is not None:
-            bias = bias + self.scaling * (b @ own[..., None]).squeeze(-1)
+            bias = bias + self.scaling * (b @ own.unsqueeze(-1)).squeeze(-1)
         if len(a) == 1 < max(len(weight), len(b)):  # one adapter for several backbones, or for some of the slots
             return Affine(weight + self.scaling * (b @ a), bias)
         return Affine(torch.baddbmm(weight.expand(len(a), -1, -1), b, a, alpha=self.scaling), bias)
@@ -168,9 +168,10 @@ class BankLinear(nn.Module):
             return Affine(weight, bias)
         if slots.agent is None:
             raise ValueError("id_features='one_hot' needs slots of one agent each; use id_features='none' with roles.")
-        features, ids = weight[..., : self.in_size], weight[..., self.in_size :]
+        features, ids = weight.split((self.in_size, self.id_capacity), -1)
         if len(weight) == 1:
-            own = ids[0].index_select(1, slots.agent).T
+            ids = ids.squeeze(0)
+            own = (ids if slots.team and slots.size == self.id_capacity else ids.index_select(1, slots.agent)).T
         else:
             own = ids.gather(2, slots.agent[:, None, None].expand(-1, ids.shape[1], 1)).squeeze(2)
         return Affine(features, bias + own)
@@ -179,7 +180,8 @@ class BankLinear(nn.Module):
         """adapter [S or 1, rows, in (+ 1)] -> its columns of the features, and that of its own agent."""
         if not self.id_capacity:
             return adapter, None
-        return adapter[..., : self.in_size], adapter[..., self.in_size]
+        features, own = adapter.split((self.in_size, 1), -1)
+        return features, own.squeeze(-1)
 
 
 @dataclass(frozen=True)
@@ -193,11 +195,11 @@ class Affine:
         weight, bias = self.weight, self.bias
         if len(weight) == 1:  # one owner for all slots: a single large product
             if bias is None or len(bias) == 1:
-                return F.linear(x, weight[0], None if bias is None else bias[0])
-            return F.linear(x, weight[0]) + bias[:, None]
+                return F.linear(x, weight.squeeze(0), None if bias is None else bias.squeeze(0))
+            return F.linear(x, weight.squeeze(0)) + bias.unsqueeze(1)
         if bias is None:
             return torch.bmm(x, weight.transpose(1, 2))
-        return torch.baddbmm(bias[:, None], x, weight.transpose(1, 2))
+        return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
     def of(self, owner: Tensor | None) -> Affine:
         """The maps of some owners, int64 [S]; None: all of them in order."""
@@ -242,10 +244,10 @@ class BankLayerNorm(nn.Module):
     def forward(self, x: Tensor, slots: Slots, present: Tensor | None = None, adapters: bool = True) -> Tensor:
         """x [S, B, d], present [S, 1 or B, d] (1 where a feature is real) -> [S, B, d]."""
         if present is None and self.weight.shape[0] == 1 and not (adapters and self.adapted):
-            return F.layer_norm(x, (self.size,), self.weight[0], self.bias[0])
+            return F.layer_norm(x, (self.size,), self.weight.squeeze(0), self.bias.squeeze(0))
         normal = F.layer_norm(x, (self.size,)) if present is None else _masked_standard(x, present)
         gain, offset = self.affine(slots, adapters)
-        y = torch.addcmul(offset[:, None], normal, gain[:, None])
+        y = torch.addcmul(offset.unsqueeze(1), normal, gain.unsqueeze(1))
         return y if present is None else y * present
 
     def affine(self, slots: Slots, adapters: bool = True) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,10 @@ EPSILON = torch.finfo(torch.float32).eps
 LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
+Noise = torch.Generator | Tensor | None
+"""Where a sampled entropy gets its standard normal numbers from: drawn by a generator, or given, [..., d]."""
+
+
 class ActionDistribution(Protocol):
     """What policies and losses need. Shapes: actions, log_prob and entropy [..., d]. `random` draws uniformly."""
 
@@ -27,7 +31,7 @@ class ActionDistribution(Protocol):
 
     def log_prob(self, actions: Tensor) -> Tensor: ...
 
-    def entropy(self, generator: torch.Generator | None = None) -> Tensor: ...
+    def entropy(self, noise: Noise = None) -> Tensor: ...
 
 
 class SquashedGaussian:
@@ -40,6 +44,7 @@ class SquashedGaussian:
     """
 
     initial_log_std = 1.0
+    samples_entropy = True
 
     def __init__(self, mean: Tensor, log_std: Tensor, real: Tensor | None = None):
         self.mean, self.std, self.real = mean, self.std_of(log_std), real
@@ -68,8 +73,9 @@ class SquashedGaussian:
         log_prob = _normal_log_prob(u, self.mean, self.std) - torch.log(1 - actions.square() + EPSILON)
         return _only(self.real, log_prob)
 
-    def entropy(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.empty_like(self.mean).normal_(generator=generator)
+    def entropy(self, noise: Noise = None) -> Tensor:
+        if not isinstance(noise, Tensor):
+            noise = torch.empty_like(self.mean).normal_(generator=noise)
         squash = torch.log(1 - torch.tanh(self.mean + self.std * noise).square() + EPSILON)
         return _only(self.real, 0.5 + LOG_SQRT_2PI + torch.log(self.std) + squash)
 
@@ -78,6 +84,7 @@ class Gaussian:
     """a ~ N(mean, exp(log_std)), std the same in every state. The runner clips what it hands to the environment."""
 
     initial_log_std = -0.5
+    samples_entropy = False
 
     def __init__(self, mean: Tensor, log_std: Tensor, real: Tensor | None = None):
         self.mean, self.std, self.real = mean, self.std_of(log_std), real
@@ -104,7 +111,7 @@ class Gaussian:
     def log_prob(self, actions: Tensor) -> Tensor:
         return _only(self.real, _normal_log_prob(actions, self.mean, self.std))
 
-    def entropy(self, generator: torch.Generator | None = None) -> Tensor:
+    def entropy(self, noise: Noise = None) -> Tensor:
         return _only(self.real, (0.5 + LOG_SQRT_2PI + torch.log(self.std)).expand_as(self.mean))
 
 
@@ -128,7 +135,7 @@ class Categorical:
     def log_prob(self, actions: Tensor) -> Tensor:
         return self.log_probs.gather(-1, actions.long())
 
-    def entropy(self, generator: torch.Generator | None = None) -> Tensor:
+    def entropy(self, noise: Noise = None) -> Tensor:
         return -(self.log_probs.exp() * self.log_probs.clamp(min=-1e10)).sum(-1, keepdim=True)
 
 

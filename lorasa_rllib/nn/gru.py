@@ -42,13 +42,14 @@ class BankGRU(nn.Module):
         carried = None if keep is None else keep.unsqueeze(-1)
         project: Any = None
         made_for, states = None, []
-        for t, step in enumerate(rows.steps()):
+        # Unbound once: indexing would give every step a gradient of the whole sequence.
+        for t, (step, of_input) in enumerate(zip(rows.steps(), gates.unbind(), strict=True)):
             if carried is not None:
                 state = torch.where(carried[t], state, 0.0)
             if step.slots is not made_for:
                 project, made_for = self.hidden.product(step.slots, adapters, rows=x.shape[1]), step.slots
             h = step.arrange(state)
-            state = step.restore(gru_cell(step.arrange(gates[t]), project(h), h))
+            state = step.restore(gru_cell(step.arrange(of_input), project(h), h))
             states.append(state)
         after = torch.stack(states)
         y = rows.arrange(after)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Slots:
     agent:    [S] agent of every slot, for id features; None when a slot mixes agents (role routing)
     adapted:  bool [S], False for slots of the plain backbone; None: all have an adapter
     size:     S
+    team:     whether they are one slot for each agent, in order
     """
 
     size: int
@@ -37,6 +38,7 @@ class Slots:
     adapter: Tensor | None = None
     agent: Tensor | None = None
     adapted: Tensor | None = None
+    team: bool = False
 
     def pick(self, bank: Tensor, owner: Tensor | None) -> Tensor:
         """bank [O, ...] -> [S, ...]; banks with one owner stay [1, ...] and broadcast."""
@@ -213,6 +215,11 @@ class Router(torch.nn.Module):
         self._agents: Tensor
         self._backbones: Tensor | None
         self._adapters: Tensor | None
+        self._team: Slots | None = None
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._team = None  # its index maps follow the buffers
+        return super()._apply(fn, recurse)
 
     def layout(self, x: Tensor, agent: Agent = None, roles: Tensor | None = None, adapters: bool = True) -> Rows:
         """Layout of rows x.
@@ -241,11 +248,15 @@ class Router(torch.nn.Module):
 
     def slots_of_agents(self, owner_of_slot: Tensor | slice) -> Slots:
         """Slots that belong to the given agents; `slice(None)` is the whole team in order."""
+        whole = owner_of_slot == slice(None) if isinstance(owner_of_slot, slice) else False
+        if whole:
+            if self._team is None:
+                self._team = Slots(self.num_agents, self._backbones, self._adapters, self._agents, team=True)
+            return self._team
         agents = self._agents[owner_of_slot]
-        whole = isinstance(owner_of_slot, slice) and len(agents) == self.num_agents
 
-        def owner(table: Tensor | None) -> Tensor | None:
-            return table[owner_of_slot] if table is not None else (None if whole else agents)
+        def owner(table: Tensor | None) -> Tensor:
+            return agents if table is None else table[owner_of_slot]
 
         return Slots(len(agents), owner(self._backbones), owner(self._adapters), agents)
 

@@ -147,7 +147,7 @@ def test_training_slices_is_training_wholes(method, phase, loop, monkeypatch):
         pass
 
     def whole(policy, optimiser, unit, group):
-        return units.Leaves(optimiser.blocks, [], {}, slice(None))
+        return units.Leaves(optimiser.parts, [], {}, slice(None))
 
     monkeypatch.setattr(a2po, "leaves_of", whole)
     for _ in sequence(twin, rollout, LOOPS[loop]).events():
