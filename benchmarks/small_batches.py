@@ -1,13 +1,16 @@
 """What does an optimiser step on few rows cost? Run through `learning_step.py --small`; needs torch alone, not Ray.
 
-Compared   plain torch | ours with one shared policy | ours with LoRASA trained jointly: MAPPO's optimiser step on
-           minibatches of 64 and of 500 environment steps. "Plain" is written below for one shared policy: the same
-           networks and loss, all parameters views of one flat vector, Adam and clipping on that vector
+Compared   plain torch | ours with one shared policy | ours with LoRASA trained jointly, and both compiled: MAPPO's
+           optimiser step on minibatches of 64 and of 500 environment steps. "Plain" is written below for one shared
+           policy: the same networks and loss, all parameters views of one flat vector, Adam and clipping on that
+           vector. Then recurrent updates in chunks of 16 and of 128 steps
 Method     HalfCheetah 2x3: two agents, local observations, two hidden layers of 64; 2,000 environment steps (4,000 for
            minibatches of 500) of random numbers; whole updates divided by their steps, so that ours includes advantages
-           and statistics; one thread; alternating; median and range
-Run        python benchmarks/learning_step.py --small [--json FILE]                    about 1 minute
-Expect     at most 1.3 times plain torch for one shared policy, 1.6 times for joint LoRASA
+           and statistics; one thread; alternating; median and range. Recurrent: GRUs of 64 in actor and critic, 32,768
+           environment steps of 128 environments, one pass in one minibatch
+Run        python benchmarks/learning_step.py --small [--json FILE]          about 2 minutes, more to compile at first
+Expect     at most 1.3 times plain torch for one shared policy, 1.6 times for joint LoRASA; compiled 0.35 and 0.5 times;
+           time per row of long chunks within 1.2 times that of short ones
 Recorded   README, "Performance"
 """
 
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 from benchmarks.timing import alternate, report, spread
 from lorasa_rllib.learning import mappo
 from lorasa_rllib.learning.batch import MAPPOSettings
+from lorasa_rllib.learning.compiled import StepCompiler
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.network import NetworkConfig
@@ -133,10 +137,11 @@ class Plain:
 class Ours:
     """Our update of a sharing method on the same rollout, again and again."""
 
-    def __init__(self, method: str, minibatch: int, rollout: TeamRollout):
+    def __init__(self, method: str, minibatch: int, rollout: TeamRollout, compiled: bool = False):
         spec = team()
         torch.manual_seed(0)
         network = NetworkConfig(hidden_size=HIDDEN, num_layers=2)
+        self.compiler = StepCompiler(True) if compiled else None
         self.policy = TeamPolicy(PolicyConfig(spec, owners_of(method, spec), network=network))
         if method == "lora":
             self.policy.set_phase("joint")
@@ -149,6 +154,29 @@ class Ours:
                 parameter.normal_(std=0.05)
             actions = self.policy.distribution(rollout.obs)
             self.rollout.log_probs = actions.log_prob(rollout.actions)
+
+    def __call__(self) -> None:
+        args = self.policy, self.optimisers, self.rollout, self.settings, self.generator
+        self.log = mappo.update(*args, compiler=self.compiler)
+
+
+class Recurrent:
+    """An update of recurrent networks, one pass of one minibatch in chunks of some length."""
+
+    def __init__(self, chunk: int):
+        spec, envs, steps = team(), 128, 256
+        torch.manual_seed(0)
+        network = NetworkConfig(hidden_size=HIDDEN, num_layers=1, recurrent=True, critic_recurrent=True)
+        self.policy = TeamPolicy(PolicyConfig(spec, owners_of("ps", spec), network=network))
+        groups = {group: self.policy.parameters_of(group).values() for group in ("backbone", "critic")}
+        self.optimisers = {group: OwnerAdam(params, lr=RATE) for group, params in groups.items()}
+        self.settings = MAPPOSettings(num_epochs=1, chunk_length=chunk, max_grad_norm=MAX_NORM)
+        self.rollout = random_rollout(steps * envs, envs)
+        self.rollout.actor_state = torch.zeros(steps // chunk, envs, AGENTS, HIDDEN)
+        self.rollout.critic_state = torch.zeros(steps // chunk, envs, 1, HIDDEN)
+        self.rollout.values, self.rollout.final_values = torch.randn(steps + 1, envs, 1), torch.zeros(0, 1)
+        self.generator = torch.Generator().manual_seed(0)
+        self.rows = steps * envs * AGENTS
 
     def __call__(self) -> None:
         mappo.update(self.policy, self.optimisers, self.rollout, self.settings, self.generator)
@@ -166,20 +194,20 @@ def team() -> TeamSpec:
     )
 
 
-def random_rollout(steps: int) -> TeamRollout:
+def random_rollout(steps: int, envs: int = ENVS) -> TeamRollout:
     random = np.random.default_rng(0)
-    times, rows = steps // ENVS, (steps // ENVS, ENVS, AGENTS)
+    times, rows = steps // envs, (steps // envs, envs, AGENTS)
 
     def normal(*shape: int) -> np.ndarray:
         return random.standard_normal(shape, dtype=np.float32)
 
-    no = np.zeros((times, ENVS), bool)
+    no = np.zeros((times, envs), bool)
     return TeamRollout(
         obs=normal(*rows, OBS),
-        state=normal(times + 1, ENVS, STATE),
+        state=normal(times + 1, envs, STATE),
         actions=np.tanh(normal(*rows, ACTIONS)),
         log_probs=normal(*rows, ACTIONS),
-        rewards=normal(times, ENVS, 1),
+        rewards=normal(times, envs, 1),
         terminated=no,
         truncated=no.copy(),
         active=np.ones(rows, bool),
@@ -196,6 +224,8 @@ def main(options: Any) -> None:
             "plain torch, PS": Plain(minibatch, random_rollout(steps)),
             "ours, PS": Ours("ps", minibatch, random_rollout(steps)),
             "ours, joint LoRASA": Ours("lora", minibatch, random_rollout(steps)),
+            "compiled, PS": Ours("ps", minibatch, random_rollout(steps), compiled=True),
+            "compiled, joint LoRASA": Ours("lora", minibatch, random_rollout(steps), compiled=True),
         }
         seconds = alternate(who, options.repeats, warmups=2)
         taken = EPOCHS * (steps // minibatch)
@@ -210,3 +240,19 @@ def main(options: Any) -> None:
             for name, values in seconds.items()
         ]
     report("An optimiser step of 2 agents, by environment steps of a minibatch", rows, options.json)
+    chunks = {str(chunk): Recurrent(chunk) for chunk in (16, 128)}
+    seconds = alternate(chunks, options.repeats)
+    shortest = statistics.median(seconds["16"])
+    file = options.json and options.json.with_name(f"{options.json.stem}_recurrent.json")
+    report(
+        "A recurrent update of 2 agents, by steps of a chunk",
+        [
+            {
+                "chunk": name,
+                "us_per_row": spread([1e6 * value / chunks[name].rows for value in values]),
+                "times_shortest": statistics.median(values) / shortest,
+            }
+            for name, values in seconds.items()
+        ],
+        file,
+    )

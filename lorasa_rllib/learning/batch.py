@@ -219,9 +219,7 @@ def standardise(advantages: Tensor, active: Tensor, all_sum: AllSum = alone, sum
     return (advantages - mean) / (std + 1e-5)
 
 
-def orders(
-    batch: Batch, settings: MAPPOSettings, generator: torch.Generator
-) -> Iterator[tuple[Tensor | None, int]]:
+def orders(batch: Batch, settings: MAPPOSettings, generator: torch.Generator) -> Iterator[tuple[Tensor | None, int]]:
     """Of every pass, the sequences in the order of its minibatches, and how many of them each of these has.
 
     Whole sequences, `minibatch_size` environment steps; None: one minibatch of the whole batch. Sizes are equal, so

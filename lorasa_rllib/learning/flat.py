@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -46,11 +46,25 @@ class Block:
             for p, place in zip(self.parameters, self._places, strict=True)
         )
 
+    def restore(self, state: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
+        """Takes "step", "exp_avg" and "exp_avg_sq" of parameters; those not in `state` have taken no step."""
+        first, second, steps = self.moments()
+        for name, flat in (("exp_avg", first), ("exp_avg_sq", second)):
+            for p, view in zip(self.parameters, self.views(flat), strict=True):
+                if p in state:
+                    view.copy_(state[p][name])
+        steps.copy_(next(iter(state.values()))["step"])
+        self._equal_steps = None
+
     def look_at_steps(self) -> None:
         """Steps that are the same for all owners make updates cheaper. Looking makes a GPU wait: once per update."""
         if self.steps is not None and self._equal_steps is None:
             least, most = self.steps.aminmax()
             self._equal_steps = int(most) if bool(least == most) else None
+
+    def moved(self) -> None:
+        """Tells that somebody else has taken steps on these buffers."""
+        self._equal_steps = None
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Moments [O, numbers] and steps [O], zero if there are none yet."""
@@ -136,7 +150,7 @@ def adam(
     first: Tensor,
     second: Tensor,
     steps: Tensor,
-    lr: float,
+    lr: float | Tensor,
     betas: tuple[float, float],
     eps: float,
     who: Tensor | None = None,

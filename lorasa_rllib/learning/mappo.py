@@ -7,8 +7,9 @@ divided.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,12 @@ from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.distributions import Noise
 from lorasa_rllib.nn.policy import TeamPolicy
 
+if TYPE_CHECKING:
+    from lorasa_rllib.learning.compiled import CompiledStep, StepCompiler
+
 Optimisers = dict[str, OwnerAdam]
+STATISTICS = ("policy_loss", "entropy", "mean_kl_loss", "clip_fraction", "vf_loss")
+"""What `loss_sums` sums up."""
 
 
 def loss_sums(
@@ -119,29 +125,44 @@ def update(
     settings: MAPPOSettings,
     generator: torch.Generator,
     all_sum: AllSum = alone,
+    compiler: StepCompiler | None = None,
 ) -> dict[str, Tensor]:
-    """One MAPPO iteration on one rollout. Returns means of statistics. Everything is on the policy's device."""
+    """One MAPPO iteration on one rollout. Returns means of statistics. Everything is on the policy's device.
+
+    compiler: steps are taken by what it has compiled, as soon as that is there.
+    """
     batch, log = prepare(policy, rollout, settings, all_sum)
     arrange(optimisers)
     total: Any = 0.0
     rows: Any = 0.0
     norms: dict[str, Tensor] = {}
+    compiled: CompiledStep | None = None
     for done, one in enumerate(passes(policy, batch, settings, generator, all_sum), 1):
         if done > 1 and settings.recompute_advantages:
             batch = with_targets(batch, rollout, targets_of(policy, rollout, settings), all_sum)
         batch.targets = None if settings.quirks.norm_every_step else policy.value_norm.normalise(batch.returns)
-        taken = []
-        for part in one.minibatches(batch):
-            names, sums, norms = _take_step(policy, optimisers, part, settings, generator, all_sum)
+        taken, parts = [], list(one.minibatches(batch))
+        if done == 1 and compiler is not None:
+            compiled = compiler.step(policy, optimisers, parts[0], settings, all_sum)
+        began = time.perf_counter()
+        for part in parts:
+            if compiled is None:
+                sums, norms = _take_step(policy, optimisers, part, settings, generator, all_sum)
+            else:
+                sums, norms = compiled(part, generator)
             taken.append(sums)
+        if compiler is not None and compiled is None:
+            compiler.took(time.perf_counter() - began)
         of_pass = torch.stack(taken).sum(0)
         total, rows = total + of_pass, rows + one.rows()
         log["passes"] = of_pass.new_full((), done)
-        if went_far([{**dict(zip(names, of_pass, strict=True)), "live": one.rows()[0]}], settings):
+        if went_far([{**dict(zip(STATISTICS, of_pass, strict=True)), "live": one.rows()[0]}], settings):
             break
+    if compiled is not None:
+        compiled.finish()
     take_in_observations(policy, rollout, settings, all_sum)
     live, counted = rows.clamp(min=1)
-    means = dict(zip(names, total, strict=True))
+    means = dict(zip(STATISTICS, total, strict=True))
     log |= {name: value / (counted if name == "vf_loss" else live) for name, value in means.items()}
     log |= {f"{name}_grad_norm": norm.nanmean().nan_to_num() for name, norm in norms.items()}
     log["total_loss"] = (
@@ -175,8 +196,10 @@ def take_step(
     arrange(optimisers)
     counts = live_rows(policy, part, settings)
     sum_over_learners(list(counts.values()), all_sum)
-    names, sums, norms = _take_step(policy, optimisers, Minibatch(part, counts), settings, generator, all_sum)
-    stats = dict(zip(names, sums, strict=True))
+    all_move = all(bool((rows > 0).all()) for rows in counts.values())
+    minibatch = Minibatch(part, counts, all_move=all_move)
+    sums, norms = _take_step(policy, optimisers, minibatch, settings, generator, all_sum)
+    stats = dict(zip(STATISTICS, sums, strict=True))
     return stats | {"live": counts["backbone"].sum(), "value_rows": counts["critic"].sum()}, norms
 
 
@@ -193,20 +216,20 @@ def _take_step(
     settings: MAPPOSettings,
     generator: torch.Generator | None,
     all_sum: AllSum,
-) -> tuple[list[str], Tensor, dict[str, Tensor]]:
-    """Names of statistics, their sums, and norms."""
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Sums of statistics [5], and norms."""
     rows = part.rows
     if settings.quirks.norm_every_step:
         take_in(policy, rows.returns, value_rows(rows.returns, rows.active, settings), all_sum)
     loss, stats = loss_sums(policy, rows, settings, generator, part.everyone)
     grads = gradients(loss, [part for optimiser in optimisers.values() for part in optimiser.parts])
-    sums = torch.stack(list(stats.values()))
+    sums = torch.stack([stats[name] for name in STATISTICS])
     sum_over_learners([*grads, sums], all_sum)
     by_optimiser, start = {}, 0
     for name, optimiser in optimisers.items():
         by_optimiser[name] = grads[start : start + len(optimiser.parts)]
         start += len(optimiser.parts)
-    return list(stats), sums, _step(optimisers, by_optimiser, part.counts, settings.max_grad_norm, part.all_move)
+    return sums, _step(optimisers, by_optimiser, part.counts, settings.max_grad_norm, part.all_move)
 
 
 def step(optimisers: Optimisers, counts: dict[str, Tensor], max_grad_norm: float | None) -> dict[str, Tensor]:

@@ -40,6 +40,11 @@ class OwnerAdam(torch.optim.Optimizer):
         return self._training
 
     @property
+    def all_blocks(self) -> list[Block]:
+        """The blocks of all parameters, those that rest, too."""
+        return list(self._group_of)
+
+    @property
     def parts(self) -> list[Part]:
         """What to differentiate: the blocks that train, as of the last `arrange`."""
         return self._parts
@@ -109,11 +114,17 @@ class OwnerAdam(torch.optim.Optimizer):
         self.advance(self.gather(), moving)
 
     def _step(self, block: Block, grads: Tensor, moving: Tensor | None, owner: slice = slice(None)) -> None:
-        fresh = block.first is None
         group = self._group_of[block]
+        self.moments(block)
         block.step(grads, group["lr"], group["betas"], group["eps"], moving, owner)
+
+    def moments(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        """Moments [O, numbers] and steps [O] of a block, which `state` shows from now on."""
+        fresh = block.first is None
+        found = block.moments()
         if fresh:
             self._publish(block)
+        return found
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -139,13 +150,9 @@ class OwnerAdam(torch.optim.Optimizer):
 
     def _block_of(self, parameters: list[Tensor]) -> Block:
         block = Block(parameters)
-        if any(self.state.get(p) for p in parameters):
-            first, second, steps = block.moments()
-            for name, flat in (("exp_avg", first), ("exp_avg_sq", second)):
-                for p, view in zip(parameters, block.views(flat), strict=True):
-                    if self.state.get(p):
-                        view.copy_(self.state[p][name])
-            steps.copy_(next(self.state[p]["step"] for p in parameters if self.state.get(p)))
+        state = {p: self.state[p] for p in parameters if self.state.get(p)}
+        if state:
+            block.restore(state)
             self._publish(block)
         return block
 

@@ -1,5 +1,5 @@
-"""The rows that every optimiser step of an update reads, and how many live ones every owner has: found once, before
-the first step."""
+"""The rows that every optimiser step of a pass reads, and how many live ones every owner has: found once, before the
+first of them."""
 
 from __future__ import annotations
 
@@ -63,16 +63,16 @@ class Pass:
 
 def passes(
     policy: TeamPolicy, batch: Batch, settings: MAPPOSettings, generator: torch.Generator, all_sum: AllSum = alone
-) -> list[Pass]:
+) -> Iterator[Pass]:
     """All passes of an update, as `learning.batch.orders` cuts them."""
-    every, size = orders(batch, settings, generator)
     everyone = bool(batch.active.all())
-    counts = [live_rows_of_parts(policy, batch, settings, order, size) for order in every]
-    if all_sum is not alone:
-        flat = all_sum(torch.cat([rows.flatten() for some in counts for rows in some.values()]))
-        parts = iter(flat.split([rows.numel() for some in counts for rows in some.values()]))
-        counts = [{name: next(parts).view_as(rows) for name, rows in some.items()} for some in counts]
-    return [Pass(order, size, some, everyone) for order, some in zip(every, counts, strict=True)]
+    for order, size in orders(batch, settings, generator):
+        counts = live_rows_of_parts(policy, batch, settings, order, size)
+        if all_sum is not alone:
+            flat = all_sum(torch.cat([rows.flatten() for rows in counts.values()]))
+            parts = flat.split([rows.numel() for rows in counts.values()])
+            counts = {name: part.view_as(rows) for (name, rows), part in zip(counts.items(), parts, strict=True)}
+        yield Pass(order, size, counts, everyone)
 
 
 def live_rows(policy: TeamPolicy, batch: Batch, settings: MAPPOSettings) -> Counts:

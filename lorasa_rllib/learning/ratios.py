@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,29 +30,46 @@ class Ratios:
         self.log_ratio = torch.zeros_like(batch.log_probs[..., 0])
 
     @torch.no_grad()
-    def refresh(self, unit: Unit | None = None) -> None:
-        """Evaluates again what a step of the unit moved; everything if None."""
-        batch, policy = self._batch, self._policy
+    def refresh(self, unit: Unit | None = None, sequences: Tensor | None = None) -> None:
+        """Evaluates again what a step of the unit moved; everything if None.
+
+        sequences int64: only these of the batch, for units whose rows are those of agents.
+        """
+        policy = self._policy
+        batch = self._batch if sequences is None else self._batch[sequences]
         moved = None if unit is None else moved_by(policy, unit)
         if moved is None:
             everyone = policy.distribution(
                 batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep
             )
-            self.log_probs = everyone.log_prob(batch.actions)
-            self.log_ratio = self.log_ratio_of(self.log_probs)
+            log_probs = everyone.log_prob(batch.actions)
+            self._put(log_probs, self._log_ratio(log_probs, batch.log_probs, batch.active, self._real), sequences)
             return
         assert unit is not None
         rows = rows_of(batch, Unit(agents=moved, roles=unit.roles))
         log_probs = policy.distribution(rows.obs, **rows.inputs()).log_prob(rows.actions)
         if rows.sequences is None:
-            columns, at = (self.log_probs, self.log_ratio), torch.tensor(moved, device=log_probs.device)
-            active, real, axis = rows.active, policy.actor.real_actions(moved), 2
-        else:  # other roles' rows of these sequences, too
-            columns, at = (self.log_probs.flatten(1, 2), self.log_ratio.flatten(1, 2)), rows.sequences
-            active, axis = batch.active.flatten(1, 2).index_select(1, at), 1
-            real = policy.actor.real_actions(rows.agent)
-        columns[0].index_copy_(axis, at, log_probs)
-        columns[1].index_copy_(axis, at, self._log_ratio(log_probs, rows.log_probs, active, real))
+            at, real = torch.tensor(moved, device=log_probs.device), policy.actor.real_actions(moved)
+            ratio = self._log_ratio(log_probs, rows.log_probs, rows.active, real)
+            self._put(log_probs, ratio, sequences, at)
+            return
+        assert sequences is None
+        at = rows.sequences  # other roles' rows of these sequences, too
+        active, real = batch.active.flatten(1, 2).index_select(1, at), policy.actor.real_actions(rows.agent)
+        self.log_probs.flatten(1, 2).index_copy_(1, at, log_probs)
+        self.log_ratio.flatten(1, 2).index_copy_(1, at, self._log_ratio(log_probs, rows.log_probs, active, real))
+
+    def _put(
+        self, log_probs: Tensor, log_ratio: Tensor, sequences: Tensor | None, agents: Tensor | None = None
+    ) -> None:
+        """Writes what was evaluated, [L, c, n, d] and [L, c, n] of c sequences and n agents (None: all of them)."""
+        if sequences is None and agents is None:
+            self.log_probs, self.log_ratio = log_probs, log_ratio
+            return
+        place: tuple[Any, ...] = (slice(None), slice(None) if sequences is None else sequences)
+        if agents is not None:
+            place = (*place, agents) if sequences is None else (slice(None), sequences.unsqueeze(1), agents)
+        self.log_probs[place], self.log_ratio[place] = log_probs, log_ratio
 
     def log_ratio_of(self, log_probs: Tensor) -> Tensor:
         """log_ratio [L, C, N] of other log-probabilities of the whole batch."""

@@ -75,7 +75,7 @@ class SquashedGaussian:
 
     def entropy(self, noise: Noise = None) -> Tensor:
         if not isinstance(noise, Tensor):
-            noise = torch.empty_like(self.mean).normal_(generator=noise)
+            noise = self.mean.new_empty(self.mean.shape).normal_(generator=noise)  # whatever the strides of the mean
         squash = torch.log(1 - torch.tanh(self.mean + self.std * noise).square() + EPSILON)
         return _only(self.real, 0.5 + LOG_SQRT_2PI + torch.log(self.std) + squash)
 

@@ -36,29 +36,58 @@ class BankGRU(nn.Module):
         keep bool [T, ...], broadcastable to the rows: False where an episode begins; None: nowhere.
         States are those after every step.
         """
-        gates = rows.restore(self.input(x, rows.slots, adapters))  # [T, ..., 3 size]
-        if state is None:
-            state = gates.new_zeros(*gates.shape[1:-1], self.size)
-        carried = None if keep is None else keep.unsqueeze(-1)
+        gates = self.input(x, rows.slots, adapters)
+        if rows.alike:
+            y = self._alike(gates, rows, state, keep, adapters)
+            after = rows.restore(y)
+        else:
+            after = self._one_by_one(gates, rows, state, keep, adapters)
+            y = rows.arrange(after)
+        return (y if self.norm is None else self.norm(y, rows.slots, adapters=adapters)), after
+
+    # Steps are unbound once: indexing would give each of them a gradient of the whole sequence.
+
+    def _alike(self, gates: Tensor, rows: Rows, state: Tensor | None, keep: Tensor | None, adapters: bool) -> Tensor:
+        """Hidden states [S, T * B, size] from gates [S, T * B, 3 size], where all steps are laid out alike."""
+        step, time = rows.steps()[0], len(rows.steps())
+        of_steps = gates.unflatten(1, (time, -1)).unbind(1)
+        h = gates.new_zeros(*of_steps[0].shape[:-1], self.size) if state is None else step.arrange(state)
+        kept: Any = [None] * time
+        if keep is not None:
+            shape = rows.restore(gates.detach()[..., :1]).shape
+            kept = rows.arrange(keep.unsqueeze(-1).expand(shape).to(gates.dtype)).unflatten(1, (time, -1)).unbind(1)
+        project = self.hidden.product(step.slots, adapters, rows=gates.shape[1])
+        states = []
+        for of_input, goes_on in zip(of_steps, kept, strict=True):
+            h = h if goes_on is None else h * goes_on
+            h = gru_cell(of_input, project(h), h)
+            states.append(h)
+        return torch.stack(states, 1).flatten(1, 2)
+
+    def _one_by_one(
+        self, gates: Tensor, rows: Rows, state: Tensor | None, keep: Tensor | None, adapters: bool
+    ) -> Tensor:
+        """Hidden states [T, ..., size] from gates [S, B, 3 size], where rows may change their slots at every step."""
+        per_slot = gates.shape[1]
+        gates = rows.restore(gates)  # [T, ..., 3 size]
+        state = gates.new_zeros(*gates.shape[1:-1], self.size) if state is None else state
+        carried: Any = [None] * len(gates) if keep is None else keep.unsqueeze(-1)
         project: Any = None
         made_for, states = None, []
-        # Unbound once: indexing would give every step a gradient of the whole sequence.
-        for t, (step, of_input) in enumerate(zip(rows.steps(), gates.unbind(), strict=True)):
-            if carried is not None:
-                state = torch.where(carried[t], state, 0.0)
+        for step, of_input, goes_on in zip(rows.steps(), gates.unbind(), carried, strict=True):
+            state = state if goes_on is None else torch.where(goes_on, state, 0.0)
             if step.slots is not made_for:
-                project, made_for = self.hidden.product(step.slots, adapters, rows=x.shape[1]), step.slots
+                project, made_for = self.hidden.product(step.slots, adapters, rows=per_slot), step.slots
             h = step.arrange(state)
             state = step.restore(gru_cell(step.arrange(of_input), project(h), h))
             states.append(state)
-        after = torch.stack(states)
-        y = rows.arrange(after)
-        return (y if self.norm is None else self.norm(y, rows.slots, adapters=adapters)), after
+        return torch.stack(states)
 
 
 def gru_cell(of_input: Tensor, of_hidden: Tensor, h: Tensor) -> Tensor:
     """The next hidden state [..., h] from both projections [..., 3 h], gates in the order r, z, n."""
     size = h.shape[-1]
-    r, z = torch.sigmoid(of_input[..., : 2 * size] + of_hidden[..., : 2 * size]).chunk(2, -1)
-    n = torch.tanh(torch.addcmul(of_input[..., 2 * size :], r, of_hidden[..., 2 * size :]))
+    (input_rz, input_n), (hidden_rz, hidden_n) = (x.split((2 * size, size), -1) for x in (of_input, of_hidden))
+    r, z = torch.sigmoid(input_rz + hidden_rz).chunk(2, -1)
+    n = torch.tanh(torch.addcmul(input_n, r, hidden_n))
     return torch.lerp(n, h, z)

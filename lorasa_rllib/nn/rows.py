@@ -56,6 +56,8 @@ class Rows(Protocol):
     """What bank networks need to know of a layout. Tables hold one entry per agent, vectors one per slot."""
 
     slots: Slots
+    alike: bool
+    """Whether [S, T * B, d] holds the time steps one after the other, each laid out alike."""
 
     def arrange(self, x: Tensor) -> Tensor:
         """[..., d] in the caller's layout -> [S, B, d]."""
@@ -88,6 +90,8 @@ class TeamRows:
     agents: int64 [n], which ones; None: the whole team in order.
     """
 
+    alike = True
+
     def __init__(self, slots: Slots, lead: torch.Size, agents: Tensor | None = None):
         self.slots = slots
         self._lead = lead
@@ -114,6 +118,8 @@ class TeamRows:
 
 class AgentRows:
     """Rows of one agent: x [..., d]. Only that agent's slices of the banks are touched."""
+
+    alike = True
 
     def __init__(self, slots: Slots, agent: int, lead: torch.Size):
         self.slots = slots
@@ -147,6 +153,8 @@ class SortedRows:
 
     owner: int64 [R], what the rows are sorted by (agent or role)      agent: int64 [R], the agent of every row
     """
+
+    alike = False
 
     def __init__(self, owner: Tensor, agent: Tensor, num_owners: int, make_slots: SlotMaker, lead: torch.Size):
         rows = owner.numel()

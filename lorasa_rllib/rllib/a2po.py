@@ -113,6 +113,8 @@ class A2POConfig(TeamConfig):
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {known}.")
+        if self.compile is True:
+            raise ValueError("compile=True: steps of A2PO are not compiled. Leave it at 'auto', or use MAPPO.")
         super().validate()
 
     @override(TeamConfig)

@@ -79,6 +79,7 @@ class TeamConfig(SharingConfig):
         self.recompute_advantages = False
         self.target_kl: float | None = None
         self.adam_epsilon = 1e-5
+        self.compile: bool | str = "auto"
         self.learner_threads: int | None = None
         self.sample_ahead = False
         self.sample_timeout_s = 300.0  # a runner that takes longer is ended: generous, for slow environments
@@ -142,6 +143,7 @@ class TeamConfig(SharingConfig):
         recompute_advantages: bool = NotProvided,
         target_kl: float | None = NotProvided,
         adam_epsilon: float = NotProvided,
+        compile: bool | str = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Numbers of the update; RLlib's own (`lr`, `gamma`, `lambda_`, `clip_param`, `num_epochs` ...) as in PPO.
@@ -168,6 +170,11 @@ class TeamConfig(SharingConfig):
                 of the rollout than this KL divergence (A2PO: no further pass of that unit; with update_loop="epoch",
                 of anybody). 0.01 to 0.05 are usual. None: `num_epochs` passes always.
             adam_epsilon: epsilon of every Adam.
+            compile: optimiser steps as one compiled graph, which takes a quarter of the time where minibatches are
+                small. "auto": compiled in the background once steps have taken some seconds, kept on disk for other
+                trials and later runs, and used as soon as it is there; a line of the log says where that is not
+                possible (feed-forward MAPPO on a CPU, with a C++ compiler). True: training waits for it, and fails
+                where it is not possible. False: never.
             vf_clip_param: MAPPO's value clipping, in normalised units; None: no clipping.
             grad_clip: largest gradient norm of every owner on its own (backbone, each adapter, critic); None: no limit.
             train_batch_size: environment steps of an iteration, summed over environments and learners.
@@ -195,6 +202,7 @@ class TeamConfig(SharingConfig):
             recompute_advantages=recompute_advantages,
             target_kl=target_kl,
             adam_epsilon=adam_epsilon,
+            compile=compile,
         )
 
     @override(PPOConfig)

@@ -9,6 +9,7 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from lorasa_rllib.learning import mappo
+from lorasa_rllib.learning.compiled import StepCompiler
 from lorasa_rllib.rllib.algorithm import TeamAlgorithm
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.learner import TeamLearner
@@ -38,8 +39,15 @@ class MAPPOLearner(TeamLearner):
     """MAPPO for every sharing method."""
 
     @override(TeamLearner)
+    def build(self) -> None:
+        super().build()
+        self._compiler = StepCompiler(self.config.compile) if self.config.compile else None
+
+    @override(TeamLearner)
     def update_policy(self, rollout: Any, settings: mappo.MAPPOSettings) -> dict[str, Tensor]:
-        return mappo.update(self.policy, self.optimisers(), rollout, settings, self._generator, self.all_sum)
+        return mappo.update(
+            self.policy, self.optimisers(), rollout, settings, self._generator, self.all_sum, self._compiler
+        )
 
 
 class MAPPO(TeamAlgorithm):

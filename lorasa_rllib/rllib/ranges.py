@@ -163,6 +163,7 @@ SETTINGS: tuple[Setting, ...] = (
         attribute="_train_batch_size_per_learner",
     ),
     Setting("training", "chunk_length", "count", 1),
+    Setting("training", "compile", "flag", words=("auto",)),
     *_flags(
         "training",
         "joint_ratio",

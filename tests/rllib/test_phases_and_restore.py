@@ -79,7 +79,9 @@ PHASES_OF_UPDATES = {
 }
 
 
-@pytest.mark.parametrize(("algorithm", "minibatch_size"), [("MAPPO", None), ("MAPPO", 20), ("A2PO", None)])
+@pytest.mark.parametrize(
+    ("algorithm", "minibatch_size"), [("MAPPO", None), ("MAPPO", 20), ("A2PO", None), ("A2PO", 20)]
+)
 @pytest.mark.parametrize("case", PHASES_OF_UPDATES)
 def test_a_restored_learner_makes_the_updates_it_would_have_made(
     small_config, tmp_path, case, algorithm, minibatch_size

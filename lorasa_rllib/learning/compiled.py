@@ -1,0 +1,271 @@
+"""MAPPO's optimiser step as machine code: compiled by a process of its own, kept on disk, used as soon as it is there.
+
+A step on few rows is bound by the overhead of some hundred small operations; one graph of them takes a quarter of the
+time or less. Compiling takes half a minute and more, so that it must not hold up whoever trains: a process of low
+priority does it while the first iterations run as they are, and leaves a file that all trials and later runs share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lorasa_rllib.learning.batch import AllSum, MAPPOSettings, alone
+from lorasa_rllib.learning.flat import Block
+from lorasa_rllib.learning.mappo import Optimisers, sum_over_learners
+from lorasa_rllib.learning.passes import Minibatch
+from lorasa_rllib.learning.quirks import Quirks
+from lorasa_rllib.learning.step_graph import PREFIX, BlockPlan, StepPlan, statistics_of
+from lorasa_rllib.nn.policy import TeamPolicy
+
+logger = logging.getLogger(__name__)
+Compile = Literal["auto"] | bool
+COLUMNS = ("obs", "state", "actions", "log_probs", "active", "advantages", "values", "targets", "masks")
+COMPILERS = ("g++", "clang++", "c++")
+PATIENCE = 5.0
+"""Seconds that optimiser steps must have taken before "auto" begins to compile: very short runs are left alone."""
+
+
+class StepCompiler:
+    """Compiled steps of one learner. One graph for each phase and shape of minibatches.
+
+    compile: "auto": steps are compiled in the background, and run as they are until then, or for good where compiling
+    is not possible; True: waits for it, and raises RuntimeError where it is not possible.
+    patience: see `PATIENCE`.
+    """
+
+    def __init__(self, compile: Compile, folder: Path | None = None, patience: float = PATIENCE):
+        self._wait = compile is True
+        self._left = 0.0 if self._wait else patience
+        self._folder = cache_folder() if folder is None else folder
+        self._jobs: dict[str, _Job] = {}
+        self._told: set[str] = set()
+
+    def step(
+        self, policy: TeamPolicy, optimisers: Optimisers, part: Minibatch, settings: MAPPOSettings, all_sum: AllSum
+    ) -> CompiledStep | None:
+        """What takes steps on minibatches like `part`, None: not compiled, or not yet. Optimisers are arranged."""
+        split = all_sum is not alone
+        plan = plan_of(policy, optimisers, part, settings, split)
+        try:
+            graphs = self._graphs(plan, why_not(policy, settings))
+        except RuntimeError as error:
+            if self._wait:
+                raise
+            graphs = None
+            if str(error) not in self._told:
+                self._told.add(str(error))
+                logger.info("%s", error)
+        if split:  # all learners change over together: their parameters stay equal bit for bit
+            learners, ready = all_sum(torch.tensor([1.0, float(graphs is not None)])).tolist()
+            graphs = graphs if learners == ready else None
+        return None if graphs is None else CompiledStep(plan, graphs, policy, optimisers, settings, all_sum)
+
+    def took(self, seconds: float) -> None:
+        """Tells how long steps took that were not compiled."""
+        self._left -= seconds
+
+    def _graphs(self, plan: StepPlan, reason: str | None) -> list[Any] | None:
+        if reason is not None:
+            raise RuntimeError(f"Optimiser steps are not compiled: {reason}.")
+        key = key_of(plan)
+        if key not in self._jobs:
+            self._jobs[key] = _Job(plan, self._folder / key, quiet=not self._wait)
+        return self._jobs[key].graphs(start=self._left <= 0, wait=self._wait)
+
+
+class CompiledStep:
+    """Takes optimiser steps as `learning.mappo` does, on the buffers of the optimisers."""
+
+    def __init__(
+        self,
+        plan: StepPlan,
+        graphs: list[Any],
+        policy: TeamPolicy,
+        optimisers: Optimisers,
+        settings: MAPPOSettings,
+        all_sum: AllSum,
+    ):
+        self._plan, self._graphs, self._all_sum = plan, graphs, all_sum
+        self._given: dict[str, Tensor] = {}
+        dtype = getattr(torch, plan.dtype)
+        self._blocks = [block for _, block in blocks_of(optimisers)]
+        for n, (group, block) in enumerate(blocks_of(optimisers)):
+            self._given[f"values.{n}"] = block.values
+            if n in plan.training:
+                moments = optimisers[group].moments(block)
+                self._given |= dict(zip((f"first.{n}", f"second.{n}", f"steps.{n}"), moments, strict=True))
+        for group in plan.groups:
+            (lr,) = {entry["lr"] for entry in optimisers[group].param_groups}
+            self._given |= {f"lr.{group}": torch.tensor(float(lr), dtype=dtype), f"rows.{group}": torch.empty(0)}
+        self._given |= dict.fromkeys((name for name, _, _ in plan.columns), torch.empty(0))
+        self._given["entropy_coeff"] = torch.tensor(float(settings.entropy_coeff), dtype=dtype)
+        self._given |= {f"buffer.{name}": buffer for name, buffer in statistics_of(policy).items()}
+        self._rest = {name: torch.zeros(1) for name in optimisers if name not in plan.groups}
+
+    def __call__(self, part: Minibatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sums of statistics and norms, as those of the step that is not compiled."""
+        given = self._given
+        for name, shape, _ in self._plan.columns:
+            if name == "noise":
+                given[name] = part.rows.actions.new_empty(shape).normal_(generator=generator)
+            else:
+                given[name] = getattr(part.rows, name).contiguous()
+        for group in self._plan.groups:
+            given[f"rows.{group}"] = part.counts[group]
+        if not self._plan.split:
+            sums, *norms = self._graphs[0](*given.values())
+        else:
+            sums, *grads = self._graphs[0](*given.values())
+            sum_over_learners([*grads, sums], self._all_sum)
+            norms = self._graphs[1](*given.values(), *grads)
+        return sums, self._rest | dict(zip(self._plan.groups, norms, strict=True))
+
+    def finish(self) -> None:
+        """To be called after the last step of an update: the optimisers learn that their blocks have moved."""
+        for block in self._blocks:
+            block.moved()
+
+
+@dataclass
+class _Job:
+    """A graph that is being compiled, or is there."""
+
+    plan: StepPlan
+    folder: Path
+    quiet: bool
+    process: subprocess.Popen[bytes] | None = None
+    loaded: list[Any] | None = None
+    failed: str = ""
+
+    def graphs(self, start: bool, wait: bool) -> list[Any] | None:
+        """The graphs if they are there, else starts or awaits them. Raises RuntimeError if they will not be."""
+        if self.failed:
+            raise RuntimeError(self.failed)
+        if self.loaded is None and not self._ready():
+            if self.process is None and not start:
+                return None
+            if self.process is None:
+                self.process = self._start()
+            if wait:
+                self.process.wait()
+            if self.process.poll() is None:
+                return None
+            if not self._ready():
+                self.failed = f"Optimiser steps are not compiled: the compiler failed, see {self.folder / 'log.txt'}."
+                raise RuntimeError(self.failed)
+        if self.loaded is None:
+            from torch._inductor import aoti_load_package
+
+            paths = [str(self.folder / name) for name in files(self.plan)]
+            self.loaded = [aoti_load_package(path, run_single_threaded=True) for path in paths]
+            logger.info("Optimiser steps are compiled (phase %s).", self.plan.phase)
+        return self.loaded
+
+    def _ready(self) -> bool:
+        return all((self.folder / name).exists() for name in files(self.plan))
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        plan = self.folder / f"plan_{os.getpid()}.json"
+        plan.write_text(json.dumps(self.plan.to_dict()))
+        command = [sys.executable, "-m", "lorasa_rllib.learning.compile_step", str(plan), str(self.folder)]
+        command += ["--nice"] if self.quiet else []
+        with (self.folder / "log.txt").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+
+def files(plan: StepPlan) -> list[str]:
+    """Names of the files of a compiled plan."""
+    return ["gradients.pt2", "advance.pt2"] if plan.split else ["step.pt2"]
+
+
+def why_not(policy: TeamPolicy, settings: MAPPOSettings) -> str | None:
+    """Why steps of this policy cannot be compiled; None if they can."""
+    device = next(policy.parameters()).device
+    if device.type != "cpu":
+        return f"the policy is on {device.type}; only steps on a CPU are"
+    if policy.config.network.recurrent or policy.config.network.critic_recurrent:
+        return "recurrent networks are not"
+    if policy.config.owners.routed_by == "role" and policy.adapters_on:
+        return "adapters by role are not"
+    if settings.quirks.norm_every_step:
+        return "reference=True changes the value normaliser within steps"
+    if shutil.which(os.environ.get("CXX", "")) is None and not any(map(shutil.which, COMPILERS)):
+        return f"there is no C++ compiler ({', '.join(COMPILERS)}, or that of CXX)"
+    return None
+
+
+def blocks_of(optimisers: Optimisers) -> list[tuple[str, Block]]:
+    """All blocks with their optimisers, those that rest, too."""
+    return [(group, block) for group, optimiser in optimisers.items() for block in optimiser.all_blocks]
+
+
+def plan_of(
+    policy: TeamPolicy, optimisers: Optimisers, part: Minibatch, settings: MAPPOSettings, split: bool
+) -> StepPlan:
+    """What decides the step of a policy on minibatches like `part`."""
+    owners = policy.config.owners
+    of_group = {"backbone": owners.num_backbones, "adapters": owners.num_adapters, "critic": owners.num_critics}
+    of_group["critic"] = len(part.counts["critic"])
+    names = {p: f"{PREFIX[group]}{name}" for group in PREFIX for name, p in policy.parameters_of(group).items()}
+    blocks = []
+    for group, block in blocks_of(optimisers):
+        (entry,) = optimisers[group].param_groups
+        its_names = tuple(names[p] for p in block.parameters)  # type: ignore[index]
+        trains = block in optimisers[group].blocks
+        blocks.append(BlockPlan(group, of_group[group], its_names, trains, entry["betas"], entry["eps"]))  # type: ignore[arg-type]
+    columns: list[tuple[str, tuple[int, ...], str]] = []
+    for name in COLUMNS:
+        column = getattr(part.rows, name)
+        if column is not None and not (name == "active" and part.everyone):
+            columns.append((name, tuple(column.shape), str(column.dtype).removeprefix("torch.")))
+    head, dtype = policy.actor.head_type, str(next(policy.parameters()).dtype).removeprefix("torch.")
+    if head is not None and head.samples_entropy:
+        columns.append(("noise", tuple(part.rows.actions.shape), dtype))
+    reads = MAPPOSettings(
+        clip=settings.clip,
+        value_clip=settings.value_clip,
+        value_coeff=settings.value_coeff,
+        value_active_only=settings.value_active_only,
+        huber_delta=settings.huber_delta,
+        entropy_coeff=float(settings.entropy_coeff != 0),
+        max_grad_norm=settings.max_grad_norm,
+        joint_ratio=settings.joint_ratio,
+        quirks=Quirks(one_sided_huber=settings.quirks.one_sided_huber),
+    )
+    threads = torch.get_num_threads()
+    return StepPlan(policy.config, policy.phase, reads, tuple(blocks), tuple(columns), dtype, split, threads)
+
+
+def key_of(plan: StepPlan) -> str:
+    """A name for the machine code of a plan: of this version of torch and of ours, on this kind of CPU."""
+    return hashlib.sha256(json.dumps([plan.to_dict(), *_platform()], sort_keys=True).encode()).hexdigest()[:32]
+
+
+@cache
+def _platform() -> tuple[str, ...]:
+    sources = sorted(path for part in ("nn", "learning") for path in (Path(__file__).parents[1] / part).glob("*.py"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    kind = sorted({line.split(":", 1)[1] for line in lines if line.startswith(("model name", "flags"))})
+    return torch.__version__, digest, torch.backends.cpu.get_cpu_capability(), *kind
+
+
+def cache_folder() -> Path:
+    """Where compiled steps are kept."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "lorasa_rllib" / "steps"

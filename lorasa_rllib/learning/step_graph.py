@@ -1,0 +1,181 @@
+"""MAPPO's optimiser step as a pure function of tensors: what is compiled, see `learning.compiled`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from lorasa_rllib.learning.batch import Batch, MAPPOSettings
+from lorasa_rllib.learning.flat import adam, finish
+from lorasa_rllib.learning.mappo import STATISTICS, loss_sums
+from lorasa_rllib.learning.quirks import Quirks
+from lorasa_rllib.nn.policy import Group, Phase, PolicyConfig, TeamPolicy
+
+PREFIX: dict[Group, str] = {"backbone": "actor.", "adapters": "actor.", "critic": "critic."}
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """A block of parameters (`learning.flat.Block`).
+
+    group:        its optimiser.
+    group_owners: how many owners that one has.
+    names:        of its parameters in the policy.
+    trains:       in this phase.
+    """
+
+    group: Group
+    group_owners: int
+    names: tuple[str, ...]
+    trains: bool
+    betas: tuple[float, float]
+    eps: float
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """All that decides a graph. Plain data.
+
+    settings: entropy_coeff is 0, or 1 for an input of any value; what a step does not read has its default.
+    columns:  name, shape and dtype of every tensor of the minibatch: those of `Batch` that the loss reads, without
+              `active` where everyone lives, and `noise` of a sampled entropy.
+    dtype:    of parameters.
+    split:    for several learners: two graphs, before and after the sum of gradients.
+    threads:  of torch.
+    """
+
+    policy: PolicyConfig
+    phase: Phase
+    settings: MAPPOSettings
+    blocks: tuple[BlockPlan, ...]
+    columns: tuple[tuple[str, tuple[int, ...], str], ...]
+    dtype: str
+    split: bool
+    threads: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "policy": self.policy.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> StepPlan:
+        settings = {**data["settings"], "quirks": Quirks(**data["settings"]["quirks"])}
+        blocks = [{**b, "names": tuple(b["names"]), "betas": tuple(b["betas"])} for b in data["blocks"]]
+        return cls(
+            PolicyConfig.from_dict(data["policy"]),
+            data["phase"],
+            MAPPOSettings(**settings),
+            tuple(BlockPlan(**block) for block in blocks),
+            tuple((name, tuple(shape), dtype) for name, shape, dtype in data["columns"]),
+            data["dtype"],
+            data["split"],
+            data["threads"],
+        )
+
+    @property
+    def groups(self) -> dict[Group, int]:
+        """Optimisers that train, and how many owners they have."""
+        return {block.group: block.group_owners for block in self.blocks if block.trains}
+
+    @property
+    def training(self) -> dict[int, BlockPlan]:
+        """The blocks that train, by their number."""
+        return {n: block for n, block in enumerate(self.blocks) if block.trains}
+
+
+class StepGraph(nn.Module):
+    """The step as functions of named tensors. `forward` is `gradients`, up to what learners sum, and then `advance`.
+
+    Names: `example`. Values, moments and steps of blocks are updated in place.
+    """
+
+    def __init__(self, plan: StepPlan):
+        super().__init__()
+        self.plan = plan
+        self._loss = _Loss(plan)
+        parameters = dict(self._loss.policy.named_parameters())
+        self._shapes = [[parameters[name].shape for name in block.names] for block in plan.blocks]
+
+    def example(self) -> dict[str, Tensor]:
+        """A tensor of the right shape for every input."""
+        plan, dtype = self.plan, getattr(torch, self.plan.dtype)
+        given: dict[str, Tensor] = {}
+        for n, shapes in enumerate(self._shapes):
+            owners = shapes[0][0]
+            numbers = sum(shape.numel() for shape in shapes) // owners
+            given[f"values.{n}"] = torch.zeros(owners, numbers, dtype=dtype)
+            if n in plan.training:
+                given |= {f"{name}.{n}": torch.zeros(owners, numbers, dtype=dtype) for name in ("first", "second")}
+                given[f"steps.{n}"] = torch.ones(owners)
+        for group, owners in plan.groups.items():
+            given[f"lr.{group}"], given[f"rows.{group}"] = torch.zeros((), dtype=dtype), torch.ones(owners)
+        for name, shape, kind in plan.columns:
+            given[name] = torch.zeros(shape, dtype=getattr(torch, kind))
+        given["entropy_coeff"] = torch.zeros((), dtype=dtype)
+        return given | {f"buffer.{name}": buffer.clone() for name, buffer in statistics_of(self._loss.policy).items()}
+
+    def forward(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Sums of statistics (`STATISTICS`), and gradient norms [O] of every optimiser that trains, NaN: rests."""
+        sums, *grads = self.gradients(given)
+        return (sums, *self.advance(given, grads))
+
+    def gradients(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Sums of statistics, and the flat gradients of every block that trains."""
+        values = [given[f"values.{n}"].detach() for n in range(len(self.plan.blocks))]
+        leaves = [values[n].requires_grad_() for n in self.plan.training]
+        swapped = {
+            f"policy.{name.removeprefix('buffer.')}": t for name, t in given.items() if name.startswith("buffer.")
+        }
+        for block, shapes, flat in zip(self.plan.blocks, self._shapes, values, strict=True):
+            parts = flat.split([shape.numel() // len(flat) for shape in shapes], dim=1)
+            views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+            swapped |= {f"policy.{name}": view for name, view in zip(block.names, views, strict=True)}
+        columns = {name: given[name] for name, _, _ in self.plan.columns}
+        loss, sums = functional_call(self._loss, swapped, (columns, given["entropy_coeff"]))
+        return (sums.detach(), *torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
+
+    def advance(self, given: Mapping[str, Tensor], grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Clips gradients and steps every owner with live rows. Returns norms."""
+        norms: dict[Group, Tensor] = {}
+        for (n, block), grad in zip(self.plan.training.items(), grads, strict=True):
+            rows = every = given[f"rows.{block.group}"]
+            grad, own = grad.clone(), len(grad) == block.group_owners
+            if not own:
+                rows = every.sum(0, keepdim=True)
+            norm = finish(grad, rows, self.plan.settings.max_grad_norm)
+            values, first, second, steps = (given[f"{name}.{n}"] for name in ("values", "first", "second", "steps"))
+            adam(values, grad, first, second, steps, given[f"lr.{block.group}"], block.betas, block.eps, rows > 0)
+            if own or block.group not in norms:
+                norms[block.group] = torch.where(every > 0, norm.expand_as(every), torch.nan)
+        return tuple(norms.values())
+
+
+class _Loss(nn.Module):
+    def __init__(self, plan: StepPlan):
+        super().__init__()
+        self.policy = TeamPolicy(plan.policy).to(getattr(torch, plan.dtype))
+        self.policy.set_phase(plan.phase)
+        self._settings = plan.settings
+
+    def forward(self, columns: dict[str, Tensor], entropy_coeff: Tensor) -> tuple[Tensor, Tensor]:
+        columns = dict(columns)
+        noise = columns.pop("noise", None)
+        active = columns.pop("active", None)
+        everyone = active is None
+        if active is None:
+            active = torch.ones((), dtype=torch.bool)
+        settings = self._settings
+        if settings.entropy_coeff:
+            settings = replace(settings, entropy_coeff=entropy_coeff)  # type: ignore[arg-type]
+        batch = Batch(**columns, active=active, returns=columns["targets"])
+        loss, stats = loss_sums(self.policy, batch, settings, noise, everyone)
+        return loss, torch.stack([stats[name] for name in STATISTICS])
+
+
+def statistics_of(policy: TeamPolicy) -> dict[str, Tensor]:
+    """Buffers that losses read and that change during training, by name."""
+    return {name: buffer for name, buffer in policy.named_buffers() if "obs_norm" in name}

@@ -1,0 +1,182 @@
+"""Compiled optimiser steps are those of the update as it is; where there are none, a line of the log says why."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+import threading
+
+import pytest
+import torch
+
+from lorasa_rllib.learning import compiled, mappo
+from lorasa_rllib.learning.compiled import StepCompiler
+from lorasa_rllib.learning.quirks import Quirks
+from lorasa_rllib.learning.step_graph import StepGraph, StepPlan
+from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.nn.network import NetworkConfig
+from tests.helpers import make_policy, owner_tables, random_rollout, seeded, team
+from tests.learning.helpers import CASES, SETTINGS, UNEQUAL, Learners, experienced, optimisers_of, uneven_rollout
+
+MINIBATCHES = dataclasses.replace(SETTINGS, num_epochs=2, minibatch_size=5)
+FEED_FORWARD = [case for case in CASES if case[0] not in ("role", "role_single")] + [("role", "backbone")]
+
+
+class Interpreted(StepCompiler):
+    """Runs the functions that would be compiled."""
+
+    def _graphs(self, plan, reason):
+        assert reason is None
+        plan = StepPlan.from_dict(plan.to_dict())  # as another process reads it
+        graph = StepGraph(plan)
+        names = list(graph.example())
+
+        def named(tensors):
+            assert [t.shape for t in tensors] == [t.shape for t in graph.example().values()]
+            return dict(zip(names, tensors, strict=True))
+
+        if not plan.split:
+            return [lambda *tensors: graph(named(tensors))]
+        size = len(names)
+        return [lambda *t: graph.gradients(named(t)), lambda *t: graph.advance(named(t[:size]), t[size:])]
+
+
+def policy_in(method, phase, spec=UNEQUAL, **options):
+    policy = experienced(make_policy(spec, owner_tables(len(spec.agents))[method], **options))
+    policy.set_phase(phase)
+    return policy
+
+
+def both(policy, rollout, settings, compiler):
+    """A policy, its moments and the log after two updates: compiled, and as they are."""
+    results = []
+    for its_compiler in (compiler, None):
+        mine = copy.deepcopy(policy)
+        optimisers = optimisers_of(mine)
+        for seed in range(2):
+            log = mappo.update(mine, optimisers, rollout, settings, seeded(seed), compiler=its_compiler)
+        moments = {name: optimiser.state_dict()["state"] for name, optimiser in optimisers.items()}
+        results.append((dict(mine.state_dict()), moments, log))
+    return results
+
+
+@pytest.mark.parametrize("dead", [(), (1,)], ids=["all alive", "one dead"])
+@pytest.mark.parametrize(("method", "phase"), FEED_FORWARD)
+def test_what_is_compiled_is_the_step_as_it_is(method, phase, dead):
+    policy = policy_in(method, phase, lora=LoRAConfig(r=2, adapt_norm=True, adapt_bias=True))
+    rollout = random_rollout(policy, 4, 3, dead=dead).to("cpu")
+    if not dead:
+        rollout.active[:] = True
+    with_graph, without = both(policy, rollout, MINIBATCHES, Interpreted(True))
+    torch.testing.assert_close(with_graph, without, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spec", "network", "settings"),
+    [
+        (team((3, 3), (2, 2), continuous=False, has_masks=True), {}, {}),
+        (UNEQUAL, {"obs_norm": "running"}, {"entropy_coeff": 0.0}),
+        (UNEQUAL, {"distribution": "gaussian", "obs_norm": None}, {"joint_ratio": True, "value_clip": None}),
+        (UNEQUAL, {"layer_norm": False, "activation": "tanh"}, {"max_grad_norm": None, "huber_delta": None}),
+        (UNEQUAL, {}, {"minibatch_size": None, "value_active_only": True, "quirks": Quirks(one_sided_huber=True)}),
+    ],
+    ids=["discrete", "normalised", "gaussian", "plain", "whole batch"],
+)
+def test_settings_and_networks_of_all_kinds_are_compiled_alike(spec, network, settings):
+    network = NetworkConfig(hidden_size=4, **network)
+    policy = policy_in("lora", "joint", spec, network=network, critic_input="agent_state")
+    rollout = random_rollout(policy, 4, 3).to("cpu")
+    settings = dataclasses.replace(MINIBATCHES, **settings)
+    with_graph, without = both(policy, rollout, settings, Interpreted(True))
+    torch.testing.assert_close(with_graph, without, rtol=1e-7, atol=1e-9)
+
+
+def test_several_learners_run_a_graph_before_and_one_after_the_sum():
+    network = NetworkConfig(hidden_size=4, distribution="gaussian")
+    policy = policy_in("lora", "joint", network=network, critic_input="agent_state")
+    rollout = uneven_rollout(policy)
+    learners, trained = Learners(2), [copy.deepcopy(policy) for _ in range(2)]
+    settings = dataclasses.replace(SETTINGS, num_epochs=3)
+
+    def train(rank):
+        shard = rollout.split(2)[rank].to("cpu")
+        args = shard, settings, seeded(0), learners.all_sum(rank), Interpreted(True)
+        mappo.update(trained[rank], optimisers_of(trained[rank]), *args)
+
+    threads = [threading.Thread(target=train, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    mappo.update(policy, optimisers_of(policy), rollout.to("cpu"), settings, seeded(0))
+    torch.testing.assert_close(trained[0].state_dict(), trained[1].state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(trained[0].state_dict(), policy.state_dict(), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_machine_code_is_kept_on_disk_and_does_the_same(tmp_path, monkeypatch):
+    policy = policy_in("lora", "joint", network=NetworkConfig(hidden_size=4, num_layers=1))
+    rollout = random_rollout(policy, 4, 3).to("cpu")
+    with_graph, without = both(policy, rollout, MINIBATCHES, StepCompiler(True, tmp_path))
+    torch.testing.assert_close(with_graph, without, rtol=1e-7, atol=1e-9)
+    monkeypatch.setattr(compiled._Job, "_start", lambda job: pytest.fail("compiled again"))
+    again, _ = both(policy, rollout, MINIBATCHES, StepCompiler("auto", tmp_path, patience=1e9))
+    torch.testing.assert_close(again, with_graph, rtol=0, atol=0)
+
+
+class Slow:
+    """A compiler's process that does not end, or ends without a result."""
+
+    def __init__(self, code=None):
+        self.code = code
+
+    def poll(self):
+        return self.code
+
+
+def test_auto_leaves_short_runs_alone_and_trains_on_while_it_compiles(tmp_path, monkeypatch):
+    policy = policy_in("lora", "joint")
+    rollout = random_rollout(policy, 4, 3).to("cpu")
+    started = []
+    monkeypatch.setattr(compiled._Job, "_start", lambda job: started.append(job) or Slow())
+    compiler = StepCompiler("auto", tmp_path, patience=3600.0)
+    results = both(policy, rollout, MINIBATCHES, compiler)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+    assert not started
+    compiler.took(3600.0)
+    torch.testing.assert_close(*both(policy, rollout, MINIBATCHES, compiler), rtol=0, atol=0)
+    assert len(started) == 1
+
+
+REASONS = {
+    "recurrent": ({"network": NetworkConfig(recurrent=True)}, {}, "recurrent networks"),
+    "quirk": ({}, {"quirks": Quirks(norm_every_step=True)}, "reference=True"),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_one_line_says_why_steps_are_not_compiled(case, tmp_path, caplog):
+    options, settings, reason = REASONS[case]
+    policy = policy_in("lora", "joint", **options)
+    rollout, settings = random_rollout(policy, 4, 3).to("cpu"), dataclasses.replace(SETTINGS, **settings)
+    with caplog.at_level(logging.INFO):
+        both(policy, rollout, settings, StepCompiler("auto", tmp_path))
+    assert [reason in record.message for record in caplog.records] == [True]
+    with pytest.raises(RuntimeError, match=reason):
+        both(policy, rollout, settings, StepCompiler(True, tmp_path))
+
+
+def test_without_a_c_compiler_or_when_it_fails_training_goes_on(tmp_path, caplog, monkeypatch):
+    policy = policy_in("lora", "joint")
+    rollout = random_rollout(policy, 4, 3).to("cpu")
+    monkeypatch.setattr(compiled._Job, "_start", lambda job: Slow(code=1))
+    with caplog.at_level(logging.INFO):
+        torch.testing.assert_close(
+            *both(policy, rollout, MINIBATCHES, StepCompiler("auto", tmp_path, patience=0.0)), rtol=0, atol=0
+        )
+        monkeypatch.setenv("PATH", str(tmp_path))
+        both(policy, rollout, MINIBATCHES, StepCompiler("auto", tmp_path, patience=0.0))
+    messages = [record.message for record in caplog.records]
+    assert len(messages) == 2 and "log.txt" in messages[0] and "no C++ compiler" in messages[1]
