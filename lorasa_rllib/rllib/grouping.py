@@ -9,7 +9,9 @@ import ray
 
 from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.rllib.checkpoints import read_trained
+from lorasa_rllib.rllib.faults import Fault
 from lorasa_rllib.rllib.runner import TeamEnvRunner
+from lorasa_rllib.rllib.sampled import Sampled
 from lorasa_rllib.sharing.methods import takes
 from lorasa_rllib.sharing.seps import find_groups, transitions
 
@@ -61,7 +63,7 @@ def random_rollout(config: Any) -> TeamRollout:
     if not config.num_env_runners:
         runner = TeamEnvRunner(config=scout.env_runners(num_env_runners=0), worker_index=0)
         try:
-            rollout = _only(runner.sample(num_timesteps=ENV_STEPS, random_actions=True))
+            rollout = _only(runner.attempt(num_timesteps=ENV_STEPS, random_actions=True))
             config.learn_team().seen.keep(runner.give_away_env())  # training begins in the same copies
             return rollout
         finally:
@@ -72,7 +74,7 @@ def random_rollout(config: Any) -> TeamRollout:
         resources=config.custom_resources_per_env_runner,
     )(TeamEnvRunner).remote(config=scout, worker_index=1)
     try:
-        return _only(ray.get(remote.sample.remote(num_timesteps=ENV_STEPS, random_actions=True), timeout=TIMEOUT))
+        return _only(ray.get(remote.attempt.remote(num_timesteps=ENV_STEPS, random_actions=True), timeout=TIMEOUT))
     finally:
         ray.kill(remote)
 
@@ -81,11 +83,10 @@ TIMEOUT = 900.0
 """Seconds for it all, the start of a remote process and of its simulators included."""
 
 
-def _only(sampled: list[Any]) -> TeamRollout:
-    (one,) = sampled
-    if one.error is not None:
-        raise ValueError(
-            f"the random rollout of SePS failed: {one.error}. To go without it, give .sharing(groups=...)."
-        )
+def _only(answer: tuple[list[Sampled], Any] | Fault) -> TeamRollout:
+    if isinstance(answer, Fault):
+        failed = answer.exception("the random rollout of SePS (.sharing(groups=...) goes without it) failed")
+        raise failed from answer.cause
+    ((one,), _) = answer
     (shard,) = one.shards
     return ray.get(shard, timeout=TIMEOUT) if isinstance(shard, ray.ObjectRef) else shard

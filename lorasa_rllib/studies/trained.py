@@ -13,6 +13,7 @@ from lorasa_rllib.analysis.observations import ObservationBank, bank_of
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.policies.saved import team_policy
 from lorasa_rllib.rllib.checkpoints import config_of_checkpoint, env_steps_of, is_checkpoint, read_checkpoint
+from lorasa_rllib.rllib.faults import Fault
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 
 CHECKPOINT = "checkpoint_*"
@@ -76,11 +77,12 @@ def play(checkpoint: Path, num_envs: int, env_steps: int, seed: int = 0) -> Obse
     try:
         weights = policy.state_dict()
         runner.policy.load_state_dict({name: weights[name] for name in runner.policy.state_dict()})
-        (sampled,) = runner.sample(num_timesteps=-(-env_steps // (num_envs * length)) * num_envs * length)
+        answer = runner.attempt(num_timesteps=-(-env_steps // (num_envs * length)) * num_envs * length)
     finally:
         runner.stop()
-    if sampled.error is not None:
-        raise ValueError(f"the environment of {checkpoint} failed: {sampled.error}")
+    if isinstance(answer, Fault):
+        raise answer.exception(f"the environment of {checkpoint}")
+    ((sampled,), _) = answer
     (rollout,) = (ray.get(s) if isinstance(s, ray.ObjectRef) else s for s in sampled.shards)
     ended = rollout.terminated | rollout.truncated
     keep = np.concatenate([np.zeros_like(ended[:1]), ~ended[:-1]])
