@@ -165,8 +165,8 @@ class Categoricals:
     def log_prob(self, actions: Tensor) -> Tensor:
         return self.each.log_prob(actions.unsqueeze(-1)).squeeze(-1)
 
-    def entropy(self, generator: torch.Generator | None = None) -> Tensor:
-        return self.each.entropy(generator).squeeze(-1)
+    def entropy(self, noise: Noise = None) -> Tensor:
+        return self.each.entropy(noise).squeeze(-1)
 
 
 CONTINUOUS: dict[str, Any] = {"squashed_gaussian": SquashedGaussian, "gaussian": Gaussian}
