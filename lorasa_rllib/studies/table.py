@@ -114,7 +114,7 @@ def rich_table(rows: pd.DataFrame, width: int | None = None) -> Table:
     title = "Win rate of greedy battles" if "greedy_win_rate" in rows else "Team return"
     head, *cells = cells_of(rows)
     kept, wide = list(range(len(head))), width or math.inf
-    if wide < sum(3 + size for size in _sizes(head, cells, kept)) + 1:
+    if wide < sum(3 + max(len(row[k]) for row in (head, *cells)) for k in kept) + 1:
         kept = _differing(head, cells)
         for name in LESS:
             if wide < sum(1 + size for size in _sizes(head, cells, kept)) + 2 and head.index(name) in kept:
@@ -124,9 +124,10 @@ def rich_table(rows: pd.DataFrame, width: int | None = None) -> Table:
     about = f"{title}, mean over seeds (last tenth of the steps)"
     style: dict[str, Any] = {} if len(kept) == len(head) else {"box": SIMPLE_HEAD, "padding": (0, 0), "pad_edge": False}
     table = Table(title="; ".join(filter(None, [about, ", ".join(filter(None, once))])), caption=caution, **style)
-    for k in kept:
+    for k, size in zip(kept, _sizes(head, cells, kept), strict=True):
         named = head[k] in COMPARED
-        table.add_column(head[k], justify="left" if named else "right", no_wrap=named, overflow="fold")
+        fits = {"no_wrap": True} if named else {"min_width": size if wide < math.inf else None}
+        table.add_column(head[k], justify="left" if named else "right", overflow="fold", **fits)
     for row in cells:
         table.add_row(*(row[k] for k in kept))
     return table
