@@ -91,6 +91,9 @@ class TeamAlgorithm(EvaluatingPPO):
     def setup(self, config: Any) -> None:
         _warn_if_nothing_fits(config)
         self.config = config = with_groups(_in_order_of_source(config))
+        self._schedule = self.config.phase_schedule()
+        self._watcher = self._schedule.watcher()
+        self._phase: Phase = self._schedule.phase_at(0, watcher=self._watcher)
         self._build_all(config)
         self._sampling = Sampling(
             self.env_runner_group, self.config, self._faults, lambda: self.restore_env_runners(self.env_runner_group)
@@ -98,9 +101,6 @@ class TeamAlgorithm(EvaluatingPPO):
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
         self._agents = self.config.team_spec().agents
         self._gauges = Gauges(config.trial_name or getattr(config.env, "__name__", config.env))
-        self._schedule = self.config.phase_schedule()
-        self._watcher = self._schedule.watcher()
-        self._phase: Phase = self._schedule.phase_at(0, watcher=self._watcher)
         if self.config.backbone_checkpoint is not None:
             self._start_from(backbone_weights(self.config.backbone_checkpoint, self.config.policy_config()))
         if self.config.adapter_files is not None:
