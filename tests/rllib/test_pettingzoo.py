@@ -49,9 +49,11 @@ def test_trains_evaluates_saves_and_restores(small_config, build, tmp_path, name
     restored.stop()
 
 
-def test_a_multi_agent_env_by_itself_is_told_the_way(small_config):
-    with pytest.raises(ValueError, match=r'\.environment\("pettingzoo", env_config=\{"env": YourEnv'):
-        small_config(as_multi_agent(games.Game), {}).validate()
+def test_a_multi_agent_env_by_itself_is_the_same_team(small_config):
+    kind = as_multi_agent(games.Game)
+    direct, by_name = small_config(kind, {}), small_config("pettingzoo", {"env": kind})
+    direct.validate()
+    assert direct.env == "pettingzoo" and direct.team_spec() == by_name.team_spec()
 
 
 def test_an_agent_without_a_choice_stops_training_with_its_name(small_config, build):
