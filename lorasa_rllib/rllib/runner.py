@@ -106,7 +106,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def _whose(self) -> Worker:
         """What constructors of environments are told about this env runner."""
         index = self.worker_index or 0
-        restarted = index > 0 and ray.get_runtime_context().was_current_actor_reconstructed
+        context = ray.get_runtime_context()
+        restarted = context.worker.mode == ray.WORKER_MODE and context.was_current_actor_reconstructed
         return self.config.worker(index, recreated=restarted or self._remade > 0)
 
     @override(EnvRunner)

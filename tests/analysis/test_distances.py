@@ -40,6 +40,8 @@ def by_definition(policy, of_owner, bank):
             apart = []
             for row in bank.active_rows():
                 x, y = of_owner[i].flatten(0, 1)[row].numpy(), of_owner[j].flatten(0, 1)[row].numpy()
+                if np.isnan(x).any() or np.isnan(y).any():  # the row leaves one of them no choice
+                    continue
                 if spec.continuous:
                     owners = (holders[row],) if policy.actor.router.by_role else (i, j)
                     d = min(spec.action_sizes[a] for a in owners)
