@@ -30,13 +30,21 @@ def acts(policy, obs, roles, mask):
 
 
 def outputs(policy, obs, roles, mask):
-    """Everything a distribution consists of, which tells policies apart better than greedy actions."""
+    """Everything a distribution consists of, which tells policies apart better than greedy actions.
+
+    [N, ...], choices as the network's last layer has them: components come and go with the agents that have them.
+    """
     loaded = LoadedPolicy(policy)
     rows = {"roles": roles, "masks": mask}
     rows = {name: torch.as_tensor(x) for name, x in rows.items() if x is not None}
     found = loaded._actor(torch.as_tensor(obs), adapters=policy.adapters_on, **rows)
     if hasattr(found, "log_probs"):
-        return found.log_probs.clamp(min=-1e9).numpy()
+        spec, log_probs = policy.config.spec, found.log_probs.clamp(min=-1e9).numpy()
+        place, real = (table.reshape(spec.num_agents, -1) for table in spec.choice_table())
+        rows = np.full((spec.num_agents, spec.action_size), -1e9, np.float32)
+        agent, entry = np.nonzero(real)
+        rows[agent, place[agent, entry]] = log_probs[agent, entry]
+        return rows
     return np.concatenate(np.broadcast_arrays(found.mean.numpy(), found.std.numpy()), -1)
 
 
