@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.11 python3; do $$p -c "" >/dev/null 2>&1 && e
 TRAIN_ARGS ?= --scenario HalfCheetah-2x3 --methods ps lora lora-joint --total-env-steps 400000 --phase-switch 0.5 \
 	--storage-path results/runs --name make_train --resume
 
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
@@ -15,13 +17,14 @@ train test test-cluster bench results: export OMP_NUM_THREADS = 1
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "Variables: PYTHON (3.11 or newer, used to make .venv), TRAIN_ARGS (options of tune_configs/mamujoco.py)."
+	@echo "Variables: PYTHON (3.11 or newer, used to make .venv), TRAIN_ARGS (options of tune_configs/mamujoco.py)," \
+		"JOBS (processes that run tests, one per core)."
 
 train: $(INSTALLED) ## train on multi-agent MuJoCo with TRAIN_ARGS
 	.venv/bin/python tune_configs/mamujoco.py $(TRAIN_ARGS)
 
 test: $(INSTALLED) ## run the tests, but those of test-cluster
-	.venv/bin/python -m pytest -m "not cluster"
+	.venv/bin/python -m pytest -m "not cluster" --numprocesses $(JOBS) --dist loadfile
 
 test-cluster: $(INSTALLED) ## run the tests that start clusters on this machine and kill parts of them
 	tests/install_tools.sh

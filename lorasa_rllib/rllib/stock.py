@@ -1,8 +1,7 @@
 """Our environments and our module under RLlib's own algorithms, env runners and learners, unmodified.
 
     from ray.rllib.algorithms.ppo import PPOConfig
-    from lorasa_rllib import shared_policy_spec
-    from lorasa_rllib.rllib.module import map_to_shared_policy
+    from lorasa_rllib import map_to_shared_policy, shared_policy_spec
 
     env_config = {"scenario": "HalfCheetah", "agent_conf": "6x1"}
     config = (
