@@ -74,8 +74,12 @@ def moved_by(policy: TeamPolicy, unit: Unit) -> tuple[int, ...] | None:
 
 
 def reaching_others(policy: TeamPolicy, units: Sequence[Unit]) -> list[bool]:
-    """Of each unit, whether its step also moves agents of another one: both then train some weight together."""
-    if _all_share(policy):
+    """Of each unit, whether its step also moves rows of another one.
+
+    Agents do if they train some weight together. Roles do in recurrent policies: what an agent in one role remembers
+    goes on into the steps in which it has another.
+    """
+    if _all_share(policy) or (policy.actor.recurrent and any(unit.roles for unit in units)):
         return [True] * len(units)
     held = [{part for agent in unit.agents for part in enumerate(_owners_of(policy, agent))} for unit in units]
     holders = Counter(part for parts in held for part in parts)

@@ -138,6 +138,31 @@ def test_ratios_at_hand_are_those_of_the_policy_of_today(method, phase, recurren
 
 
 @pytest.mark.parametrize("loop", LOOPS)
+def test_roles_are_corrected_for_what_agents_remember_from_the_steps_of_others(loop):
+    """A role's step moves the hidden states, and so the ratios, of those roles that its agents have later on."""
+    policy = make_policy(UNEQUAL, owner_tables(3)["role"], network=NetworkConfig(hidden_size=5, recurrent=True))
+    policy.set_phase("adapters")
+    config, stale = dataclasses.replace(LOOPS[loop], chunk_length=4), 0
+    for seed in range(3):
+        rollout = random_rollout(policy, 8, 3, noise=0.0, seed=seed, chunk_length=4)
+        run = sequence(copy.deepcopy(policy), rollout, config)
+        batch, then = run.batch, None
+        inputs = {"roles": batch.roles, "masks": batch.masks, "state": batch.actor_state, "keep": batch.keep}
+        for event in run.events():
+            if isinstance(event, Stepped) or event.unit is None:
+                continue
+            place = run.order.index(event.unit)
+            with torch.no_grad():
+                now = run.ratios.log_ratio_of(run._policy.distribution(batch.obs, **inputs).log_prob(batch.actions))
+            product = product_of(now, batch, Unit.joined(run.order[: place + 1]))
+            torch.testing.assert_close(event.log_ratios, in_time(product, rollout.num_envs), **EXACT)
+            if place > 1:  # the first unit's own ratios, since they were those of the unit last done
+                stale += not torch.allclose(then, product_of(now, batch, run.order[0]))
+            then = product_of(now, batch, run.order[0])
+    assert stale  # otherwise nothing was at stake
+
+
+@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize(("method", "phase"), CASES)
 def test_training_slices_is_training_wholes(method, phase, loop, monkeypatch):
     policy = with_phase(make_policy(UNEQUAL, owner_tables(3)[method], network=NetworkConfig(hidden_size=4)), phase)
