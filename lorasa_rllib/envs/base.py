@@ -54,6 +54,9 @@ class TeamStep:
     final_obs   float32 [F, N, obs_size]                           final_state float32 [F, S]
     won         bool [F] or None: battles won, for environments with a win flag
     left        bool [E, N] or None: agents whose own return ended with this step, where each has its own reward
+    cut         bool [E, N] or None: agents that were truncated while others of their team go on
+    cut_obs     float32 [C, N, obs_size]                           cut_state   float32 [C, S], the true last ones of
+                                                                   the C environments with any such agent
     metrics     F dictionaries or None: numbers that the environment reports about each episode that ended
     """
 
@@ -70,6 +73,9 @@ class TeamStep:
     roles: np.ndarray | None = None
     won: np.ndarray | None = None
     left: np.ndarray | None = None
+    cut: np.ndarray | None = None
+    cut_obs: np.ndarray | None = None
+    cut_state: np.ndarray | None = None
     metrics: Sequence[Mapping[str, float]] | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,14 @@ ACTING = ("obs_sizes", "action_kind", "action_sizes", "action_low", "action_high
 
 TRAINING = (*ACTING, "state_size", "state_per_agent", "shared_reward", "num_roles")
 """What actor, critic and rollouts depend on."""
+
+PARTS = re.compile(r"(\D+|^)(\d*)")
+"""Text and the number that follows it."""
+
+
+def by_name(agents: Sequence[str]) -> tuple[str, ...]:
+    """Agents in the order of their names, "agent_2" before "agent_10": the same in every process."""
+    return tuple(sorted(agents, key=lambda name: ([(p, int(n or 0)) for p, n in PARTS.findall(name)], name)))
 
 
 def in_order(
@@ -94,6 +103,9 @@ class OrderedTeam(TeamWrapper):
             masks=None if step.masks is None else step.masks[:, row],
             roles=None if step.roles is None else step.roles[:, row],
             left=None if step.left is None else step.left[:, row],
+            cut=None if step.cut is None else step.cut[:, row],
+            cut_obs=None if step.cut_obs is None else step.cut_obs[:, row],
+            cut_state=step.cut_state[:, row] if own_state and step.cut_state is not None else step.cut_state,
         )
 
 

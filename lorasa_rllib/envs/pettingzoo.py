@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
@@ -55,7 +55,8 @@ class PettingZooTeam(VectorTeamEnv):
     observations in a row. Agents are called by `str` of their ids.
     An observation that has not its space's shape, or is missing, is a TeamEnvError with the name of the agent.
     Agents that leave stay in the arrays as inactive, with zeros. An episode ends when all agents have left, and is
-    truncated if any of the last ones was; an agent that is both terminated and truncated is terminated.
+    truncated if any of the last ones was; an agent that is both terminated and truncated is terminated. One that is
+    truncated while others go on is valued at its last observation.
     """
 
     spec_needs_copy: ClassVar[bool] = True
@@ -152,13 +153,15 @@ class PettingZooTeam(VectorTeamEnv):
         for e in range(self.num_envs):
             self._begin(e, None if seed is None else seed + e)
         none, rewards = np.zeros(self.num_envs, bool), np.zeros(self._active.shape, np.float32)
-        return self._answer(rewards, none, none, np.zeros(self._active.shape, bool), [])
+        nobody = np.zeros(self._active.shape, bool)
+        return self._answer(rewards, none, none, nobody, nobody, [], [])
 
     def step(self, actions: np.ndarray) -> TeamStep:
         rewards = np.zeros(self._active.shape, np.float32)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
-        left = np.zeros(self._active.shape, bool)
+        left, cut = np.zeros(self._active.shape, bool), np.zeros(self._active.shape, bool)
         final: list[tuple[np.ndarray, np.ndarray]] = []
+        parting: list[tuple[np.ndarray, np.ndarray]] = []
         metrics: list[dict[str, float]] = []
         self._time += 1
         for e, game in enumerate(self._games):
@@ -168,22 +171,24 @@ class PettingZooTeam(VectorTeamEnv):
             moves = {agent: self.spec.action_of(n, actions[e, n]) for agent, n in zip(acted, who, strict=True)}
             obs, earned, ends, cuts, infos = of_step(game, game.step(moves))
             rewards[e, who] = numbers(of_each(acted, earned, "reward"), acted)
-            ended, cut = of_each(acted, ends, "termination"), of_each(acted, cuts, "truncation")
+            ended, stopped = of_each(acted, ends, "termination"), of_each(acted, cuts, "truncation")
             left[e, who] = [bool(end) for end in ended]
-            gone = [agent for agent, end, stop in zip(acted, ended, cut, strict=True) if end or stop]
+            gone = [agent for agent, end, stop in zip(acted, ended, stopped, strict=True) if end or stop]
             over = not game.agents or len(gone) == len(acted)
             if over or self._time[e] == self._limit:
                 self._infos.add(e, acted, infos)
                 metrics.append(self._infos.finish(e, infos))
-                truncated[e] = not over or any(stop and not end for end, stop in zip(ended, cut, strict=True))
+                truncated[e] = not over or any(stop and not end for end, stop in zip(ended, stopped, strict=True))
                 terminated[e] = not truncated[e]
-                self._observe(e, acted, obs, None)
-                final.append((self._obs[e].copy(), self._state[e].copy()))
+                final.append(self._last(e, acted, obs))
                 self._begin(e, None)
             else:
                 self._infos.add(e, gone, infos)
+                cut[e, who] = [bool(stop and not end) for end, stop in zip(ended, stopped, strict=True)]
+                if cut[e].any():
+                    parting.append(self._last(e, {**dict.fromkeys(acted), **dict.fromkeys(game.agents)}, obs))
                 self._observe(e, game.agents, obs, infos)
-        return replace(self._answer(rewards, terminated, truncated, left, final), metrics=metrics)
+        return replace(self._answer(rewards, terminated, truncated, left, cut, final, parting), metrics=metrics)
 
     @classmethod
     def to_be_rendered(cls, env_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,6 +218,11 @@ class PettingZooTeam(VectorTeamEnv):
         self._infos.restart(e)
         self._observe(e, self._games[e].agents, obs, infos)
 
+    def _last(self, e: int, agents: Iterable[Any], obs: Answer) -> tuple[np.ndarray, np.ndarray]:
+        """Observations and state that copy e came to, those of agents that leave with it among them; copies."""
+        self._observe(e, list(agents), obs, None)
+        return self._obs[e].copy(), self._state[e].copy()
+
     def _observe(self, e: int, agents: Sequence[Any], obs: Answer, infos: Answer | None) -> None:
         """Rows of the agents that are there, zeros for the others. infos: None after the last step, without masks."""
         self._obs[e], self._active[e] = 0.0, False
@@ -236,8 +246,17 @@ class PettingZooTeam(VectorTeamEnv):
             self._state[e] = self._obs[e][self._in_use]
 
     def _answer(
-        self, rewards: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, left: np.ndarray, final: list[Any]
+        self,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        left: np.ndarray,
+        cut: np.ndarray,
+        final: list[Any],
+        parting: list[Any],
     ) -> TeamStep:
+        final_obs, final_state = _stacked(final, self._obs, self._state)
+        cut_obs, cut_state = _stacked(parting, self._obs, self._state)
         if self._team_reward:
             rewards = getattr(rewards, self._team_reward)(1, keepdims=True)
         return TeamStep(
@@ -248,11 +267,19 @@ class PettingZooTeam(VectorTeamEnv):
             truncated=truncated,
             active=self._active,
             ended=np.flatnonzero(terminated | truncated),
-            final_obs=np.stack([obs for obs, _ in final]) if final else self._obs[:0],
-            final_state=np.stack([state for _, state in final]) if final else self._state[:0],
+            final_obs=final_obs,
+            final_state=final_state,
             masks=self._masks,
             left=None if self._team_reward else left,
+            cut=cut,
+            cut_obs=cut_obs,
+            cut_state=cut_state,
         )
+
+
+def _stacked(seen: Sequence[Any], obs: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of observations and state, stacked; without any, none of those `obs` and `state` have."""
+    return (np.stack([o for o, _ in seen]), np.stack([s for _, s in seen])) if seen else (obs[:0], state[:0])
 
 
 def _checked_limit(steps: int | None) -> int | None:

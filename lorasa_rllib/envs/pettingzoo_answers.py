@@ -72,12 +72,20 @@ def of_each(agents: Sequence[Any], given: Answer, what: str) -> list[Any]:
 def numbers(rewards: list[Any], agents: Sequence[Any]) -> list[Any]:
     """The rewards. Raises TeamEnvError if one is not a single number."""
     for agent, reward in zip(agents, rewards, strict=True):
-        if not (isinstance(reward, Real) or getattr(reward, "shape", None) == ()):
+        if not _is_number(reward):
             raise TeamEnvError(
                 f"agent {agent!r} was given the reward {described(reward)}. Let step() give it one number, or use "
                 "team_reward for one reward of the whole team."
             )
     return rewards
+
+
+def _is_number(reward: Any) -> bool:
+    """Whether it is one real number that arrays of floats can hold."""
+    try:
+        return (isinstance(reward, Real) or getattr(reward, "shape", None) == ()) and isinstance(float(reward), float)
+    except (OverflowError, TypeError, ValueError):
+        return False
 
 
 def own_state(game: Any) -> np.ndarray | None:

@@ -125,6 +125,8 @@ def targets_of(policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings
     terminated, ended = rollout.terminated.unsqueeze(-1), (rollout.terminated | rollout.truncated).unsqueeze(-1)
     if rollout.left is not None:
         terminated, ended = terminated | rollout.left, ended | rollout.left
+    if rollout.cut is not None:
+        ended = ended | rollout.cut
     errors = td_errors(
         rollout.rewards.expand_as(baseline),
         baseline,
@@ -191,14 +193,19 @@ def take_in(
 
 @torch.no_grad()
 def state_values(policy: TeamPolicy, rollout: TeamRollout) -> tuple[Tensor, Tensor]:
-    """Normalised values [T, E, V] of every step's state, and of the state it led to (if truncated, the true last)."""
+    """Normalised values [T, E, V] of every step's state, and of the state it led to (if cut off, the true last)."""
     stored = rollout.values is not None  # a recurrent critic ran along with the actor
     values = rollout.values if stored else policy.critic(rollout.state)  # [T + 1, E, V]
     next_values = values[1:]
     if len(rollout.final_index):
         next_values = next_values.clone()
         t, e = rollout.final_index.T
-        next_values[t, e] = rollout.final_values if stored else policy.critic(rollout.final_state)
+        final = rollout.final_values if stored else policy.critic(rollout.final_state)
+        if rollout.cut is None:
+            next_values[t, e] = final
+        else:  # in an episode that goes on, only of those that were cut; no step has two entries
+            whose = rollout.truncated[t, e].unsqueeze(-1) | rollout.cut[t, e]
+            next_values[t, e] = torch.where(whose, final, next_values[t, e])
     return values[:-1], next_values
 
 

@@ -23,11 +23,14 @@ class TeamRollout:
     actions     [T, E, N, d], as the policy drew them  log_probs    float32 [T, E, N, d], of those actions
     rewards     float32 [T, E, R], R = 1 or N          active       bool [T, E, N], False for dead agents
     terminated  bool [T, E], the episode ended here    truncated    bool [T, E], it was cut here by a time limit
-    final_index int64 [F, 2], (t, e) of truncated steps, whose true last observation and state are
-    final_obs   float32 [F, N, obs_size]  and  final_state float32 [F, S]: `state[t + 1]` is the next episode's first.
+    final_index int64 [F, 2], (t, e) of steps in which the episode or an agent was cut, whose true last observations
+                and state are
+    final_obs   float32 [F, N, obs_size]  and  final_state float32 [F, S]: `state[t + 1]` is the next episode's first,
+                or lacks those that have left.
 
     Optional columns: masks bool [T, E, N, action_size]; roles int64 [T, E, N]; left bool [T, E, N], agents whose own
-    return ended here (`TeamStep.left`); values float32 [T + 1, E, V] and
+    return ended here (`TeamStep.left`); cut bool [T, E, N], agents with a reward of their own that were truncated while
+    others go on (`TeamStep.cut`); values float32 [T + 1, E, V] and
     final_values float32 [F, V] of a recurrent critic; actor_state float32 [T / L, E, N, h] and critic_state
     [T / L, E, V, h]: what recurrent networks carry into the first step of every chunk of L steps.
     """
@@ -46,6 +49,7 @@ class TeamRollout:
     masks: Any = None
     roles: Any = None
     left: Any = None
+    cut: Any = None
     values: Any = None
     actor_state: Any = None
     critic_state: Any = None

@@ -121,10 +121,16 @@ class Collector:
             rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
             if rollout.left is not None:
                 rollout.left[t] = step.left
+            if rollout.cut is not None:
+                rollout.cut[t] = step.cut
+                last = _rows_of(np.flatnonzero(step.cut.any(1)), step.cut_obs, step.cut_state)  # type: ignore[union-attr]
+                final += [(t, *row) for row in last]
+                critic.end(last)
             if len(step.ended):
-                cut = [i for i, e in enumerate(step.ended) if step.truncated[e]]
-                final += [(t, int(step.ended[i]), step.final_obs[i].copy(), step.final_state[i].copy()) for i in cut]
-                critic.end(step, [int(step.ended[i]) for i in cut])
+                ended = _rows_of(step.ended, step.final_obs, step.final_state)
+                last = [row for row in ended if step.truncated[row[0]]]
+                final += [(t, *row) for row in last]
+                critic.end(last)
                 self._memory.clear(step.ended)
                 for e, summary in zip(step.ended, self._meter.finish(step), strict=True):
                     self._count(summary, int(e), taken)
@@ -214,6 +220,11 @@ class Collector:
         return tensor[None] if self._memory.recurrent else tensor
 
 
+def _rows_of(envs: np.ndarray, obs: Any, state: Any) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """The number, observations and state of every environment in `envs`."""
+    return [(int(e), obs[i].copy(), state[i].copy()) for i, e in enumerate(envs)]
+
+
 @contextmanager
 def named_errors(env: VectorTeamEnv) -> Iterator[None]:
     """Raises what an environment raises as TeamEnvError with the copy's number, where that is known.
@@ -239,10 +250,12 @@ def check(step: TeamStep, spec: TeamSpec, begun: np.ndarray) -> None:
             f"an episode of environment {begun[~alive][0]} began with nobody alive: none of its {spec.num_agents} "
             "agents is active, so there is nothing to learn. Let reset() begin with at least one of them."
         )
-    for name in ("obs", "state", "rewards", "final_obs", "final_state"):
+    for name in ("obs", "state", "rewards", "final_obs", "final_state", "cut_obs", "cut_state"):
         column = getattr(step, name)
-        if not np.isfinite(column).all():
+        if column is not None and not np.isfinite(column).all():
             rows = step.ended if name.startswith("final") else range(len(column))
+            if name.startswith("cut"):
+                rows = np.flatnonzero(step.cut.any(1))  # type: ignore[union-attr]
             e = rows[np.argwhere(~np.isfinite(column))[0][0]]
             raise TeamEnvError(
                 f"the environment gave a NaN or infinite value in {name} of environment {e}. Look at the environment "
@@ -275,5 +288,6 @@ def empty_rollout(env: VectorTeamEnv, steps: int, first: TeamStep, memory: Memor
         masks=None if first.masks is None else np.empty((*shape, spec.action_size), bool),
         roles=None if first.roles is None else np.empty(shape, np.int64),
         left=None if first.left is None else np.empty(shape, bool),
+        cut=None if first.cut is None or spec.shared_reward else np.empty(shape, bool),
         **memory.columns(steps),
     )

@@ -65,7 +65,7 @@ class RunningCritic:
     """Steps a recurrent critic beside the actor and writes its values; without one, does nothing.
 
     Normalised values: of every step's state, of the state after the last step, and of the true last states of
-    truncated episodes.
+    episodes and agents that were truncated.
     """
 
     def __init__(self, critic: Any, memory: Memory):
@@ -82,14 +82,16 @@ class RunningCritic:
             if t < rollout.num_steps:
                 self._memory.keep("critic", hidden[0])
 
-    def end(self, step: TeamStep, slots: Sequence[int]) -> None:
-        """Values the true last states of the truncated among the ended episodes; before the memory is cleared."""
-        if self._critic is None or not slots:
+    def end(self, last: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> None:
+        """Values the true last states of slots where something was cut (slot, observations, state).
+
+        Called before the memory is cleared.
+        """
+        if self._critic is None or not last:
             return
-        rows = np.flatnonzero(step.truncated[step.ended])
         with torch.inference_mode():
-            hidden = self._memory.critic[torch.as_tensor(slots)]  # type: ignore[index]
-            values, _ = self._critic.unroll(torch.from_numpy(step.final_state[rows])[None], hidden)
+            hidden = self._memory.critic[torch.tensor([slot for slot, _, _ in last])]  # type: ignore[index]
+            values, _ = self._critic.unroll(torch.from_numpy(np.stack([state for _, _, state in last]))[None], hidden)
         self._final.append(values[0].numpy())
 
     def finish(self, rollout: TeamRollout) -> None:

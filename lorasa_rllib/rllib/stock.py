@@ -26,6 +26,7 @@ from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
 
 from lorasa_rllib.envs.base import TeamEnvError, TeamStep, Worker
+from lorasa_rllib.envs.ordered import by_name
 from lorasa_rllib.envs.registry import make_environment
 from lorasa_rllib.nn.policy import Phase
 from lorasa_rllib.rllib.config import TeamConfig
@@ -41,18 +42,24 @@ class TeamMultiAgentEnv(MultiAgentEnv):
 
     config: "env", a registered name or a subclass of `VectorTeamEnv`, and its "env_config".
 
+    Agents are numbered in the order of their names, as in `shared_policy_spec`: env runners have no other order in
+    common.
+
     Observations are dictionaries: "obs" [obs_size] and "state" [S] float32, "agent" (index), and where the team has
     them "action_mask" int8 [choices] and "role". Continuous actions lie in [-1, 1].
     A shared reward is split evenly among the agents that acted, so the return of RLlib's episode (a sum over agents)
     is the team's. An agent that dies gets a last observation, terminates and stays out until the next episode; what it
-    would earn afterwards is lost. An episode ends when the environment says so or when nobody is left; time limits
-    are truncations. Last observations allow every choice: nothing follows them.
+    would earn afterwards is lost. So does one that is truncated while others go on, with a truncation. An episode ends
+    when the environment says so or when nobody is left; time limits are truncations. Last observations allow every
+    choice: nothing follows them.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         inside = config.get("env_config") or {}
-        self.team = make_environment(config["env"], 1, dict(inside), worker=_worker(config, inside))
+        team = make_environment(config["env"], 1, dict(inside), worker=_worker(config, inside))
+        order = by_name(team.spec.agents)  # their own may differ between processes
+        self.team = team if team.spec.agents == order else team.reordered(order)
         self.possible_agents = list(self.team.spec.agents)
         self.agents = list(self.possible_agents)
         observation, action = row_spaces(self.team.spec)
@@ -87,14 +94,21 @@ class TeamMultiAgentEnv(MultiAgentEnv):
             last = self._rows(acted, step.final_obs[0], step.final_state[0], None)
             return last, rewards, {"__all__": bool(step.terminated[0])}, {"__all__": bool(step.truncated[0])}, {}
         self._note_roles(step)  # last observations keep the roles before
-        died = acted & ~step.active[0]
-        self._gone = self._gone | died
+        gone = acted & ~step.active[0]
+        cut = np.zeros_like(gone) if step.cut is None else gone & step.cut[0]
+        self._gone = self._gone | gone
         self._present = step.active[0] & ~self._gone
-        masks = None if step.masks is None else np.where(died[:, None], True, step.masks)
-        terminated = {self.possible_agents[n]: True for n in np.flatnonzero(died)}
-        terminated["__all__"] = not self._present.any()
+        masks = None if step.masks is None else np.where(gone[:, None], True, step.masks)
+        terminated, truncated = (
+            {self.possible_agents[n]: True for n in np.flatnonzero(who)} for who in (gone & ~cut, cut)
+        )
+        terminated["__all__"], truncated["__all__"] = not (self._present.any() or cut.any()), False
         rows = self._rows(acted | self._present, step.obs[0], step.state[0], masks)
-        return rows, rewards, terminated, {"__all__": False}, {}
+        if cut.any():
+            assert step.cut_obs is not None and step.cut_state is not None
+            rows |= self._rows(cut, step.cut_obs[0], step.cut_state[0], None)
+            truncated["__all__"] = not self._present.any()
+        return rows, rewards, terminated, truncated, {}
 
     def render(self) -> Any:
         return self.team.render()
@@ -182,6 +196,7 @@ def shared_policy_spec(
         raise ValueError("adapter_key as a function needs this package's env runners; use MAPPOConfig, or 'role'.")
     config = TeamConfig().environment(env, env_config=dict(env_config or {}))
     config = config.sharing(sharing, **options).network(**(network or {})).training(critic_input=critic_input)
+    config.order_agents(by_name(config.team_spec().agents))
     policy = config.policy_config()
     if policy.network.recurrent or policy.network.critic_recurrent:
         raise ValueError("recurrent networks need this package's env runners; use MAPPOConfig, or recurrent=False.")

@@ -18,7 +18,7 @@ from lorasa_rllib.envs.synthetic import SyntheticTeam
 from tests.envs import games
 from tests.envs.rllib_twin import as_multi_agent
 
-ROWS = {"obs", "active", "masks", "roles", "left", "final_obs"}
+ROWS = {"obs", "active", "masks", "roles", "left", "cut", "final_obs", "cut_obs"}
 
 
 def played(env, agents, steps=30):
@@ -44,7 +44,7 @@ def played(env, agents, steps=30):
         for name in (f.name for f in fields(TeamStep)):
             value = getattr(step, name)
             by_row = name in ROWS or (name == "rewards" and not spec.shared_reward)
-            by_row = by_row or (name in ("state", "final_state") and spec.state_per_agent)
+            by_row = by_row or (name in ("state", "final_state", "cut_state") and spec.state_per_agent)
             found[name] = np.array(value)[:, row] if by_row and value is not None else np.array(value)
         return found
 

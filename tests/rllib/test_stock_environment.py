@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from ray.rllib.utils.pre_checks.env import check_multiagent_environments
 
-from lorasa_rllib import TeamMultiAgentEnv
+from lorasa_rllib import TeamMultiAgentEnv, shared_policy_spec
 from lorasa_rllib.envs.base import TeamEnvError
 from lorasa_rllib.envs.synthetic import SyntheticTeam
+from lorasa_rllib.nn.policy import PolicyConfig
 from tests.envs import games
 from tests.rllib.test_stock import TEAMS
 
@@ -107,3 +108,24 @@ def test_masks_that_come_after_the_first_reset_are_not_dropped_in_silence():
     env.step(dict.fromkeys(env.agents, 1))
     with pytest.raises(TeamEnvError, match="agent 'bob' was given an action mask, but the first reset"):
         env.step(dict.fromkeys(env.agents, 1))
+
+
+class Turned(games.Game):
+    """Its agents are listed in another order in each process."""
+
+    def __init__(self, turn):
+        super().__init__()
+        self.possible_agents = [*self.possible_agents[turn:], *self.possible_agents[:turn]]
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_agents_have_the_same_numbers_whatever_the_order_of_the_environment(turn):
+    settings = {"env": Turned, "turn": turn}
+    own = Turned(turn).possible_agents
+    spec = shared_policy_spec("pettingzoo", settings, "seps", groups=[0, 1, 1])  # of the first in its own order, ...
+    policy = PolicyConfig.from_dict(spec.model_config)
+    env = TeamMultiAgentEnv({"env": "pettingzoo", "env_config": settings})
+    rows, _ = env.reset(seed=0)
+    assert {name: int(row["agent"]) for name, row in rows.items()} == {"ann": 0, "bob": 1, "cleo": 2}
+    assert policy.spec.agents == ("ann", "bob", "cleo")
+    assert [policy.owners.backbone_of[policy.spec.agents.index(agent)] for agent in own] == [0, 1, 1]
