@@ -24,7 +24,7 @@ train: $(INSTALLED) ## train on multi-agent MuJoCo with TRAIN_ARGS
 	.venv/bin/python tune_configs/mamujoco.py $(TRAIN_ARGS)
 
 test: $(INSTALLED) ## run the tests, but those of test-cluster
-	.venv/bin/python -m pytest -m "not cluster" --numprocesses $(JOBS) --dist loadfile
+	.venv/bin/python -m pytest -m "not cluster" --numprocesses $(JOBS) --dist worksteal
 
 test-cluster: $(INSTALLED) ## run the tests that start clusters on this machine and kill parts of them
 	tests/install_tools.sh

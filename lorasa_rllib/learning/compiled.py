@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 Compile = Literal["auto"] | bool
 COLUMNS = ("obs", "state", "actions", "log_probs", "active", "advantages", "values", "targets", "masks")
 COMPILERS = ("g++", "clang++", "c++")
-PATIENCE = 5.0
-"""Seconds that optimiser steps must have taken before "auto" begins to compile: very short runs are left alone."""
+PATIENCE = 20.0
+"""Seconds that optimiser steps must have taken before "auto" begins to compile: a run that has gone on for as long as
+half a compilation takes will probably go on for as long as it saves."""
 
 
 class StepCompiler:
