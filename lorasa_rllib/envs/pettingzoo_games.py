@@ -14,7 +14,7 @@ from typing import Any
 from pettingzoo import AECEnv, ParallelEnv
 
 from lorasa_rllib.envs.base import Worker
-from lorasa_rllib.envs.rllib_game import RLlibGame, env_context, is_rllib_game, takes_config
+from lorasa_rllib.envs.rllib_game import RLlibGame, env_context, is_rllib_game, refuse_wrapper, takes_config
 from lorasa_rllib.install import installing
 
 TURNS = "Where agents may act at once, hand over a function that wraps it in pettingzoo.utils.aec_to_parallel."
@@ -84,6 +84,7 @@ def _takes(function: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
 
 
 def _function(env: Any) -> Callable[..., Any]:
+    refuse_wrapper(env)
     if callable(env):
         return env
     if hasattr(env, "reset") and hasattr(env, "step"):

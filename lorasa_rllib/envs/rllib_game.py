@@ -14,6 +14,7 @@ from lorasa_rllib.envs.pettingzoo_answers import of_reset, of_step
 ALL = "__all__"
 MULTI_AGENT_ENV = ("ray.rllib.env.multi_agent_env", "MultiAgentEnv")
 ENV_CONTEXT = ("ray.rllib.env.env_context", "EnvContext")
+WRAPPERS = "ray.rllib.env.wrappers."
 CONFIG = re.compile("config|context|cfg|ctx")
 
 
@@ -114,6 +115,16 @@ class RLlibGame:
 def is_rllib_game(kind: type) -> bool:
     """Whether a class is an RLlib `MultiAgentEnv`."""
     return any((base.__module__, base.__name__) == MULTI_AGENT_ENV for base in kind.__mro__)
+
+
+def refuse_wrapper(env: Any) -> None:
+    """Raises ValueError for RLlib's wrappers, classes or copies of them, that need an environment to wrap."""
+    kind = env if isinstance(env, type) else type(env)
+    if kind.__module__.startswith(WRAPPERS):
+        raise ValueError(
+            f"{kind.__name__} wraps an environment, and env runners make copies of their own: hand over the class of "
+            f"the environment inside as it is, or a function such as lambda config: {kind.__name__}(MyEnv(**config))."
+        )
 
 
 def takes_config(make: Callable[..., Any], settings: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
 from lorasa_rllib.nn.policy import PolicyConfig
 from lorasa_rllib.rllib.keywords import knows_its_keywords, suggestion
 from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
-from lorasa_rllib.rllib.ranges import settle_numbers
+from lorasa_rllib.rllib.ranges import check_not_dropped, settle_numbers
 from lorasa_rllib.rllib.sharing_config import SharingConfig
 from lorasa_rllib.rllib.spaces import row_spaces
 from lorasa_rllib.rllib.user_envs import is_team_env
@@ -218,6 +218,15 @@ class TeamConfig(SharingConfig):
             return super().update_from_dict(config_dict)
         rest = {name: value for name, value in config_dict.items() if name != "env"}
         return super().update_from_dict(rest).environment(config_dict["env"])
+
+    @override(PPOConfig)
+    def get_state(self) -> dict[str, Any]:
+        """Everything that makes this config again, also for algorithms, which are built from a copy.
+
+        Raises ValueError for settings of -1, which RLlib would leave out.
+        """
+        check_not_dropped(vars(self))
+        return super().get_state()
 
     # What the settings mean
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -188,7 +188,6 @@ SETTINGS: tuple[Setting, ...] = (
         "sample_ahead",
         "create_local_env_runner",
         "create_env_on_local_worker",
-        "validate_env_runners_after_construction",
     ),
     *_counts("learners", 0, "num_learners", "local_gpu_idx"),
     Setting("learners", "num_cpus_per_learner", low=0, words=("auto",)),
@@ -203,10 +202,9 @@ SETTINGS: tuple[Setting, ...] = (
     *_counts("evaluation", 1, "evaluation_auto_duration_max_env_steps_per_sample"),
     Setting("evaluation", "evaluation_error_after_n_consecutive_skips", "count", 1, none="never"),
     *_flags("evaluation", "evaluation_parallel_to_training", "evaluation_force_reset_envs_before_iteration"),
-    Setting("fault_tolerance", "max_num_env_runner_restarts", "count", -1),
+    Setting("fault_tolerance", "max_num_env_runner_restarts", "count", 0),
     Setting("fault_tolerance", "delay_between_env_runner_restarts_s", low=0),
     Setting("fault_tolerance", "env_runner_restore_timeout_s", low=0),
-    *_counts("fault_tolerance", 0, "num_consecutive_env_runner_failures_tolerance"),
     *_flags("fault_tolerance", "restart_failed_env_runners", "ignore_env_runner_failures"),
     *_counts("reporting", 1, "metrics_num_episodes_for_smoothing"),
     Setting("reporting", "min_time_s_per_iteration", low=0, none="no limit"),
@@ -214,6 +212,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("reporting", "min_sample_timesteps_per_iteration", "count", 0, none="no limit"),
     Setting("debugging", "seed", "count", 0, 2**31 - 1, none="a random one"),
 )
+
+
+def check_not_dropped(settings: Mapping[str, Any]) -> None:
+    """Raises ValueError for settings of -1: RLlib takes it for "not set" where it makes a config from another one."""
+    for setting in SETTINGS:
+        value = settings.get(setting.attribute or setting.name)
+        if setting.setter != "network" and isinstance(value, Real) and value == -1:
+            raise ValueError(f"{setting.name}={value!r} must be {setting}.")
 
 
 def settle_numbers(config: Any) -> None:

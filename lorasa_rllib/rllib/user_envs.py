@@ -12,6 +12,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 
 from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.registry import ENVIRONMENTS
+from lorasa_rllib.envs.rllib_game import refuse_wrapper
 
 GAMES = "pettingzoo"
 
@@ -45,6 +46,7 @@ def game_of(env: Any) -> Any:
 
     Raises ValueError for anything else.
     """
+    refuse_wrapper(env)
     if isinstance(env, ModuleType):
         return env.__name__
     if callable(env):

@@ -17,32 +17,38 @@ from lorasa_rllib.rllib.keywords import suggestion
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.ranges import settle_numbers
 
+BY_RLLIB = frozenset(
+    {"algo_class", "in_evaluation", "simple_optimizer", "_is_frozen", "_is_online", "_validate_config"}
+)
+"""Attributes of configs that RLlib sets for itself."""
+
+JUDGED = frozenset({"use_kl_loss", "policies", "policy_mapping_fn"})
+"""Settings whose other values are refused below, with reasons of their own."""
+
 # fmt: off
-WORKS = frozenset({
-    "env", "env_config", "algo_class", "env_runner_cls", "seed", "log_level", "explore", "in_evaluation", "gamma",
-    "lr", "lambda_", "clip_param", "vf_clip_param", "vf_loss_coeff", "entropy_coeff", "grad_clip", "num_epochs",
-    "minibatch_size", "train_batch_size", "_train_batch_size_per_learner", "rollout_fragment_length",
-    "sample_timeout_s", "use_kl_loss", "num_env_runners", "num_envs_per_env_runner", "create_local_env_runner",
-    "create_env_on_local_worker", "num_cpus_per_env_runner", "num_gpus_per_env_runner",
-    "custom_resources_per_env_runner", "validate_env_runners_after_construction",
-    "max_requests_in_flight_per_env_runner", "broadcast_env_runner_states",
+WORKS = BY_RLLIB | JUDGED | frozenset({
+    "env", "env_config", "env_runner_cls", "seed", "log_level", "explore", "gamma", "lr", "lambda_", "clip_param",
+    "vf_clip_param", "vf_loss_coeff", "entropy_coeff", "grad_clip", "num_epochs", "minibatch_size",
+    "train_batch_size", "_train_batch_size_per_learner", "rollout_fragment_length", "sample_timeout_s",
+    "num_env_runners", "num_envs_per_env_runner", "create_local_env_runner", "create_env_on_local_worker",
+    "num_cpus_per_env_runner", "num_gpus_per_env_runner", "custom_resources_per_env_runner",
     "metrics_num_episodes_for_smoothing", "num_learners", "num_cpus_per_learner", "num_gpus_per_learner",
-    "custom_resources_per_learner", "local_gpu_idx", "max_requests_in_flight_per_learner",
-    "num_cpus_for_main_process", "custom_resources_for_main_process", "placement_strategy",
-    "evaluation_interval", "evaluation_duration", "evaluation_duration_unit", "evaluation_config",
-    "evaluation_num_env_runners", "evaluation_parallel_to_training", "evaluation_sample_timeout_s",
-    "evaluation_force_reset_envs_before_iteration", "evaluation_auto_duration_min_env_steps_per_sample",
-    "evaluation_auto_duration_max_env_steps_per_sample", "custom_evaluation_function",
-    "evaluation_error_after_n_consecutive_skips", "restart_failed_env_runners", "ignore_env_runner_failures",
-    "max_num_env_runner_restarts", "delay_between_env_runner_restarts_s",
-    "env_runner_restore_timeout_s", "num_consecutive_env_runner_failures_tolerance", "min_time_s_per_iteration",
-    "min_train_timesteps_per_iteration", "min_sample_timesteps_per_iteration", "log_sys_usage", "callbacks_class",
-    *(f"callbacks_{hook}" for hook in (*BY_RUNNERS, *BY_ALGORITHMS)), "policies",
-    "policy_mapping_fn", "_is_frozen", "_is_online", "simple_optimizer", "_use_msgpack_checkpoints",
-    "_validate_config", "stats_cls_lookup",
+    "custom_resources_per_learner", "local_gpu_idx", "num_cpus_for_main_process", "custom_resources_for_main_process",
+    "placement_strategy", "evaluation_interval", "evaluation_duration", "evaluation_duration_unit",
+    "evaluation_config", "evaluation_num_env_runners", "evaluation_parallel_to_training",
+    "evaluation_sample_timeout_s", "evaluation_force_reset_envs_before_iteration",
+    "evaluation_auto_duration_min_env_steps_per_sample", "evaluation_auto_duration_max_env_steps_per_sample",
+    "custom_evaluation_function", "evaluation_error_after_n_consecutive_skips", "restart_failed_env_runners",
+    "ignore_env_runner_failures", "max_num_env_runner_restarts", "delay_between_env_runner_restarts_s",
+    "env_runner_restore_timeout_s", "min_time_s_per_iteration", "min_train_timesteps_per_iteration",
+    "min_sample_timesteps_per_iteration", "log_sys_usage", "callbacks_class",
+    *(f"callbacks_{hook}" for hook in (*BY_RUNNERS, *BY_ALGORITHMS)), "stats_cls_lookup",
 })
 # fmt: on
-"""Settings inherited from RLlib that do what RLlib says. Every other one must keep its default."""
+"""Settings inherited from RLlib that do what RLlib says. Every other one must keep its default.
+
+`tests/rllib/test_settings_work.py` sees what each of them changes.
+"""
 
 UNCALLED = "team algorithms never call it; of an episode they report the end, with on_episode_end"
 
@@ -72,6 +78,13 @@ WHY_NOT = {
     "num_gpus": "GPUs are given to learners, with .learners(num_gpus_per_learner=1), and to env runners, with "
     ".env_runners(num_gpus_per_env_runner=...)",
     "_fake_gpus": "GPUs are given to learners, with .learners(num_gpus_per_learner=1)",
+    "max_requests_in_flight_per_env_runner": "an env runner has one request at a time",
+    "max_requests_in_flight_per_learner": "learners update in step with each other",
+    "broadcast_env_runner_states": "connectors, whose states it is about, do not run in team env runners",
+    "validate_env_runners_after_construction": "it is always done",
+    "num_consecutive_env_runner_failures_tolerance": "training ends when no env runner has given anything usable in "
+    "several rounds in a row",
+    "_use_msgpack_checkpoints": "checkpoints are read as pickles",
     "env_runner_health_probe_timeout_s": "lost env runners are asked in passing, without waiting for them",
 }
 """Why a setting is not supported, for the error message."""

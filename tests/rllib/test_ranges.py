@@ -55,6 +55,16 @@ def outside(setting):
 
 
 @NAMES
+def test_what_rllib_takes_for_not_set_is_refused_when_an_algorithm_is_built(name):
+    if BY_NAME[name].setter == "network":
+        return
+    config = MAPPOConfig().environment("synthetic")
+    setattr(config, BY_NAME[name].attribute or name, -1)
+    with pytest.raises(ValueError, match=f"{name}=-1 must be"):
+        config.build_algo()
+
+
+@NAMES
 def test_what_lies_outside_is_refused_by_name(name):
     setting = BY_NAME[name]
     base = {"total_env_steps": 100_000, "schedule": "two_phase"} if setting.kind == "switch" else {}

@@ -146,6 +146,8 @@ def test_environments_of_this_package_stay_what_they_are(registered):
         ("no.such.module", "'no.such.module' is unknown"),
         (Game(), "is one copy.*hand over its class, Game"),
         (3, "environment 3 is a int"),
+        (ParallelPettingZooEnv, r"wraps an environment.*lambda config: ParallelPettingZooEnv\(MyEnv"),
+        (ParallelPettingZooEnv(Game()), "hand over the class of the environment inside"),
     ],
 )
 def test_what_is_no_environment_is_refused_at_the_call(env, message):

@@ -51,10 +51,11 @@ def test_local_env_runners(small_config, build, tmp_path, env):
 
 def test_remote_env_runners_and_one_that_is_recreated(small_config, build, tmp_path):
     config = small_config("pettingzoo", {"env": Told, "folder": str(tmp_path)})
-    config = config.env_runners(num_env_runners=1, num_envs_per_env_runner=2)
+    config = config.env_runners(num_env_runners=1, num_envs_per_env_runner=2, create_local_env_runner=False)
     config = config.fault_tolerance(restart_failed_env_runners=True)
     algo = build(config)
     algo.train()
+    assert algo.env_runner is None
     seen = told(tmp_path)
     assert {line for line in seen if line[0]} == {(1, e, 1, 2, False, False) for e in range(2)}
     (tmp_path / "crash").touch()
