@@ -12,8 +12,8 @@ Compared   studies of benchmarks/studies.py, and three recorded before it, in re
            smax       tune_configs/smax.py --map smacv2_5_units --methods ps lora-role --seeds 3
                       --total-env-steps 1000000
 Recorded   results/<study>/{table.csv,learning_curves.png,final_returns.png} of every study that has runs; aggregates
-           over tasks in results/scores/; figures of benchmarks/differences.py and benchmarks/resources.py; the tables
-           between "results" comments of README.md and results/README.md
+           over tasks in results/scores/; README's figure, results/front.png; figures of benchmarks/differences.py and
+           benchmarks/resources.py; the tables between "results" comments of README.md and results/README.md
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import gaits
+from benchmarks import front, gaits
 from benchmarks.differences import FOLDER, draw
 from benchmarks.resources import draw as draw_costs
 from benchmarks.studies import RESULTS, ROOT, STUDIES, Study
 from lorasa_rllib.analysis.score_figures import draw_aggregates, draw_improvement
-from lorasa_rllib.analysis.scores import aggregate, improvement, normalised, tidy
+from lorasa_rllib.analysis.scores import aggregate, every_pair, normalised, pair_table, tidy
 from lorasa_rllib.studies.curves import read_curves, write_csv
 from lorasa_rllib.studies.figure import draw_curves, draw_finals
 from lorasa_rllib.studies.methods import colours_of, label_of
@@ -48,8 +48,10 @@ SCORED, SEEDS = "methods", 3
 """The study whose tasks are averaged: those with so many seeds of every method, or more."""
 
 BASE = "ps"
-RIVALS = (BASE, "nps")
-"""Whom the others are compared with, pair by pair."""
+"""The method in whose units scores are."""
+
+PAGES = (ROOT / "README.md", RESULTS / "README.md")
+"""Pages with tables of results."""
 
 MANY = 8
 """Methods beyond which curves would hide each other."""
@@ -92,27 +94,36 @@ def scores() -> str | None:
         return None
     table = normalised(tidy(finals), BASE)
     means = aggregate(table)
-    better = improvement(table, [(x, y) for y in RIVALS for x in methods if x not in RIVALS[: RIVALS.index(y) + 1]])
+    better = every_pair(table)
     folder, colours = RESULTS / "scores", colours_of(list(methods))
     labels = {method: label_of(method) for method in methods}
     write_csv(means, folder / "aggregates.csv")
     write_csv(better, folder / "improvement.csv")
     unit = f"return, 1 = {labels[BASE]}"
     draw_aggregates(means, folder / "aggregates.png", "Multi-Agent MuJoCo", labels, colours, unit)
-    over_base = better[better["y"] == BASE]
-    draw_improvement(over_base, folder / "improvement.png", "Probability of improvement", labels, colours)
-    iqm, over = means[means["measure"] == "iqm"].set_index("method"), better.set_index(["x", "y"])
-    heads = [f"over {iqm['tasks'].max()} tasks", "interquartile mean, in units of PS's mean"]
-    heads += [f"chance to beat {name.upper()}" for name in RIVALS]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for method in methods:
-        a = iqm.loc[method]
-        cells = [labels[method], f"{a['value']:.2f} ({a['low']:.2f} to {a['high']:.2f})"]
-        for rival in RIVALS:
-            b = over.loc[method, rival] if (method, rival) in over.index else None
-            cells.append("" if b is None else f"{b['value']:.0%} ({b['low']:.0%} to {b['high']:.0%})")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    order = {method: k for k, method in enumerate(methods)}
+    shown = better[[order[y] < order[x] for x, y in zip(better["x"], better["y"], strict=True)]]
+    draw_improvement(shown, folder / "improvement.png", "Probability of improvement", labels, colours)
+    iqm = means[means["measure"] == "iqm"].set_index("method")
+    pairs = pair_table(better, labels)
+    values = [f"{a['value']:.2f} ({a['low']:.2f} to {a['high']:.2f})" for _, a in iqm.loc[list(methods)].iterrows()]
+    pairs.insert(1, "interquartile mean, PS's mean = 1", values)
+    return markdown_of(pairs.rename(columns={"beats": f"chance to beat, over {iqm['tasks'].max()} tasks"}))
+
+
+def by_task(curves: pd.DataFrame) -> str:
+    """Tasks down, methods across: final return and half its 95 % interval. As Markdown."""
+    rows = summary(curves)
+    table = pd.DataFrame({"scenario": list(dict.fromkeys(rows["scenario"]))})
+    cells = [f"{row.final_return:,.0f} ± {row.interval:,.0f}" for row in rows.itertuples()]
+    for method, here in rows.assign(cell=cells).groupby("method", sort=False):
+        table[label_of(str(method))] = table["scenario"].map(here.set_index("scenario")["cell"])
+    return markdown_of(table)
+
+
+def markdown_of(table: pd.DataFrame) -> str:
+    lines = [list(table), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def into_page(path: Path, tables: dict[str, str]) -> None:
@@ -136,13 +147,15 @@ def main() -> None:
             tables[name] = report(curves_of(study, beside=True), study.folder, study.suite)
     if (table := scores()) is not None:
         tables["scores"] = table
+        tables["by_task"] = by_task(curves_of(STUDIES[SCORED]))
     tables["gaits"] = gaits.table()
     draw_costs(pd.read_csv(RESOURCES), RESOURCES.with_suffix(".png"))
+    front.draw()
     for folder in sorted(path for path in FOLDER.glob("*") if path.is_dir()):
         draw(folder)
     for name, table in tables.items():
         print(f"\nresults/{name}\n{table}")
-    for page in (ROOT / "README.md", RESULTS / "README.md"):
+    for page in PAGES:
         into_page(page, tables)
 
 

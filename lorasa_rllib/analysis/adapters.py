@@ -28,6 +28,13 @@ COLUMNS = (
     "stable_rank",
     *(f"energy_{k}" for k in TOP),
 )
+WORDS = {
+    "relative_norm": "size of the adapter / of the weights",
+    **{f"below_{tau}": f"entries below {tau:g} deviations" for tau in TAUS},
+    "stable_rank": "stable rank",
+    **{f"energy_{k}": f"energy in the largest {k if k > 1 else 'singular value'}" for k in TOP},
+}
+"""What readers call the columns of numbers."""
 BLOCK = 2**22
 """Entries of merged adapters that are held at a time."""
 
@@ -71,10 +78,13 @@ def adapter_names(policy: TeamPolicy) -> list[str]:
 def draw_relative_norms(statistics: pd.DataFrame, path: Path, title: str, names: list[str] | None = None) -> None:
     """Relative norm of every layer (rows) and adapter (columns) as a heat map. names: of adapters 0, 1 ...
 
-    Raises ValueError if there is nothing to draw.
+    The log-std is left out where there are other layers: its few numbers may lie near 0, and beside a backbone of
+    almost nothing any adapter is large. Raises ValueError if there is nothing to draw.
     """
     if statistics.empty:
         raise ValueError("there are no adapters to draw: the policy has none. Skip this figure for shared policies.")
+    matrices = statistics[statistics["layer"] != "log_std"]
+    statistics = statistics if matrices.empty else matrices
     table = statistics.pivot(index="layer", columns="adapter", values="relative_norm")
     table = table.loc[list(dict.fromkeys(statistics["layer"]))]  # in the order of the network
     columns = [f"adapter {k}" if names is None else names[int(k)] for k in table.columns]

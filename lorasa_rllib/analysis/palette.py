@@ -1,4 +1,4 @@
-"""One colour and one marker per method, the same in every figure that is given the same methods."""
+"""One colour and one marker per method, the same in every figure."""
 
 from __future__ import annotations
 
@@ -7,18 +7,40 @@ from typing import Any
 
 BRIGHT = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888")
 """Paul Tol's bright palette, safe for colour-blind readers."""
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*phd<>8H"
+MARKER_OF = {
+    "#4477aa": "o",
+    "#222222": "s",
+    "#66ccee": "D",
+    "#ee7733": "^",
+    "#ee6677": "v",
+    "#997700": "P",
+    "#228833": "X",
+    "#aa3377": "p",
+    "#ccbb44": "*",
+    "#888888": "h",
+}
+"""A colour brings its marker along, so a method that has a colour of its own looks alike everywhere."""
 
 
 def styles(methods: Iterable[str], colours: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
     """Arguments of matplotlib's `plot` for every method. colours: of those named; the others get what is left.
 
-    Markers repeat after eight methods and colours after seven.
+    Colours repeat after seven methods, together with another marker.
     """
     names, given = list(dict.fromkeys(methods)), dict(colours or {})
     free = [colour for colour in BRIGHT if colour not in [given.get(name) for name in names]] or list(BRIGHT)
     unnamed = iter(free[k % len(free)] for k in range(len(names)))
-    return {
-        name: {"color": given.get(name) or next(unnamed), "marker": MARKERS[k % len(MARKERS)]}
-        for k, name in enumerate(names)
-    }
+    looks: dict[str, dict[str, Any]] = {}
+    for name in names:
+        colour = given.get(name) or next(unnamed)
+        looks[name] = {"color": colour, "marker": _marker(colour, [(x["color"], x["marker"]) for x in looks.values()])}
+    return looks
+
+
+def _marker(colour: str, taken: list[tuple[str, str]]) -> str:
+    """The colour's own marker, else one that is free, else one that is free for this colour."""
+    own = [MARKER_OF[colour]] if colour in MARKER_OF else []
+    candidates = [*own, *(marker for marker in MARKERS if marker not in MARKER_OF.values()), *MARKERS]
+    unused = [marker for marker in candidates if marker not in [used for _, used in taken]]
+    return (unused or [marker for marker in candidates if (colour, marker) not in taken] or candidates)[0]

@@ -13,7 +13,8 @@ where a task has a single one, intervals are NaN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -166,6 +167,28 @@ def improvement(
         facts = {"value": float(_wins(x, y)), "low": float(low), "high": float(high), **_sizes([x, y])}
         rows.append({"x": pair[0], "y": pair[1], **facts})
     return pd.DataFrame(rows)
+
+
+def every_pair(scores: pd.DataFrame, repetitions: int = 2000, seed: int = 0) -> pd.DataFrame:
+    """`improvement` of every method over every other one: the pair (y, x) is one minus (x, y), interval included."""
+    once = improvement(scores, itertools.combinations(dict.fromkeys(scores["method"]), 2), repetitions, seed)
+    turned = once.rename(columns={"x": "y", "y": "x"})
+    turned = turned.assign(value=1 - once["value"], low=1 - once["high"], high=1 - once["low"])
+    return pd.concat([once, turned[once.columns]], ignore_index=True)
+
+
+def pair_table(better: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
+    """`every_pair` for readers: how likely a run of the row's method beats one of the column's, with its interval."""
+    methods, cells = list(labels), better.set_index(["x", "y"])
+    table = pd.DataFrame({"beats": [labels[x] for x in methods]})
+    for y in methods:
+        table[labels[y]] = [_chance(cells.loc[(x, y)]) if x != y else "" for x in methods]
+    return table
+
+
+def _chance(pair: pd.Series) -> str:
+    interval = "" if pd.isna(pair["low"]) else f" ({100 * pair['low']:.0f} to {100 * pair['high']:.0f})"
+    return f"{pair['value']:.0%}{interval}"
 
 
 def performance_profile(

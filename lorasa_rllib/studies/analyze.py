@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lorasa_rllib.analysis.adapters import adapter_names, adapter_statistics, draw_relative_norms
+from lorasa_rllib.analysis.adapters import WORDS, adapter_names, adapter_statistics, draw_relative_norms
 from lorasa_rllib.analysis.distances import (
     draw_distances_over_training,
     draw_heat_map,
@@ -32,6 +32,9 @@ ENVS, ENV_STEPS = 8, 2000
 
 TRIALS = 12
 """Trials that one report shows at most."""
+
+CHECKPOINTS = 3
+"""Fewer of them say nothing about when agents parted."""
 
 SEES = (
     "Every policy is shown the same observations, from episodes of the trained team, all agents' pooled, and each with "
@@ -123,8 +126,7 @@ def _trial(trial: Trial, temporary: Path, env_steps: int) -> tuple[list[Part], d
     file = temporary / "distances.png"
     draw_heat_map(distances, names, file, trial.name, label=measure)
     parts.append(Part("How differently do they act?", f"{measure[0].upper()}{measure[1:]}. {SEES}", file))
-    if len(trial.checkpoints) > 1:
-        parts.append(_over_training(trial, bank, names, measure, temporary / "training.png"))
+    parts.append(_over_training(trial, bank, names, measure, temporary / "training.png"))
     file = temporary / "layers.png"
     draw_layers(layers, file, trial.name)
     text = (
@@ -144,11 +146,17 @@ def _trial(trial: Trial, temporary: Path, env_steps: int) -> tuple[list[Part], d
 
 
 def _over_training(trial: Trial, bank: ObservationBank, names: Sequence[str], measure: str, file: Path) -> Part:
+    if len(trial.checkpoints) < CHECKPOINTS:
+        text = (
+            f"Only {len(trial.checkpoints)} checkpoints were kept, too few for a curve. --keep-checkpoints 10 of the "
+            "study's script keeps more of them."
+        )
+        return Part("When did they part?", text)
     matrices = [policy_distances(load_policy_of(path), bank) for path in trial.checkpoints.values()]
     draw_distances_over_training(list(trial.checkpoints), matrices, list(names), file, trial.name, label=measure)
     text = (
-        f"{len(matrices)} checkpoints, all on the observations of the last one. --keep-checkpoints 10 of the study's "
-        "script keeps more of them."
+        f"{len(matrices)} checkpoints, all on the observations of the last one: 0 where agents act alike. "
+        "--keep-checkpoints 10 of the study's script keeps more of them."
     )
     return Part("When did they part?", text, file)
 
@@ -159,12 +167,15 @@ def _adapters(policy: TeamPolicy, title: str, file: Path) -> list[Part]:
         return []
     draw_relative_norms(statistics, file, title, adapter_names(policy))
     text = (
-        "Size of each adapter relative to the weights it is added to. In the table, means over adapters: share of "
-        "entries below a fraction of the weights' standard deviation, stable rank, and share of the squared singular "
-        "values in the largest 1, 2 and 4."
+        "Size of each adapter relative to the weights it is added to (Frobenius norms): at 0.3 a layer is mostly the "
+        "backbone's, from 1 on mostly the adapter's. The log-std is in the table alone: its weights may lie near 0, "
+        "where any change is large beside them. The table has means over adapters. Entries below 0.05 deviations: the "
+        "share of an update's entries smaller than 0.05 standard deviations of the weights, so near 1 for a sparse "
+        "update. Stable rank: how many directions the update really uses, at most r. Energy: the share of its squared "
+        "singular values that the largest ones hold, so near 1 where a smaller r would do."
     )
     means = statistics.drop(columns="adapter").groupby("layer", sort=False).mean().reset_index()
-    return [Part("What have adapters become?", text, file, means)]
+    return [Part("What have adapters become?", text, file, means.rename(columns=WORDS))]
 
 
 def _sizes(policy: TeamPolicy) -> dict[str, int]:

@@ -10,16 +10,27 @@ from pathlib import Path
 import pandas as pd
 
 from lorasa_rllib.analysis.report import Part, write_report
-from lorasa_rllib.analysis.score_figures import draw_aggregates, draw_improvement, draw_profile
-from lorasa_rllib.analysis.scores import WIN_RATE, aggregate, improvement, normalised, performance_profile, tidy
+from lorasa_rllib.analysis.score_figures import PANELS, draw_aggregates, draw_improvement, draw_profile
+from lorasa_rllib.analysis.scores import (
+    WIN_RATE,
+    aggregate,
+    every_pair,
+    normalised,
+    pair_table,
+    performance_profile,
+    tidy,
+)
 from lorasa_rllib.studies.analyze import commands_of
 from lorasa_rllib.studies.curves import read_curves
 from lorasa_rllib.studies.experiments import read_experiment
 from lorasa_rllib.studies.methods import colours_of, label_of
-from lorasa_rllib.studies.table import COMPARED, NO_EPISODE, final_returns, summary
+from lorasa_rllib.studies.table import COMPARED, NO_EPISODE, cells_of, final_returns, summary
 
 LEAST_SHARE = 0.95
 """Of the longest run's steps on a task: budgets are rounded up to whole iterations."""
+
+DRAWN_PAIRS = 10
+"""With more pairs the figure shows those over the baseline; the table has all."""
 
 SOURCE = "Agarwal et al. 2021 (arXiv 2108.13264): 95 % intervals by resampling seeds within every task."
 
@@ -50,7 +61,6 @@ def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, com
     measure = "greedy battles won" if battles else "return" if scores["measure"].nunique() == 1 else "score"
     unit = measure if baseline is None else f"{measure}, 1 = {labels.get(baseline, baseline)}"
     colours = colours_of(methods)
-    pairs = [(x, y) for x in methods for y in methods if y == (baseline or methods[0]) and x != y]
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
         means = aggregate(scores)
@@ -61,17 +71,26 @@ def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, com
                 "Scores of methods",
                 f"{SOURCE} Optimality gap: how far runs stay below 1.",
                 here / "means.png",
-                means,
+                _table_of_means(means, labels),
                 2,
             ),
             Part("Performance profile", "Share of runs that score above each value.", here / "profile.png", level=2),
         ]
-        if pairs:
-            better = improvement(scores, pairs)
-            draw_improvement(better, here / "better.png", "Probability of improvement", labels, colours)
-            text = "How likely a run of one method beats a run of the other on a task drawn at random; 50 %: neither."
-            parts.append(Part("Probability of improvement", text, here / "better.png", better, 2))
-        parts.append(Part("Every task", "As in the studies' own tables.", table=summary(curves), level=2))
+        if len(methods) > 1:
+            better = every_pair(scores)
+            shown = better[[methods.index(y) < methods.index(x) for x, y in zip(better["x"], better["y"], strict=True)]]
+            if len(shown) > DRAWN_PAIRS:
+                shown = better[better["y"] == (baseline or methods[0])]
+            draw_improvement(shown, here / "better.png", "Probability of improvement", labels, colours)
+            text = (
+                "How likely a run of one method beats a run of the other on a task drawn at random; 50 %: neither. In "
+                "the table the row's method beats the column's, with 95 % intervals; one that holds 50 % tells nothing."
+            )
+            parts.append(Part("Probability of improvement", text, here / "better.png", pair_table(better, labels), 2))
+        head, *cells = cells_of(summary(curves))
+        tasks = pd.DataFrame(cells, columns=head).assign(method=[label_of(row[head.index("method")]) for row in cells])
+        text = "Means over seeds of the last tenth of training, with 95 % t-intervals; greedy: the latest evaluation."
+        parts.append(Part("Every task", text, table=tasks, level=2))
         facts = {
             "experiments": ", ".join(folder.name for folder in folders),
             "tasks": scores["task"].nunique(),
@@ -92,6 +111,18 @@ def _check_budgets(finals: pd.DataFrame) -> None:
                 f"runs on {scenario} are not equally long: {shortest['method']}, seed {shortest['seed']}, ends after "
                 f"{shortest['env_steps']:,} steps, others after {longest:,}. Finish it (--resume), or leave it out."
             )
+
+
+def _table_of_means(means: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame:
+    """One row per method, one column per measure: the value and its interval."""
+    rows = means.set_index(["method", "measure"])
+    table = pd.DataFrame({"method": list(labels.values())})
+    for measure, name in PANELS.items():
+        found = [rows.loc[(method, measure)] for method in labels]
+        table[name] = [
+            f"{x['value']:.3g}" + ("" if pd.isna(x["low"]) else f" ({x['low']:.3g} to {x['high']:.3g})") for x in found
+        ]
+    return table
 
 
 def _label(name: str) -> str:

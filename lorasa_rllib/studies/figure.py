@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lorasa_rllib.analysis.canvas import save
-from lorasa_rllib.analysis.palette import MARKERS
+from lorasa_rllib.analysis.palette import styles
 from lorasa_rllib.studies.curves import has_wins
 from lorasa_rllib.studies.methods import colours_of, label_of
 from lorasa_rllib.studies.table import final_returns
@@ -19,25 +19,35 @@ ALGORITHMS = {"mappo": ("MAPPO", "-"), "a2po": ("A2PO", "--"), "ppo": ("", "-")}
 
 
 def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
-    """One panel per scenario: mean over seeds as a line, lowest to highest seed as a band, phase switch dotted.
+    """One panel per scenario: mean over seeds as a line, phase switch dotted, and beside the line's end a bar from the
+    lowest to the highest seed, over the last tenth of the steps.
 
     Colours and marks tell methods, line styles algorithms. Battles: the win rate of greedy evaluations, else the return
     while training.
     """
     wins, colours = has_wins(curves), colours_of(list(dict.fromkeys(curves["method"])))
-    marks = {method: MARKERS[k % len(MARKERS)] for k, method in enumerate(colours)}
+    looks, finals = styles(colours, colours), final_returns(curves)
     scenarios = list(dict.fromkeys(curves["scenario"]))
     unit, units = (1e6, "millions") if curves["env_steps"].max() >= 5e5 else (1e3, "thousands")
-    figure, panels = _panels(len(scenarios), 4.2)
+    figure, panels = _panels(len(scenarios), 3.9)
+    handles: dict[str, Any] = {}
     for panel, scenario in zip(panels, scenarios, strict=True):
-        here = curves[curves["scenario"] == scenario]
-        algorithms = set(here["algorithm"]) - {"ppo"}
-        for (algorithm, method), runs in here.groupby(["algorithm", "method"], sort=False):
+        here, reached = curves[curves["scenario"] == scenario], finals[finals["scenario"] == scenario]
+        algorithms, end = set(here["algorithm"]) - {"ppo"}, here["env_steps"].max() / unit
+        for place, ((algorithm, method), runs) in enumerate(here.groupby(["algorithm", "method"], sort=False)):
             name, style = ALGORITHMS.get(algorithm, (algorithm, "-"))
             label = label_of(method)
             label = f"{name}, {label}" if len(algorithms) > 1 and name else label
             measure = "evaluation_win_rate" if wins else "episode_return"
-            _draw_method(panel, runs, unit, measure, label, colours[method], marks[method] + style)
+            line = _draw_method(panel, runs, unit, measure, looks[method] | {"linestyle": style})
+            if line is not None:
+                handles.setdefault(label, line)
+            of_method = (reached["algorithm"] == algorithm) & (reached["method"] == method)
+            seeds = reached.loc[of_method, "greedy_win_rate" if wins else "final_return"].dropna()
+            _draw_spread(panel, seeds, end * (1.025 + 0.022 * place), looks[method]["color"], style)
+        panel.set_xticks([tick for tick in panel.get_xticks() if 0 <= tick <= 1.001 * end])
+        if (here["phase"] == "adapters").any():
+            handles[SWITCHED] = _switch_handle()
         panel.set_title(scenario)
         panel.set_xlabel(f"environment steps ({units})")
         panel.grid(alpha=0.25)
@@ -47,16 +57,14 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
             panel.yaxis.set_major_formatter("{x:.0%}")
     for panel in panels[::ACROSS]:
         panel.set_ylabel("greedy battles won" if wins else "team return of an episode")
-    named: set[str] = set()
-    lines = {panel: dict(zip(*reversed(panel.get_legend_handles_labels()), strict=True)) for panel in panels}
-    for panel in sorted(panels, key=lambda panel: -len(lines[panel])):  # nothing is named twice
-        new = {label: line for label, line in lines[panel].items() if label not in named}
-        named |= new.keys()
-        if new:
-            panel.legend(new.values(), new.keys(), frameon=False, loc="best")
+    if SWITCHED in handles:  # named last
+        handles[SWITCHED] = handles.pop(SWITCHED)
+    wide = figure.get_figwidth() / (0.9 + 0.085 * max(map(len, handles), default=1))
+    across = min(len(handles), max(1, int(wide)))
+    figure.legend(handles.values(), handles.keys(), frameon=False, loc="outside lower center", ncols=across or 1)
     seeds = curves.groupby(["scenario", "algorithm", "method"])["seed"].nunique()
     many = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-    band = "; band: lowest to highest seed" if seeds.max() > 1 else ""
+    band = "; bars: lowest to highest seed at the end" if seeds.max() > 1 else ""
     figure.suptitle(f"{title}; mean of {many} seed{'s' if seeds.max() > 1 else ''}{band}", fontsize=10)
     save(figure, path)
 
@@ -91,6 +99,8 @@ def draw_finals(curves: pd.DataFrame, path: Path, title: str) -> None:
 
 ACROSS = 2
 """Panels side by side."""
+SWITCHED = "phase switch"
+"""What legends call the dotted line."""
 
 
 def _panels(number: int, height: float) -> tuple[Any, list[Any]]:
@@ -106,26 +116,29 @@ def _panels(number: int, height: float) -> tuple[Any, list[Any]]:
     return figure, panels[:number]
 
 
-def _draw_method(
-    panel: Any, runs: pd.DataFrame, unit: float, measure: str, label: str, colour: str | None, style: str
-) -> None:
-    """The curves of one method. unit: environment steps of 1 on the axis."""
+def _draw_method(panel: Any, runs: pd.DataFrame, unit: float, measure: str, look: dict[str, Any]) -> Any:
+    """The curve of one method; its line, or None without values. unit: environment steps of 1 on the axis."""
     by_seed = [run.dropna(subset=measure).sort_values("env_steps") for _, run in runs.groupby("seed")]
     by_seed = [run for run in by_seed if len(run)]
     if not by_seed:
-        return
+        return None
     grid = np.linspace(max(r["env_steps"].min() for r in by_seed), min(r["env_steps"].max() for r in by_seed), 200)
     values = np.stack([np.interp(grid, r["env_steps"], r[measure]) for r in by_seed])
-    (line,) = panel.plot(
-        grid / unit, values.mean(0), style, label=label, color=colour, linewidth=1.6, markersize=5, markevery=25
-    )
-    if len(by_seed) > 1:
-        panel.fill_between(grid / unit, values.min(0), values.max(0), color=line.get_color(), alpha=0.15, linewidth=0)
+    (line,) = panel.plot(grid / unit, values.mean(0), linewidth=1.6, markersize=5, markevery=25, **look)
     adapted = runs[runs["phase"] == "adapters"]
     if len(adapted) and (runs["phase"] == "backbone").any():
-        switch = adapted["env_steps"].min() / unit
-        panel.axvline(switch, color=line.get_color(), linestyle=":", linewidth=1)
-        panel.annotate(
-            "phase switch", (switch, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=8,
-            ha="right", va="bottom", color=line.get_color(),
-        )  # fmt: skip
+        panel.axvline(adapted["env_steps"].min() / unit, color=look["color"], linestyle=":", linewidth=1)
+    return line
+
+
+def _draw_spread(panel: Any, seeds: pd.Series, at: float, colour: str, style: str) -> None:
+    """A bar from the lowest to the highest seed, with a dot at their mean; nothing for a single one."""
+    if len(seeds) > 1:
+        panel.vlines(at, seeds.min(), seeds.max(), color=colour, linewidth=2.4, linestyle=style, alpha=0.8)
+        panel.scatter([at], [seeds.mean()], color=colour, s=14, zorder=3)
+
+
+def _switch_handle() -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color="#666666", linestyle=":", linewidth=1)

@@ -14,9 +14,11 @@ from scipy.stats import mannwhitneyu, trim_mean
 from lorasa_rllib.analysis.scores import (
     MEASURES,
     aggregate,
+    every_pair,
     improvement,
     interquartile_mean,
     normalised,
+    pair_table,
     performance_profile,
     tidy,
 )
@@ -277,3 +279,21 @@ def test_methods_of_several_algorithms_keep_apart():
         ("Ant", "local", "a2po", "lora", 1, 2.0, 2.0, math.nan),
     )
     assert tidy(frame)["method"].tolist() == ["mappo lora", "a2po lora"]
+
+
+def test_every_pair_and_its_reverse_add_up_to_one():
+    scores = table(
+        {
+            name: {"one": runs, "two": runs[::-1]}
+            for name, runs in {"a": [1, 2, 3], "b": [2, 3, 4], "c": [3, 3, 3]}.items()
+        }
+    )
+    better = every_pair(scores, 50).set_index(["x", "y"])
+    assert len(better) == 6
+    for x, y in (("a", "b"), ("a", "c"), ("b", "c")):
+        assert better.loc[(x, y), "value"] + better.loc[(y, x), "value"] == pytest.approx(1)
+        direct = improvement(scores, [(y, x)], 50).iloc[0]
+        assert better.loc[(y, x), "value"] == pytest.approx(direct["value"])
+        assert better.loc[(y, x), "low"] == pytest.approx(1 - better.loc[(x, y), "high"])
+    shown = pair_table(every_pair(scores, 50), {"a": "A", "b": "B", "c": "C"})
+    assert list(shown) == ["beats", "A", "B", "C"] and shown.loc[0, "A"] == "" and "%" in shown.loc[1, "A"]

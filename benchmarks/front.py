@@ -1,0 +1,103 @@
+"""README's figure: speed, size and returns in three panels, from recorded files alone.
+
+Run        make results
+Reads      results/performance/{sampling,learning_step}.json, results/resources/resources.csv, results/scores/
+           aggregates.csv
+Recorded   results/front.png
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lorasa_rllib.analysis.canvas import save
+from lorasa_rllib.analysis.palette import styles
+from lorasa_rllib.studies.methods import colours_of
+
+RESULTS = Path(__file__).parents[1] / "results"
+NAMES = {"ps": "one shared\npolicy", "nps": "separate\npolicies", "lora": "LoRASA", "lora-joint": "LoRASA,\njoint"}
+
+
+def draw(path: Path = RESULTS / "front.png") -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.5, 3.5), layout="constrained")
+    speed, size, score = figure.subplots(1, 3, width_ratios=(1, 1, 1))
+    looks = styles(NAMES, colours_of(list(NAMES)))
+    _speed(speed, looks)
+    _size(size, looks)
+    _scores(score, looks)
+    for panel in (speed, size, score):
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.title.set_size(11)
+    save(figure, path)
+
+
+def _speed(panel: Any, looks: Any) -> None:
+    """How many times as fast as RLlib's stock path, with the numbers themselves."""
+    files = {name: json.loads((RESULTS / "performance" / f"{name}.json").read_text())["rows"]
+             for name in ("sampling", "learning_step")}  # fmt: skip
+    sampling = {row["sampler"]: row for row in files["sampling"] if row["task"] == "HalfCheetah 6x1"}
+    iteration = {row["who"]: row for row in files["learning_step"] if row["what"] == "iteration"}
+    bars = {
+        "sampling": sampling["ours, LoRASA"]["times_stock"],
+        "a whole\niteration": iteration["ours, LoRASA"]["speed-up"],
+    }
+    for place, times in enumerate(bars.values()):
+        for at, long, text, colour in (
+            (-0.2, times, f"ours: {times:.1f} x", looks["lora"]["color"]),
+            (0.2, 1, "RLlib", "#888888"),
+        ):
+            panel.barh(place + at, long, height=0.36, color=colour)
+            panel.text(long + 0.15, place + at, text, va="center", fontsize=10)
+    panel.set_yticks(range(len(bars)), list(bars))
+    panel.invert_yaxis()
+    panel.set_xlim(0, 12)
+    panel.set_xlabel("speed, RLlib's stock path = 1\n(HalfCheetah 6x1, one core)")
+    panel.set_title("Faster than RLlib's own path")
+
+
+def _size(panel: Any, looks: Any) -> None:
+    frame = pd.read_csv(RESULTS / "resources" / "resources.csv")
+    for method in ("nps", "lora", "ps"):
+        line = frame[frame["method"] == method].sort_values("agents")
+        panel.plot(line["agents"], line["parameters"], linewidth=1.6, markersize=5, **looks[method])
+        end = line.iloc[-1]
+        panel.annotate(NAMES[method], (end["agents"], end["parameters"]), xytext=(7, 0), textcoords="offset points",
+                       va="center", color=looks[method]["color"], fontsize=9)  # fmt: skip
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log")
+    panel.set_xlim(1.7, 520)
+    agents = sorted(set(frame["agents"]))
+    panel.set_xticks(agents, [str(n) for n in agents])
+    panel.minorticks_off()
+    panel.grid(alpha=0.25)
+    panel.set_ylim(top=7e6)
+    panel.set_xlabel("agents\n(weights of actors and critics)")
+    panel.set_title("Far fewer weights than separate policies")
+
+
+def _scores(panel: Any, looks: Any) -> None:
+    frame = pd.read_csv(RESULTS / "scores" / "aggregates.csv")
+    rows = frame[frame["measure"] == "iqm"].set_index("method")
+    for place, method in enumerate(NAMES):
+        row, look = rows.loc[method], looks[method]
+        panel.plot([place] * 2, [row["low"], row["high"]], color=look["color"], linewidth=5, alpha=0.35)
+        panel.plot(place, row["value"], markersize=8, **look)
+    panel.set_xticks(
+        range(len(NAMES)), [name.replace("one shared", "one\nshared") for name in NAMES.values()], fontsize=9
+    )
+    panel.set_xlim(-0.5, len(NAMES) - 0.5)
+    panel.set_ylim(bottom=0)
+    panel.grid(alpha=0.25, axis="y")
+    panel.set_ylabel("return, 1 = one shared policy")
+    panel.set_xlabel(f"interquartile means, {rows['tasks'].max()} MuJoCo tasks", fontsize=9)
+    panel.set_title("Returns near those of separate policies")
+
+
+if __name__ == "__main__":
+    draw()
