@@ -53,6 +53,11 @@ class LoadedPolicy:
         self._by_role = saved.config.owners.routed_by == "role" and saved.adapters_on
         self._hidden = saved.config.network.hidden_size
 
+    def __repr__(self) -> str:
+        method, source = self.saved.config.owners.method, self.origin
+        trained = f"{source.algorithm or 'unknown algorithm'} on {source.environment!r}, {source.env_steps:,} steps"
+        return f"LoadedPolicy({method!r}, {len(self.agents)} agents, phase={self.saved.phase!r}, trained by {trained})"
+
     @property
     def spec(self) -> TeamSpec:
         """Sizes, bounds and names of the team."""

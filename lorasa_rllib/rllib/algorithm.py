@@ -53,6 +53,7 @@ from lorasa_rllib.rllib.checkpoints import (
     readable,
 )
 from lorasa_rllib.rllib.config import TeamConfig
+from lorasa_rllib.rllib.describe import trainable_parameters
 from lorasa_rllib.rllib.evaluating import EvaluatingPPO
 from lorasa_rllib.rllib.faults import Fault
 from lorasa_rllib.rllib.gauges import Gauges
@@ -324,6 +325,10 @@ class TeamAlgorithm(EvaluatingPPO):
         (phase, *_) = self.learner_group.foreach_learner(lambda learner: learner.phase)
         self._phase = phase.get()
         self._hand_out_weights()
+
+    def print_trainable_parameters(self) -> None:
+        """Prints how many numbers the present phase trains, of how many, as PEFT does."""
+        print(trainable_parameters(self.config.policy_config(), self._phase))
 
     def save_policy(self, folder: str | Path) -> Path:
         """Writes the policy as files that anyone may open (safetensors, JSON), for `lorasa_rllib.load_policy`.

@@ -17,6 +17,7 @@ from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.quirks import Quirks, quirks_of
 from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
 from lorasa_rllib.nn.policy import PolicyConfig
+from lorasa_rllib.rllib.describe import describe, summary
 from lorasa_rllib.rllib.keywords import knows_its_keywords, suggestion
 from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
 from lorasa_rllib.rllib.ranges import check_not_dropped, settle_numbers
@@ -229,6 +230,16 @@ class TeamConfig(SharingConfig):
         return super().get_state()
 
     # What the settings mean
+
+    def describe(self) -> str:
+        """The settings and what follows from them, in words: team, owners, phases, sizes, steps of an iteration.
+
+        Raises ValueError where settings do not fit together.
+        """
+        return describe(self)
+
+    def __repr__(self) -> str:
+        return summary(self)
 
     def policy_config(self) -> PolicyConfig:
         """Everything the policy is built from."""

@@ -1,0 +1,126 @@
+"""What a config amounts to, in words: for `config.describe()`, its repr and `algo.print_trainable_parameters()`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.nn.policy import Phase, PolicyConfig, TeamPolicy
+from lorasa_rllib.spec import TeamSpec
+
+GROUPS = ("backbone", "adapters", "critic")
+
+
+def describe(config: Any) -> str:
+    """The settings of a `TeamConfig` and what follows from them, a line for each part.
+
+    Raises ValueError, as `validate`, where no environment is set or settings do not fit together.
+    """
+    config = config.copy(copy_frozen=False)
+    config.validate()
+    return "\n".join(f"{name:<12}{text}" for name, text in _lines(config))
+
+
+def summary(config: Any) -> str:
+    """The settings of a `TeamConfig` that tell it from others, for its repr. Never fails."""
+    env = getattr(config.env, "__name__", config.env)
+    told = [f"env={env!r}"] if env is not None else []
+    told += [f"{name}={value!r}" for name, value in (getattr(config, "env_config", None) or {}).items()]
+    told += [f"sharing={config.sharing_method!r}"]
+    told += [f"r={config.lora_r}"] if "lora" in str(config.sharing_method) else []
+    if config.total_env_steps is not None:
+        told += [f"total_env_steps={config.total_env_steps!r}"]
+    told += [f"num_env_runners={config.num_env_runners}", f"num_learners={config.num_learners}"]
+    return f"{type(config).__name__}({', '.join(told)})"
+
+
+def trainable_parameters(config: PolicyConfig, phase: Phase) -> str:
+    """How many numbers train in a phase, in all and for each part, after PEFT's `print_trainable_parameters`."""
+    sizes, trained = _sizes(config, phase)
+    of, every = sum(trained.values()), sum(sizes.values())
+    parts = [f"{name} {sizes[name]:,}{'' if trained[name] else ' (frozen)'}" for name in GROUPS if sizes[name]]
+    return (
+        f"trainable params: {of:,} || all params: {every:,} || trainable%: {100 * of / every:.2f} "
+        f"|| phase {phase!r}: {', '.join(parts)}"
+    )
+
+
+def _lines(config: Any) -> Iterator[tuple[str, str]]:
+    spec, schedule = config.team_spec(), config.phase_schedule()
+    yield "team", _team(spec)
+    if config.needs_groups:
+        yield "sharing", f"{config.sharing_method!r}, groups are found from a random rollout when it is built"
+    else:
+        owners = config.owners()
+        key = f", keyed by {_key(config)}" if owners.num_adapters else ""
+        banks = f"{owners.num_backbones} backbone(s), {owners.num_adapters} adapter(s)"
+        yield "sharing", f"{config.sharing_method!r}: {banks}{key}"
+    if schedule.has_adapters:
+        targets = config.lora().target_modules
+        where = "every layer" if targets == ("*",) else ", ".join(targets)
+        yield "adapters", f"r={config.lora_r}, lora_alpha={config.lora_alpha:g}, on {where}"
+    yield "phases", _phases(schedule)
+    if not config.needs_groups:
+        phase = schedule.phase_at(0)
+        yield "weights", trainable_parameters(config.policy_config(), phase)
+    yield "network", _network(NetworkConfig.from_dict(config.network_settings))
+    envs = max(1, config.num_env_runners) * config.num_envs_per_env_runner
+    batch = config.total_train_batch_size
+    runners = config.num_env_runners or "no"
+    yield "sampling", f"{runners} remote env runner(s), {envs} environments, {batch:,} steps an iteration"
+    steps = config.num_epochs * -(-batch // (config.minibatch_size or batch))
+    yield (
+        "update",
+        (
+            f"{config.num_epochs} passes, minibatches of {config.minibatch_size or batch:,} environment steps: {steps} "
+            f"optimiser steps an iteration, {1000 * steps / batch:.3g} per 1,000 environment steps"
+        ),
+    )
+    numbers = ", ".join(f"{name}={getattr(config, name)}" for name in ("lr", "gamma", "lambda_", "clip_param"))
+    yield "numbers", numbers + (f"; decaying to 0: {', '.join(config.linear_decay)}" if config.linear_decay else "")
+
+
+def _team(spec: TeamSpec) -> str:
+    names = ", ".join(spec.agents[:4]) + (", ..." if spec.num_agents > 4 else "")
+    obs, actions = (_span(sizes) for sizes in (spec.obs_sizes, spec.action_sizes))
+    reward = "one reward for the team" if spec.shared_reward else "a reward for each agent"
+    return f"{spec.num_agents} agent(s): {names}; observations {obs}, {spec.action_kind} actions {actions}, {reward}"
+
+
+def _span(sizes: tuple[int, ...]) -> str:
+    return f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+
+
+def _key(config: Any) -> str:
+    key = config.sharing_adapter_key
+    return key if isinstance(key, str) else "a function of the step" if callable(key) else f"the table {key}"
+
+
+def _phases(schedule: Any) -> str:
+    if not schedule.has_adapters:
+        return "one: everything trains throughout"
+    if schedule.schedule == "joint":
+        return "joint: backbone and adapters train together"
+    if schedule.switch_step is None:
+        return f"two: the switch is found from the return, within {schedule.total_env_steps:,} environment steps"
+    return f"two: adapters begin after {schedule.switch_step:,} environment steps"
+
+
+def _network(network: NetworkConfig) -> str:
+    memory = " and a GRU" if network.recurrent else ""
+    norm = {"layer": "by a LayerNorm", None: "as they are"}.get(network.obs_norm, "by running statistics")
+    layers = f"{network.num_layers} hidden layers of {network.hidden_size} ({network.activation}){memory}"
+    return f"{layers}; observations {norm}"
+
+
+def _sizes(config: PolicyConfig, phase: Phase) -> tuple[dict[str, int], dict[str, int]]:
+    """Numbers of every part, and those that train. Random numbers elsewhere are not disturbed."""
+    with torch.random.fork_rng(devices=[]):
+        policy = TeamPolicy(config)
+    policy.set_phase(phase)
+    parts = {name: list(policy.parameters_of(name).values()) for name in GROUPS}  # type: ignore[arg-type]
+    sizes = {name: sum(p.numel() for p in found) for name, found in parts.items()}
+    return sizes, {name: sum(p.numel() for p in found if p.requires_grad) for name, found in parts.items()}
