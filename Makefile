@@ -9,10 +9,10 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help train test test-cluster lint bench results
+.PHONY: help train test test-cluster lint docs bench results
 
 # One thread per process: env runners and learners run side by side and would otherwise compete for the cores.
-train test test-cluster bench results: export OMP_NUM_THREADS = 1
+train test test-cluster docs bench results: export OMP_NUM_THREADS = 1
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,9 @@ lint: $(INSTALLED) ## check style, formatting and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+docs: $(INSTALLED) ## build the documentation in site/, and fail for a link that leads nowhere
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
 
 bench: $(INSTALLED) ## measure sampling, the learning step and acting
 	.venv/bin/python benchmarks/sampling.py

@@ -9,7 +9,7 @@ Method     six agents, 16 features, two actions, two hidden layers of 64 with La
            policies (NPS) without agents' ids, which they have no use for
 Run        python benchmarks/acting.py [--json FILE]                          about 2 minutes
 Expect     LoRASA at most 1.2 times PS and ahead of both RLModule and separate networks
-Recorded   results/performance/acting{,_bytes}.json; README, "Performance"
+Recorded   results/performance/acting{,_bytes}.json; docs/performance.md
 """
 
 from __future__ import annotations

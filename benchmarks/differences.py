@@ -1,4 +1,4 @@
-"""How do the agents of a trained team differ? The numbers of `lorasa analyze` as CSV, for README's figures.
+"""How do the agents of a trained team differ? The numbers of `lorasa analyze` as CSV, for figures of results/README.md.
 
 Method     every policy is shown the same observations, from 2,000 environment steps of the trained team; definitions in
            lorasa_rllib/analysis/
@@ -73,7 +73,7 @@ def draw(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trial", type=Path, help="folder of a trial with checkpoints")
-    parser.add_argument("name", help="what README calls it")
+    parser.add_argument("name", help="what the results page calls it")
     options = parser.parse_args()
     folder = record(options.trial, options.name)
     draw(folder)

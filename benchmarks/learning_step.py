@@ -9,7 +9,7 @@ Run        python benchmarks/learning_step.py [--json FILE]                   ab
            and on_device.py
 Expect     an iteration at least 4 times as fast as stock; adapters at most 1.2 times the plain shared policy,
            recurrent at most 1.3 times
-Recorded   README, "Performance"
+Recorded   docs/performance.md
 """
 
 from __future__ import annotations

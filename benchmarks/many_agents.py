@@ -6,7 +6,7 @@ Method     forward and backward of the actor in the adapter phase, two hidden la
            alternate; iterations run in a process each, whose peak memory is reported
 Run        python benchmarks/many_agents.py [--json FILE]                     about 3 minutes
 Expect     time per row at 1,000 agents x 8 rows at most 3 times that at 8 agents x 1,000 rows
-Recorded   README, "Performance"
+Recorded   docs/performance.md
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Method     random rollouts of 6 and 64 agents, 4,000 and 32,000 environment step
 Run        python benchmarks/learning_step.py --device cuda [--json FILE]
 Expect     MAPPO is ahead on the device in every case, more so with many rows or wide networks; A2PO only where its
            steps are large: it takes one or more for each agent, and small ones cost the same everywhere
-Recorded   README, "Performance"
+Recorded   docs/performance.md
 """
 
 from __future__ import annotations

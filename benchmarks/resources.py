@@ -8,7 +8,7 @@ Method     counted: parameters, bytes of weights and of Adam's moments. Measured
            1 MiB. SePS: two groups
 Run        python benchmarks/resources.py --csv FILE [--figure FILE] [--methods ps lora] [--agents 2 8 32]
            about 7 minutes
-Recorded   results/resources/resources.csv; README, "Performance"
+Recorded   results/resources/resources.csv; docs/performance.md
 Expect     parameters of PS as good as constant, of NPS in proportion to agents; LoRASA trains less than NPS
 """
 

@@ -5,7 +5,7 @@ Compared   ours, LoRASA's adapter phase and plain shared policy | RLlib's stock 
 Method     16 environments, two hidden layers of 64; all alternate in one process; median and range
 Run        python benchmarks/sampling.py [--json FILE]                        about 4 minutes
 Expect     HalfCheetah 6x1: 8 times stock and 45 % of the bare loop; Ant 4x2: 3 times stock and 65 % of it
-Recorded   README, "Performance"
+Recorded   docs/performance.md
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Compared   ours, LoRASA's adapter phase keyed by agent and by role, feed-forward
 Method     map 3s5z, E = 8, 32, 128 battles; all alternate in one process; median and range
 Run        python benchmarks/sampling_smax.py [--json FILE]                    about 5 minutes
 Expect     at E = 32, of the raw loop: 70 % feed-forward, 55 % recurrent
-Recorded   README, "Performance"
+Recorded   docs/performance.md
 """
 
 from __future__ import annotations

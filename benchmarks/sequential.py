@@ -8,7 +8,7 @@ Method     five epochs, two-stage critic, two hidden layers of 64, r = 8, one th
 Run        python benchmarks/learning_step.py --algorithm a2po [--json FILE]            about 8 minutes
 Expect     log-log slope over agents at most 1.2; at 8 agents 4 times as fast for the actor part, 2 times for the whole;
            memory linear in agents and in steps
-Recorded   README, "Performance"
+Recorded   docs/performance.md
 """
 
 from __future__ import annotations

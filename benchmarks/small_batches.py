@@ -11,7 +11,7 @@ Method     HalfCheetah 2x3: two agents, local observations, two hidden layers of
 Run        python benchmarks/learning_step.py --small [--json FILE]          about 2 minutes, more to compile at first
 Expect     at most 1.3 times plain torch for one shared policy, 1.6 times for joint LoRASA; compiled 0.35 and 0.5 times;
            time per row of long chunks within 1.2 times that of short ones
-Recorded   README, "Performance"
+Recorded   docs/performance.md
 """
 
 from __future__ import annotations

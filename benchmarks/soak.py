@@ -6,7 +6,7 @@ Method     HalfCheetah 2x3, LoRASA in two phases, two remote env runners and one
            slope is fitted over the last two thirds of the run
 Run        python benchmarks/soak.py [--minutes 30] [--csv FILE] [--json FILE]
 Expect     slopes within 1 MiB per minute, exact counters, nothing that hangs
-Recorded   results/soak/, README, "Performance"
+Recorded   results/soak/, docs/performance.md
 """
 
 from __future__ import annotations

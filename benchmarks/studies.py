@@ -1,4 +1,4 @@
-"""The training runs behind README's "Results" and results/README.md: which there are, and a queue that works them off.
+"""The training runs behind results/README.md: which there are, and a queue that works them off.
 
 Compared   sharing methods within every study: equal budgets, presets of `lorasa_rllib/studies/presets.py`, one torch
            thread per run, one run per core

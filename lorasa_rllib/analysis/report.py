@@ -20,6 +20,11 @@ table { border-collapse: collapse; font-size: 0.85rem; margin: 1rem 0; display: 
 th, td { padding: 0.2rem 0.7rem; text-align: right; border-bottom: 1px solid #eee; } th { background: #f6f6f6; }
 td:first-child, th:first-child, table.facts td { text-align: left; }
 pre { background: #f6f6f6; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem; } p.note { color: #555; }
+@media (prefers-color-scheme: dark) {
+  body { background: #1c1e22; color: #ddd; } th, pre { background: #2a2d33; } p.note { color: #aaa; }
+  a { color: #8ab4f8; }
+  th, td { border-color: #3a3d44; } h2 { border-color: #444; } img { background: #fff; border-radius: 6px; }
+}
 """
 
 
