@@ -19,8 +19,11 @@ trap 'rm -rf "$work"' EXIT
 # pysc2 pins a protobuf that ray cannot use; pys2clientprotocol holds the same messages for protobuf 6 and 7.
 "$python" -m pip install -q --no-deps "pysc2==4.0.0"
 "$python" -m pip install -q "pys2clientprotocol==1.0.2" absl-py websocket-client portpicker mpyq six psutil pygame-ce
-"$python" -m pip install -q --no-deps "git+https://github.com/oxwhirl/smac.git"
-"$python" -m pip install -q --no-deps "git+https://github.com/oxwhirl/smacv2.git"
+# By commit: what a branch holds may change overnight.
+smac=d6aab33f76abc3849c50463a8592a84f59a5ef84
+smacv2=577ab5a2cff2391f8df582da5731ea9cd6adf3c6
+"$python" -m pip install -q --no-deps "git+https://github.com/oxwhirl/smac.git@$smac"
+"$python" -m pip install -q --no-deps "git+https://github.com/oxwhirl/smacv2.git@$smacv2"
 
 if [ ! -d "$game/Versions" ]; then
     echo "Fetching StarCraft II $version into $game."
