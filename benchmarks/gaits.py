@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.studies import STUDIES
 from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.policies.acting import LoadedPolicy
-from lorasa_rllib.rllib.checkpoints import read_checkpoint
+from lorasa_rllib.rllib.checkpoints import read_trained
 from lorasa_rllib.studies.curves import write_csv
 from lorasa_rllib.studies.methods import label_of
 from lorasa_rllib.studies.options import in_files
@@ -62,7 +62,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     if others := sorted({name for name in curves["scenario"] if not name.startswith("HalfCheetah")}):
         raise ValueError(f"{folder} holds runs on {others}; only HalfCheetah has these gaits.")
     for trial in find_trials(folder):
-        saved = read_checkpoint(trial.last)
+        saved = read_trained(trial.last)
         env = environment_of(saved, EPISODES, {})
         try:
             rows.append({name: ends[trial.name][name] for name in RUN} | gait(env, LoadedPolicy(saved)) | provenance())

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from lorasa_rllib.cli.output import AsJSON, reporting, show, table
-from lorasa_rllib.cli.play import Policy, _check_roles, _read
+from lorasa_rllib.cli.play import Policy, Trust, _check_roles, _read
+from lorasa_rllib.studies.terminal import printable
 
 app = typer.Typer(
     help="Lists, shows, exports, merges and edits adapters. Nothing is overwritten: edits write new folders.",
@@ -19,7 +20,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="The new folder.")]
 
 @app.command("list")
 @reporting
-def list_(checkpoint: Policy, as_json: AsJSON = False) -> None:
+def list_(checkpoint: Policy, trust: Trust = False, as_json: AsJSON = False) -> None:
     """The adapters of a policy: whose they are, how large, how far they move the backbone.
 
     [bold]Examples[/bold]
@@ -30,7 +31,7 @@ def list_(checkpoint: Policy, as_json: AsJSON = False) -> None:
     """
     from lorasa_rllib.policies.saved import names_of_adapters
 
-    saved = _read(checkpoint)
+    saved = _read(checkpoint, trust)
     owners, names = saved.config.owners, names_of_adapters(saved.config)
     rows = []
     moves = _moves(saved)
@@ -43,7 +44,7 @@ def list_(checkpoint: Policy, as_json: AsJSON = False) -> None:
         show({"method": owners.method, "phase": saved.phase, "keyed_by": owners.routed_by, "adapters": rows})
         return
     if not rows:
-        print(f"Sharing method {owners.method!r} has no adapters.")
+        print(printable(f"Sharing method {owners.method!r} has no adapters."))
         return
     steps = f"{saved.origin.env_steps:,} environment steps"
     note = f"Moves weights by: |BA| / |W|, Frobenius, all layers. Phase {saved.phase}, {steps}."
@@ -55,6 +56,7 @@ def list_(checkpoint: Policy, as_json: AsJSON = False) -> None:
 def show_(
     checkpoint: Policy,
     adapter: Annotated[str, typer.Argument(help="Its name, see `lorasa adapters list`.")],
+    trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
     """One adapter, layer by layer: size beside the weights it is added to, rank, and where its strength lies.
@@ -68,7 +70,7 @@ def show_(
     from lorasa_rllib.policies.adapters import updates_of
     from lorasa_rllib.policies.folder import index_of_adapter
 
-    saved = _read(checkpoint)
+    saved = _read(checkpoint, trust)
     k, rows = index_of_adapter(saved.config, adapter), []
     for layer, updates in updates_of(saved).items():
         weight, values = saved.weights[f"{layer}.weight"], torch.linalg.svdvals(updates[k])
@@ -95,6 +97,7 @@ def export(
     out: Out,
     adapter: Annotated[str | None, typer.Option(help="Only this adapter; default: the whole policy.")] = None,
     critic: Annotated[bool, typer.Option(help="Keep the critic, to go on training.")] = True,
+    trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
     """Writes a policy, or one adapter, as files that anyone may open: safetensors and JSON, no pickle.
@@ -109,7 +112,7 @@ def export(
 
     from lorasa_rllib.policies.folder import save_adapter, save_policy
 
-    saved = _read(checkpoint)
+    saved = _read(checkpoint, trust)
     if adapter is not None:
         if not critic:
             raise ValueError("--no-critic is for whole policies: an adapter has none.")
@@ -124,6 +127,7 @@ def merge(
     checkpoint: Policy,
     out: Out,
     roles: Annotated[str | None, typer.Option(help="The role each agent keeps, such as 0,0,1; keyed by role.")] = None,
+    trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
     """Folds adapters and ids into dense weights of each agent: separate policies (NPS) that act alike.
@@ -140,7 +144,7 @@ def merge(
         kept = None if roles is None else [int(part) for part in roles.split(",")]
     except ValueError:
         raise ValueError(f"--roles {roles} must list whole numbers, such as 0,0,1.") from None
-    saved = _read(checkpoint)
+    saved = _read(checkpoint, trust)
     _check_roles(saved, kept or [])
     _save(merged(saved, kept), out, as_json)
 
@@ -153,6 +157,7 @@ def add(
     like: Annotated[str, typer.Option(help="The agent (or role_2) it starts as a copy of.")],
     out: Out,
     plain: Annotated[bool, typer.Option(help="Start from the plain backbone instead of like's adapter.")] = False,
+    trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
     """Grows a team by an agent, or a bank by a role, warm-started from another one.
@@ -170,7 +175,7 @@ def add(
     from lorasa_rllib.policies.saved import names_of_adapters
     from lorasa_rllib.policies.teams import roles_of, team_of
 
-    saved = _read(checkpoint)
+    saved = _read(checkpoint, trust)
     owners, agents = saved.config.owners, saved.config.spec.agents
     if owners.routed_by == "role":
         if name != f"role_{owners.num_adapters}":
@@ -195,6 +200,7 @@ def transplant(
     source: Annotated[str, typer.Option("--from", help="Another policy (as above), or the folder of an adapter.")],
     out: Out,
     name: Annotated[str, typer.Option("--name", help="Which adapter of --from, if that is a policy.")] = "",
+    trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
     """Replaces an adapter by one of another policy with the same network, effect unchanged.
@@ -212,8 +218,8 @@ def transplant(
     alone = (folder / ADAPTER_CONFIG).is_file()
     if alone and name:
         raise ValueError(f"--name {name}: {source} holds a single adapter; leave --name out.")
-    given: Any = folder if alone else _read(source)
-    _save(adapters.transplant(_read(checkpoint), adapter, given, name or adapter), out, as_json)
+    given: Any = folder if alone else _read(source, trust)
+    _save(adapters.transplant(_read(checkpoint, trust), adapter, given, name or adapter), out, as_json)
 
 
 @app.command()
@@ -222,6 +228,7 @@ def truncate(
     checkpoint: Policy,
     out: Out,
     r: Annotated[int, typer.Option("-r", min=1, help="The new rank.")],
+    trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
     """Cuts all adapters to a lower rank (SVD), and tells what that cost.
@@ -232,7 +239,7 @@ def truncate(
     """
     from lorasa_rllib.policies.adapters import truncated
 
-    _save_and_tell(truncated(_read(checkpoint), r), out, as_json)
+    _save_and_tell(truncated(_read(checkpoint, trust), r), out, as_json)
 
 
 @app.command()
@@ -241,6 +248,7 @@ def fold(
     checkpoint: Policy,
     out: Out,
     r: Annotated[int | None, typer.Option("-r", min=1, help="Rank of what is left; default: as it is.")] = None,
+    trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
     """Moves what all adapters have in common into the backbone: a better start for new adapters.
@@ -253,7 +261,7 @@ def fold(
     """
     from lorasa_rllib.policies.adapters import folded
 
-    _save_and_tell(folded(_read(checkpoint), r), out, as_json)
+    _save_and_tell(folded(_read(checkpoint, trust), r), out, as_json)
 
 
 def _save(saved: Any, out: Path, as_json: bool) -> None:

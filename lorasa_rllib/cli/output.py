@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
-from lorasa_rllib.studies.terminal import width
+from lorasa_rllib.studies import terminal
+from lorasa_rllib.studies.terminal import CELL, printable, width
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON instead, for scripts.")]
 
@@ -29,21 +30,16 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> None
     drawn = Table(header_style="bold")
     for column in rows[0] if rows else ():
         numbers = all(isinstance(row[column], int | float) for row in rows)
-        drawn.add_column(escape(column), justify="right" if numbers else "left", overflow="fold")
+        drawn.add_column(escape(printable(column, CELL)), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(escape(_printable(text_of(value))) for value in row.values()))
+        drawn.add_row(*(escape(printable(text_of(value), CELL)) for value in row.values()))
     console = Console(width=width())
     console.print(
-        f"[bold]{escape(title)}[/bold]", highlight=False
+        f"[bold]{escape(printable(title))}[/bold]", highlight=False
     )  # not as the table's own: narrow tables would fold them
     console.print(drawn)
     if note:
-        console.print(f"[italic]{escape(note)}[/italic]", highlight=False)
-
-
-def _printable(text: str) -> str:
-    """Without control characters: names may come from files of others."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+        console.print(f"[italic]{escape(printable(note))}[/italic]", highlight=False)
 
 
 def text_of(value: Any) -> str:
@@ -69,7 +65,7 @@ def progress() -> Any:
 
 def complain(message: str) -> None:
     """What went wrong, on standard error."""
-    print(f"lorasa: {message}", file=sys.stderr)
+    terminal.complain("lorasa", message)
 
 
 def reporting(command: Callable[..., None]) -> Callable[..., None]:
@@ -87,6 +83,10 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
             _end(1, error)
         except KeyboardInterrupt:
             _end(130, "interrupted")
+        except Exception as error:  # what nobody thought of is one line, too; LORASA_TRACEBACK=1 tells where it was
+            if os.environ.get("LORASA_TRACEBACK"):
+                raise
+            _end(1, f"{type(error).__name__}: {error} (LORASA_TRACEBACK=1 shows where)")
 
     return reported
 

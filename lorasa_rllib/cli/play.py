@@ -13,11 +13,14 @@ from lorasa_rllib.cli.output import AsJSON, complain, progress, show, table
 from lorasa_rllib.studies.terminal import three_figures
 
 WHAT = (
-    "Policy files, or a checkpoint, or a trial's folder (its last checkpoint); a path or URI. Checkpoints are pickles, "
-    "which run code when they are read: only your own."
+    "Policy files, or a checkpoint, or a trial's folder (its last checkpoint); a path or URI. Checkpoints of older "
+    "versions hold only pickles, which run code when they are read: they need --trust."
 )
 Policy = Annotated[str, typer.Argument(help=WHAT)]
-Trust = Annotated[bool, typer.Option("--trust", help="Import whatever module policy files name as environment.")]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run code that comes with files: pickles of checkpoints, modules of environments."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Of environments and sampled actions.")]
 ENVIRONMENT = "Settings of the environment: --env max_episode_steps=200; or another one: --env module:Class."
 Changes = Annotated[list[str], typer.Option("--env", help=ENVIRONMENT)]
@@ -126,6 +129,7 @@ def export(
     agent: Annotated[str, typer.Option(help="Whose policy.")],
     out: Annotated[Path, typer.Option("--out", "-o", help=".onnx, or .pt2 (torch.export).")],
     role: Annotated[int | None, typer.Option(help="The role it keeps, where adapters are keyed by role.")] = None,
+    trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
     """One agent's greedy policy as a plain network, adapters merged in: ONNX (checked with onnxruntime) or .pt2.
@@ -141,7 +145,7 @@ def export(
     writers = {".onnx": export_onnx, ".pt2": export_program}
     if out.suffix not in writers:
         raise ValueError(f"{out.name} must end in .onnx or .pt2.")
-    saved = _read(checkpoint)
+    saved = _read(checkpoint, trust)
     _check_roles(saved, [] if role is None else [role])
     network = AgentNetwork(saved, agent, role)
     path = writers[out.suffix](network, out)
@@ -151,38 +155,35 @@ def export(
         print(f"{path}: {', '.join(network.inputs())} -> {', '.join(network.outputs())}")
 
 
-def _read(path: str) -> Any:
-    """The policy behind a path or URI."""
-    return _trained(path)[0]
+def _read(path: str, trust: bool = False) -> Any:
+    """The policy behind a path or URI. trust: whether it may be unpickled if it has no files."""
+    from lorasa_rllib.policies.folder import policy_files, read_policy
+
+    if "://" not in path and policy_files(path):
+        return read_policy(path)  # without Ray
+    from lorasa_rllib.rllib.checkpoints import read_trained
+    from lorasa_rllib.studies.modules import import_from_here
+
+    if trust:
+        import_from_here()
+    return read_trained(path, trust)
 
 
 def _trained(path: str, trust: bool = False) -> tuple[Any, Any]:
     """The policy behind a path or URI, and the `Environment` it was trained in."""
-    from lorasa_rllib.policies.folder import is_policy, read_policy
     from lorasa_rllib.studies.playing import Environment
 
-    def of_files(folder: Path) -> tuple[Any, Any]:
-        saved = read_policy(folder)
-        return saved, Environment(saved.origin.environment, saved.origin.env_config, trust)
-
-    if "://" not in path and is_policy(local := Path(path).expanduser()):
-        return of_files(local)  # without Ray
-    from lorasa_rllib.rllib.checkpoints import (
-        ALGORITHM,
-        MissingCode,
-        config_of_checkpoint,
-        last_checkpoint,
-        read_checkpoint,
-    )
+    saved = _read(path, trust)
+    origin = saved.origin
+    if not trust or origin.environment is not None:
+        return saved, Environment(origin.environment, origin.env_config, trust)
+    from lorasa_rllib.rllib.checkpoints import ALGORITHM, MissingCode, config_of_checkpoint, last_checkpoint
     from lorasa_rllib.rllib.storage import on_this_machine
     from lorasa_rllib.studies.modules import import_from_here
 
     import_from_here()
     with on_this_machine(path) as here:
-        if is_policy(here):
-            return of_files(here)
         checkpoint = last_checkpoint(here) or here
-        saved = read_checkpoint(checkpoint)  # a pickle, so that its code has run already
         if not (checkpoint / ALGORITHM).is_file():  # of a module alone
             return saved, Environment(None, {})
         try:

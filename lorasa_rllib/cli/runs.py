@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 import typer
 
 from lorasa_rllib.cli.output import AsJSON, progress, show
+from lorasa_rllib.cli.play import Trust
 
 ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 """Options of `train` are those of tune_configs/compare_methods.py, read as there, --help included."""
@@ -33,8 +34,10 @@ def train(context: typer.Context) -> None:
     """
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
+    from lorasa_rllib.studies.local import protect_local_start
     from lorasa_rllib.studies.options import read_options
 
+    protect_local_start(context.args)
     options = partial(read_options, description=inspect.cleandoc(train.__doc__ or ""), suite=None, prog="lorasa train")
     if not context.args:
         with suppress(SystemExit):
@@ -46,12 +49,11 @@ def train(context: typer.Context) -> None:
 
 
 def analyze(
-    run_dir: Annotated[
-        str, typer.Argument(help="Folder of an experiment, or of a trial; checkpoints are pickles: only your own.")
-    ],
+    run_dir: Annotated[str, typer.Argument(help="Folder of an experiment, or of a trial.")],
     out: Annotated[Path | None, typer.Option(help="The HTML file; default: analysis.html in RUN_DIR.")] = None,
     env_steps: Annotated[int, typer.Option(min=1, help="Environment steps that policies are compared on.")] = 2000,
     every_seed: Annotated[bool, typer.Option(help="All trials, not only the first seed of each method.")] = False,
+    trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
     """How agents' policies differ: one HTML report of an experiment or a trial. Ctrl-C ends with what there is of it.
@@ -65,12 +67,13 @@ def analyze(
     from lorasa_rllib.studies.analyze import analyze as make
     from lorasa_rllib.studies.modules import import_from_here
 
-    import_from_here()
+    if trust:
+        import_from_here()
     folder = _folder(run_dir)
     with progress() as bar:
         task = bar.add_task("trials", total=None)
         shown = lambda done, of: bar.update(task, completed=done, total=of)  # noqa: E731
-        report = make(folder, out or folder / "analysis.html", env_steps, every_seed, _command(), shown)
+        report = make(folder, out or folder / "analysis.html", env_steps, every_seed, _command(), shown, trust)
     _done(report, as_json)
 
 

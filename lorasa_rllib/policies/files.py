@@ -22,7 +22,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-JSON_LIMIT = 64 * 2**20
+JSON_LIMIT = 8 * 2**20
+PARTS_LIMIT = 600_000
+"""Values of a JSON file: empty lists take forty times the memory that they take on the disk."""
 HEADER_LIMIT = 64 * 2**20
 NUMBER_LIMIT = 2**31
 """Larger whole numbers in a description are damage: nothing in a policy is as large."""
@@ -37,7 +39,10 @@ class PolicyFileError(ValueError):
 def read_json(path: Path) -> Any:
     """The contents of a JSON file: no duplicate names, no NaN, no number that could not be a size."""
     try:
-        contents = _contents(path, JSON_LIMIT, "too large to be a description of a policy")
+        too_large = "too large to be a description of a policy"
+        contents = contents_of(path, JSON_LIMIT, too_large)
+        if sum(contents.count(sign) for sign in (b"[", b"{", b",")) > PARTS_LIMIT:
+            raise PolicyFileError(f"{path} is {too_large}.")
         data = json.loads(contents, object_pairs_hook=_without_duplicates, parse_constant=_no_constant)
         _check_numbers(data)
     except OSError as error:
@@ -54,7 +59,7 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
     payload = 4 * sum(math.prod(shape) for shape in expected.values())
     try:
         too_large = f"larger than the policy it belongs to ({payload:,} bytes)"
-        found = dict(safetensors.deserialize(_contents(path, payload + HEADER_LIMIT, too_large)))
+        found = dict(safetensors.deserialize(contents_of(path, payload + HEADER_LIMIT, too_large)))
     except OSError as error:
         raise PolicyFileError(f"{path} cannot be read: {error.strerror or error}.") from error
     except safetensors.SafetensorError as error:
@@ -75,9 +80,10 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
     return {name: torch.tensor(array) for name, array in arrays.items()}
 
 
-def _contents(path: Path, limit: int, too_large: str) -> bytes:
-    """The bytes of an ordinary file: devices never end, and pipes keep one waiting."""
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+def contents_of(path: Path, limit: int, too_large: str, links: bool = True) -> bytes:
+    """The bytes of an ordinary file: devices never end, and pipes keep one waiting. links: whether it may be a link."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if links else getattr(os, "O_NOFOLLOW", 0))
+    with open(os.open(path, flags), "rb") as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise PolicyFileError(f"{path} is no ordinary file.")
@@ -87,8 +93,10 @@ def _contents(path: Path, limit: int, too_large: str) -> bytes:
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """The contents of a safetensors file."""
+    """The contents of a safetensors file. Raises ValueError for numbers that could not be read back."""
     data = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+    if wrong := [name for name, tensor in data.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{wrong[0]} holds NaN or infinite numbers, which no policy may have: nothing was written.")
     return safetensors.torch.save(data, metadata={"format": "pt"})
 
 

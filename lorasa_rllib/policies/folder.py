@@ -12,7 +12,9 @@ policy/
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +39,11 @@ from lorasa_rllib.policies.saved import Origin, SavedPolicy, expected_shapes, is
 
 CONFIG, BACKBONE, CRITIC = "policy_config.json", "backbone.safetensors", "critic.safetensors"
 ADAPTERS, ADAPTER_CONFIG, ADAPTER = "adapters", "adapter_config.json", "adapter_model.safetensors"
+LONGEST = 255
+"""Characters that file systems allow in a name."""
+
+INSIDE = "policy"
+"""The folder of these files in a checkpoint of an algorithm."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +70,12 @@ class AdapterDocument(LoRAConfig):
         return LoRAConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(LoRAConfig)})
 
 
-def is_policy(path: Path) -> bool:
-    """Whether a path is the folder of a policy, whole or not."""
-    return (Path(path) / CONFIG).is_file()
+def policy_files(path: str | Path) -> Path | None:
+    """The folder of a policy's files, whole or not, that a path means: itself, or the one in a checkpoint."""
+    path = Path(path).expanduser()
+    if os.path.lexists(path / CONFIG):
+        return path
+    return path / INSIDE if os.path.lexists(path / INSIDE) else None
 
 
 def save_policy(saved: SavedPolicy, folder: str | Path) -> Path:
@@ -93,13 +103,15 @@ def save_adapter(saved: SavedPolicy, name: str, folder: str | Path) -> Path:
 
 
 def read_policy(folder: str | Path) -> SavedPolicy:
-    """Reads the folder of a policy. Raises PolicyFileError if anything is missing, damaged or does not fit."""
-    folder = Path(folder).expanduser()
-    if not is_policy(folder):
-        what = "an RLlib checkpoint: make files of it with  lorasa adapters export CHECKPOINT -o FOLDER"
-        looks_like = (folder / "rllib_checkpoint.json").is_file()
+    """Reads the folder of a policy, or that in a checkpoint. Raises PolicyFileError if anything is missing, damaged or
+    does not fit."""
+    found = policy_files(folder)
+    if found is None:
+        what = "a checkpoint without policy files: lorasa adapters export CHECKPOINT -o FOLDER --trust  makes them"
+        looks_like = (Path(folder).expanduser() / "rllib_checkpoint.json").is_file()
         raise PolicyFileError(f"{folder} is {what if looks_like else f'no policy: it holds no {CONFIG}'}.")
-    document: PolicyDocument = _document(folder / CONFIG, PolicyDocument, _of_this_version)
+    folder = found
+    document = read_document(folder)
     config = document.policy
     _check_sizes(config, folder)
     actor, critic = _shapes(config, folder / CONFIG)
@@ -118,6 +130,12 @@ def read_policy(folder: str | Path) -> SavedPolicy:
         weights[name] = torch.stack([adapter[name] for adapter in bank])
     rest = read_tensors(folder / CRITIC, critic) if (folder / CRITIC).exists() else None
     return SavedPolicy(config, document.phase, weights, rest, document.origin)
+
+
+def read_document(folder: Path) -> PolicyDocument:
+    """What the files of a policy say about it, without its weights."""
+    document: PolicyDocument = _document(folder / CONFIG, PolicyDocument, _of_this_version)
+    return document
 
 
 def read_adapter(folder: str | Path, config: PolicyConfig) -> tuple[LoRAConfig, dict[str, Tensor]]:
@@ -145,7 +163,9 @@ def index_of_adapter(config: PolicyConfig, name: str) -> int:
 def in_folders(name: str) -> str:
     """The name of an adapter's folder: never a path, whatever agents are called."""
     safe = quote(name, safe="").replace(".", "%2E") if name.startswith(".") or not name else quote(name, safe="")
-    return safe or "%00"
+    safe = safe or "%00"
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
+    return safe if len(safe) <= LONGEST else f"{safe[:100]}-{digest}"
 
 
 def _write_adapter(folder: Path, name: str, lora: LoRAConfig, adapters: Mapping[str, Tensor], k: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import ray
 import torch
+from pyarrow.fs import FileSystem, copy_files
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.core import (
     ALL_MODULES,
@@ -37,7 +39,7 @@ from ray.rllib.utils.metrics import (
 from lorasa_rllib.envs.ordered import check_team
 from lorasa_rllib.nn.policy import PHASES, Phase, TeamPolicy
 from lorasa_rllib.policies.folder import save_policy
-from lorasa_rllib.policies.saved import saved
+from lorasa_rllib.policies.saved import SavedPolicy, saved
 from lorasa_rllib.rllib.checkpoints import (
     adapter_weights,
     backbone_weights,
@@ -51,6 +53,7 @@ from lorasa_rllib.rllib.checkpoints import (
     policy_inside,
     read_trained,
     readable,
+    seal,
 )
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.describe import trainable_parameters
@@ -335,18 +338,33 @@ class TeamAlgorithm(EvaluatingPPO):
 
         Returns the new folder. Raises ValueError if it exists.
         """
+        return save_policy(self._saved(), folder)
+
+    def _saved(self) -> SavedPolicy:
+        """The policy as it is now."""
         module = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{MODULE_ID}"
         state = self.learner_group.get_state(components=module)[COMPONENT_LEARNER][COMPONENT_RL_MODULE][MODULE_ID]
         policy = TeamPolicy(self.config.policy_config())
         policy.load_state_dict({name.removeprefix("policy."): torch.as_tensor(w) for name, w in state.items()})
-        return save_policy(saved(policy, origin_of(self.config, self._env_steps())), folder)
+        return saved(policy, origin_of(self.config, self._env_steps()))
 
     @override(PPO)
     def save_to_path(self, path: str | Path | None = None, *, filesystem: Any = None, **kwargs: Any) -> str:
-        """Writes a checkpoint and returns its place. path: relative or absolute, or a URI."""
-        if path is not None and filesystem is None and "://" not in str(path):
-            path = str(Path(path).expanduser().absolute())
-        return super().save_to_path(path, filesystem=filesystem, **kwargs)
+        """Writes a checkpoint, with the policy's files in it, and returns its place.
+
+        path: relative or absolute, or a URI; None: a temporary folder.
+        """
+        if filesystem is None and "://" not in str(path):
+            path = Path(tempfile.mkdtemp(prefix="checkpoint_") if path is None else path).expanduser().absolute()
+            written = str(super().save_to_path(str(path), **kwargs))
+            seal(path, self._saved())
+            return written
+        if filesystem is None:
+            filesystem, path = FileSystem.from_uri(str(path))
+        with tempfile.TemporaryDirectory(prefix="lorasa_checkpoint_") as here:
+            self.save_to_path(here, **kwargs)
+            copy_files(here, str(path), destination_filesystem=filesystem)
+        return str(path)
 
     @classmethod
     @override(PPO)

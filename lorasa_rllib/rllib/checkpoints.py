@@ -1,9 +1,16 @@
-"""Reading what runs leave behind: checkpoints of algorithms (pickles: only your own), and policies as files."""
+"""Reading what runs leave behind: checkpoints of algorithms, and policies as files.
+
+Checkpoints are pickles, which run code when they are read: that is for going on with one's own runs. Everything else
+reads the policy files that every checkpoint carries.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -19,7 +26,8 @@ from lorasa_rllib.learning.phases import PhaseSchedule
 from lorasa_rllib.nn.obs_norm import for_more_agents
 from lorasa_rllib.nn.policy import PHASES, Phase, PolicyConfig, TeamPolicy
 from lorasa_rllib.policies.adapters import transplant
-from lorasa_rllib.policies.folder import is_policy, read_policy
+from lorasa_rllib.policies.files import PolicyFileError, json_bytes, read_json, write_file
+from lorasa_rllib.policies.folder import INSIDE, policy_files, read_document, read_policy, save_policy
 from lorasa_rllib.policies.saved import Origin, SavedPolicy, is_adapters, is_statistics, names_of_adapters, saved
 from lorasa_rllib.rllib.module import MODULE_ID, check_state
 from lorasa_rllib.rllib.storage import on_this_machine
@@ -27,6 +35,15 @@ from lorasa_rllib.spec import Owners
 
 MODULE = Path("learner_group/learner/rl_module") / MODULE_ID
 STATE, BUILT_FROM, ALGORITHM = "module_state.pkl", "class_and_ctor_args.pkl", "algorithm_state.pkl"
+FILES = "files.json"
+"""Sizes and checksums of all other files of a checkpoint; written last."""
+
+ALL = (
+    BUILT_FROM, ALGORITHM, "rllib_checkpoint.json", f"learner_group/{BUILT_FROM}", "learner_group/state.pkl",
+    f"learner_group/learner/{BUILT_FROM}", "learner_group/learner/state.pkl", MODULE / BUILT_FROM, MODULE / STATE,
+)  # fmt: skip
+"""Files without which a checkpoint is not whole."""
+
 ENV_STEPS = "env_runners--num_env_steps_sampled_lifetime"
 
 
@@ -56,9 +73,47 @@ def is_checkpoint(path: str | Path) -> bool:
     return (Path(path) / MODULE / STATE).is_file()
 
 
+def seal(folder: Path, policy: SavedPolicy) -> None:
+    """Completes a checkpoint in a folder of this machine: with the policy's files, and a list that shows damage."""
+    (folder / FILES).unlink(missing_ok=True)
+    shutil.rmtree(folder / INSIDE, ignore_errors=True)
+    save_policy(policy, folder / INSIDE)
+    write_file(folder / FILES, json_bytes({"files": _contents_of(folder)}))
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint is complete and undamaged, as far as can be told without reading pickles."""
+    if not all((path / name).is_file() for name in ALL):
+        return False
+    if (path / FILES).exists() or (path / INSIDE).exists():
+        try:
+            return bool(read_json(path / FILES)["files"] == _contents_of(path))
+        except (PolicyFileError, OSError, LookupError, TypeError):
+            return False
+    return all(_ends(file) for file in path.rglob("*.pkl"))  # of an older version
+
+
+def _contents_of(folder: Path) -> dict[str, list[Any]]:
+    """Size and checksum of every file of a checkpoint but `FILES`, and but hidden ones, which others may add."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder)
+        if file.is_file() and str(name) != FILES and not any(part.startswith(".") for part in name.parts):
+            data = file.read_bytes()
+            found[str(name)] = [len(data), f"{zlib.crc32(data):08x}"]
+    return found
+
+
+def _ends(file: Path) -> bool:
+    """Whether a pickle has its last byte."""
+    with file.open("rb") as opened:
+        opened.seek(-1, os.SEEK_END) if file.stat().st_size else None
+        return opened.read(1) == pickle.STOP
+
+
 def last_checkpoint(trial: Path) -> Path | None:
     """The last checkpoint in the folder of a trial, None if there is none."""
-    return max((p for p in trial.glob("checkpoint_*") if is_checkpoint(p)), default=None)
+    return max((p for p in trial.glob("checkpoint_*") if policy_files(p) or is_checkpoint(p)), default=None)
 
 
 def checkpoint_at(path: Path) -> Path:
@@ -75,7 +130,7 @@ def checkpoint_at(path: Path) -> Path:
 def _what_is_there(path: Path) -> str:
     if not path.exists():
         return "it does not exist."
-    if is_policy(path):
+    if policy_files(path):
         return "it holds a policy's files. load_policy acts with them, .sharing(backbone=...) starts from them."
     if trials := sorted({p.parent.name for p in path.glob("*/checkpoint_*") if is_checkpoint(p)}):
         return f"it holds trials. Give one of {trials[:10]}."
@@ -109,8 +164,13 @@ def config_of_checkpoint(path: str | Path) -> Any:
         return built["class"].get_default_config().from_state(state)
 
 
-def env_steps_of(path: str | Path) -> int:
-    """Environment steps that the run of a checkpoint had sampled."""
+def env_steps_of(path: str | Path, trust: bool = False) -> int:
+    """Environment steps that the run of a checkpoint had sampled. Raises ValueError if only a pickle says so."""
+    if not trust:
+        files = policy_files(path)
+        if files is None:
+            raise ValueError(f"{path} {OLD}")
+        return read_document(files).origin.env_steps
     with readable(path):
         counted = _unpickled(Path(path) / ALGORITHM)["metrics_logger"]["stats"]
         return int(counted[ENV_STEPS]["lifetime_sum"]) if ENV_STEPS in counted else 0  # nothing was sampled yet
@@ -136,7 +196,7 @@ def read_checkpoint(path: str | Path) -> SavedPolicy:
 
 def _origin(path: Path) -> Origin:
     """Of a whole checkpoint. Only the number of steps if its config needs code that is gone: the policy does not."""
-    steps = env_steps_of(path)
+    steps = env_steps_of(path, trust=True)
     try:
         return origin_of(config_of_checkpoint(path), steps)
     except MissingCode:
@@ -162,10 +222,27 @@ def origin_of(config: Any, env_steps: int) -> Origin:
     )
 
 
-def read_trained(path: str | Path) -> SavedPolicy:
-    """The policy behind a path or URI: files of a policy, a checkpoint, or a trial (its last checkpoint)."""
+OLD = (
+    "is a checkpoint without policy files, as older versions wrote them: a pickle, which runs code when it is read. If "
+    "it is your own, give --trust, or make files of it: lorasa adapters export CHECKPOINT -o FOLDER --trust."
+)
+
+
+def read_trained(path: str | Path, trust: bool = False) -> SavedPolicy:
+    """The policy behind a path or URI: files of a policy, a checkpoint, or a trial (its last checkpoint).
+
+    trust: whether a checkpoint without policy files may be unpickled. Raises ValueError if it would have to be, for
+    damaged files, and for anything else.
+    """
     with on_this_machine(path) as here:
-        return read_policy(here) if is_policy(here) else read_checkpoint(last_checkpoint(here) or here)
+        place = here if policy_files(here) else last_checkpoint(here) or here
+        if policy_files(place):
+            return read_policy(place)
+        if trust or not place.exists():
+            return read_checkpoint(place)
+        if any((folder / name).is_file() for folder in (place, place / MODULE) for name in (STATE, BUILT_FROM)):
+            raise ValueError(f"{path} {OLD}")
+        raise ValueError(f"{path} is neither a policy's files nor a checkpoint: {_what_is_there(place)}")
 
 
 def check_same_owners(path: str | Path, theirs: Owners, own: Owners) -> None:

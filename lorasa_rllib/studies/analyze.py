@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,10 @@ from lorasa_rllib.analysis.observations import ObservationBank, names_of
 from lorasa_rllib.analysis.report import Part, write_report
 from lorasa_rllib.analysis.resources import counts
 from lorasa_rllib.nn.policy import TeamPolicy
-from lorasa_rllib.studies.curves import read_trial
+from lorasa_rllib.policies.files import PolicyFileError, contents_of
+from lorasa_rllib.studies.curves import read_text, read_trial
 from lorasa_rllib.studies.run import COMMAND
+from lorasa_rllib.studies.terminal import printable
 from lorasa_rllib.studies.trained import Trial, find_trials, load_policy_of, play
 
 ENVS, ENV_STEPS = 8, 2000
@@ -55,15 +59,16 @@ def analyze(
     every_seed: bool = False,
     command: str | None = None,
     shown: Callable[[int, int], None] = lambda done, of: None,
+    trust: bool = False,
 ) -> Path:
     """Writes the report of an experiment's folder, or of one trial's, to `out`. Returns its path.
 
     One trial of every method is shown, that with the lowest seed, unless every_seed. command: that the report says made
     it, beside that of the study. shown: told after every trial how many are done, and of how many. Ctrl-C ends with a
-    report of the trials that are done. Raises ValueError if the folder
-    holds no trained policies.
+    report of the trials that are done. trust: whether code that comes with the folder may run: pickles of checkpoints
+    without policy files, modules that name environments. Raises ValueError if the folder holds no trained policies.
     """
-    trials = find_trials(folder)
+    trials = find_trials(folder, trust)
     if not every_seed:
         trials = list({trial.arm: trial for trial in reversed(trials)}.values())[::-1]
     left_out = [trial.name for trial in trials[TRIALS:]]
@@ -74,14 +79,14 @@ def analyze(
         chosen, interrupted = trials[:TRIALS], False
         for k, trial in enumerate(chosen):
             try:
-                about, facts = _trial(trial, Path(temporary) / str(k), env_steps)
+                about, facts = _trial(trial, Path(temporary) / str(k), env_steps, trust)
             except KeyboardInterrupt:
                 if not overview:
                     raise
                 left_out, interrupted = [trial.name for trial in trials[k:]], True
                 break
             overview.append(facts)
-            sizes.append({"trial": trial.name, **_sizes(load_policy_of(trial.last))})
+            sizes.append({"trial": trial.name, **_sizes(load_policy_of(trial.last, trust))})
             parts += about
             shown(k + 1, len(chosen))
         first = [
@@ -110,14 +115,16 @@ def analyze(
 
 def commands_of(folder: Path) -> list[str]:
     """How the study of an experiment or trial was called, where that is known."""
-    files = [place / COMMAND for place in (folder, folder.parent)]
-    return [next(file for file in files if file.is_file()).read_text().strip()] if any(map(Path.is_file, files)) else []
+    for file in (place / COMMAND for place in (folder, folder.parent)):
+        with suppress(OSError, PolicyFileError):  # a link may lead anywhere: what it leads to is not shown
+            return [printable(contents_of(file, 2**16, "no command", links=False).decode(errors="replace").strip())]
+    return []
 
 
-def _trial(trial: Trial, temporary: Path, env_steps: int) -> tuple[list[Part], dict[str, object]]:
+def _trial(trial: Trial, temporary: Path, env_steps: int, trust: bool) -> tuple[list[Part], dict[str, object]]:
     """The parts about one trial, and its line of the overview."""
-    policy = load_policy_of(trial.last)
-    bank = play(trial.last, ENVS, env_steps)
+    policy = load_policy_of(trial.last, trust)
+    bank = play(trial.last, ENVS, env_steps, trust=trust)
     owners = policy.config.owners
     groups = f", groups {list(owners.backbone_of)}" if 1 < owners.num_backbones < len(owners.backbone_of) else ""
     parts = [Part(trial.name, f"Sharing method {owners.method}, phase {policy.phase}{groups}.", level=2)]
@@ -126,7 +133,7 @@ def _trial(trial: Trial, temporary: Path, env_steps: int) -> tuple[list[Part], d
     file = temporary / "distances.png"
     draw_heat_map(distances, names, file, trial.name, label=measure)
     parts.append(Part("How differently do they act?", f"{measure[0].upper()}{measure[1:]}. {SEES}", file))
-    parts.append(_over_training(trial, bank, names, measure, temporary / "training.png"))
+    parts.append(_over_training(trial, bank, names, measure, temporary / "training.png", trust))
     file = temporary / "layers.png"
     draw_layers(layers, file, trial.name)
     text = (
@@ -145,14 +152,16 @@ def _trial(trial: Trial, temporary: Path, env_steps: int) -> tuple[list[Part], d
     }
 
 
-def _over_training(trial: Trial, bank: ObservationBank, names: Sequence[str], measure: str, file: Path) -> Part:
+def _over_training(
+    trial: Trial, bank: ObservationBank, names: Sequence[str], measure: str, file: Path, trust: bool
+) -> Part:
     if len(trial.checkpoints) < CHECKPOINTS:
         text = (
             f"Only {len(trial.checkpoints)} checkpoints were kept, too few for a curve. --keep-checkpoints 10 of the "
             "study's script keeps more of them."
         )
         return Part("When did they part?", text)
-    matrices = [policy_distances(load_policy_of(path), bank) for path in trial.checkpoints.values()]
+    matrices = [policy_distances(load_policy_of(path, trust), bank) for path in trial.checkpoints.values()]
     draw_distances_over_training(list(trial.checkpoints), matrices, list(names), file, trial.name, label=measure)
     text = (
         f"{len(matrices)} checkpoints, all on the observations of the last one: 0 where agents act alike. "
@@ -192,7 +201,7 @@ def _sizes(policy: TeamPolicy) -> dict[str, int]:
 
 def _final_return(trial: Trial) -> float | None:
     file = trial.path / "result.json"
-    if not file.is_file():
+    if not os.path.lexists(file):
         return None
-    curve = read_trial(file.read_text().splitlines(), {})
+    curve = read_trial(read_text(file).splitlines(), {})
     return curve["episode_return"][curve["env_steps"] > 0.9 * curve["env_steps"].max()].mean()

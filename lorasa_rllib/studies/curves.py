@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from lorasa_rllib.policies.files import PolicyFileError, contents_of
+
+LIMIT = 2**30
+"""Bytes of a file of results that are read at most."""
+
+NEEDED = (
+    "scenario",
+    "obs",
+    "algorithm",
+    "method",
+    "seed",
+    "env_steps",
+    "episode_return",
+    "evaluation_return",
+    "seconds",
+)
+NUMBERS = 4
+"""Columns that every table of curves has; the last ones are numbers."""
 
 STEPS = "num_env_steps_sampled_lifetime"
 COLUMNS = [
@@ -37,33 +59,54 @@ def row_of(run: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
 
     Results of other algorithms and of older versions of RLlib have fewer entries, or others that mean the same.
     """
-    evaluation = result.get("evaluation", {}).get("env_runners", {})
-    runners = result.get("env_runners", {})
-    value = runners.get("episode_return_mean", result.get("episode_reward_mean"))
+    evaluation = _part(_part(result, "evaluation"), "env_runners")
+    runners = _part(result, "env_runners")
+    value = _number(runners.get("episode_return_mean", result.get("episode_reward_mean")))
     steps = [place[name] for place, name in ((result, STEPS), (runners, STEPS), (result, "timesteps_total"),
-                                             (result, "training_iteration")) if place.get(name)]  # fmt: skip
+                                             (result, "training_iteration")) if _number(place.get(name))]  # fmt: skip
     return {
         **run,
         "env_steps": int(steps[0]) if steps else 0,
         "episode_return": value,
-        "evaluation_return": evaluation.get("episode_return_mean"),
-        "win_rate": runners.get("win_rate"),
-        "evaluation_win_rate": evaluation.get("win_rate"),
+        "evaluation_return": _number(evaluation.get("episode_return_mean")),
+        "win_rate": _number(runners.get("win_rate")),
+        "evaluation_win_rate": _number(evaluation.get("win_rate")),
         "phase": result.get("phase", ""),
-        "episodes": int(runners.get("num_episodes_lifetime", value is not None and value == value)),
-        "seconds": result.get("time_total_s", math.nan),
+        "episodes": int(_number(runners.get("num_episodes_lifetime", value is not None and value == value)) or 0),
+        "seconds": _number(result.get("time_total_s", math.nan)),
         "versions": result.get("versions"),
         "commit": result.get("commit"),
     }
 
 
+def _part(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = result.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _number(value: Any) -> float | int | None:
+    """A number of a result, None for anything else and for what no run reaches."""
+    return value if isinstance(value, int | float) and not abs(value) > 1e300 else None
+
+
+def whole_lines(lines: Iterable[str]) -> Iterator[str]:
+    """The results among the lines of a `result.json`: what a kill cut off, or is no result, is left out."""
+    for line in lines:
+        try:
+            if isinstance(json.loads(line).get("training_iteration"), int):
+                yield line
+        except (ValueError, AttributeError, RecursionError):
+            continue
+
+
 def read_trial(results: Iterable[str], run: Mapping[str, Any]) -> pd.DataFrame:
     """The curve of one trial, `run`, from the lines of its `result.json`, from the first finished episode on.
 
-    A run that was resumed has written some iterations twice: the later one counts.
+    Lines that a kill cut off are left out. A run that was resumed has written some iterations twice: the later one
+    counts.
     """
     rows = {}
-    for line in results:
+    for line in whole_lines(results):
         result = json.loads(line)
         rows[result["training_iteration"]] = row_of(run, result)
     frame = pd.DataFrame([rows[iteration] for iteration in sorted(rows)], columns=COLUMNS)
@@ -88,7 +131,35 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 def read_curves(folder: Path) -> pd.DataFrame:
     """The curves of a finished study: its curves.csv, or runs/*.csv. Raises ValueError if it has neither."""
-    files = [file] if (file := folder / "curves.csv").is_file() else sorted((folder / "runs").glob("*.csv"))
+    files = [file] if os.path.lexists(file := folder / "curves.csv") else sorted((folder / "runs").glob("*.csv"))
     if not files:
         raise ValueError(f"{folder} holds neither curves.csv nor runs/*.csv: give folders of finished studies.")
-    return pd.concat(map(pd.read_csv, files), ignore_index=True)
+    return pd.concat(map(_table, files), ignore_index=True)
+
+
+def read_text(file: Path) -> str:
+    """The text of a file of results. Raises ValueError if it is no ordinary file, or too large to be one."""
+    try:
+        return contents_of(file, LIMIT, "too large to hold results").decode(errors="replace")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+
+def _table(file: Path) -> pd.DataFrame:
+    """The curves in a CSV file. Raises ValueError that names it if it holds others, or something else."""
+    try:
+        found = pd.read_csv(io.StringIO(read_text(file)), low_memory=False)
+    except PolicyFileError:
+        raise
+    except (ValueError, OverflowError, RuntimeError, csv.Error) as error:
+        raise ValueError(f"{file} is no table: {str(error).splitlines()[0] if str(error) else error!r}.") from error
+    if missing := [name for name in NEEDED if name not in found]:
+        raise ValueError(f"{file} is no table of curves: the column {missing[0]} is missing.")
+    for name in NEEDED[len(NEEDED) - NUMBERS :]:
+        try:
+            found[name] = pd.to_numeric(found[name])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file} is damaged: the column {name} holds {str(error)[:100]}.") from error
+    if not np.isfinite(found["env_steps"].to_numpy(float)).all():
+        raise ValueError(f"{file} is damaged: env_steps must be numbers.")
+    return found

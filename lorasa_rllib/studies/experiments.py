@@ -4,8 +4,10 @@ and params.json. Nothing is unpickled."""
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +16,8 @@ from typing import Any
 import pandas as pd
 
 from lorasa_rllib.learning.phases import usual_schedule
-from lorasa_rllib.studies.curves import read_trial
+from lorasa_rllib.policies.files import PolicyFileError
+from lorasa_rllib.studies.curves import read_text, read_trial, whole_lines
 from lorasa_rllib.studies.methods import METHODS
 
 RESULTS, TABLE, PARAMETERS = "result.json", "progress.csv", "params.json"
@@ -29,7 +32,7 @@ MOST_SETTINGS = 4
 
 
 def is_trial(folder: Path) -> bool:
-    return (folder / RESULTS).is_file() or (folder / TABLE).is_file()
+    return os.path.lexists(folder / RESULTS) or os.path.lexists(folder / TABLE)
 
 
 def read_experiment(folder: Path) -> pd.DataFrame | None:
@@ -81,7 +84,8 @@ def _sharing(config: Mapping[str, Any]) -> str | None:
 
 
 def _scenario(config: Mapping[str, Any]) -> str:
-    given = config.get("env_config") or {}
+    given = config.get("env_config")
+    given = given if isinstance(given, dict) else {}
     named = [given[name] for name in SCENARIO if name in given] or [config.get("env") or "task"]
     return "-".join(re.sub(r"^<class '(?:.*\.)?(.*)'>$", r"\1", str(name)) for name in named)
 
@@ -89,7 +93,17 @@ def _scenario(config: Mapping[str, Any]) -> str:
 def _settings(trial: Path) -> dict[str, Any]:
     """What a trial was started with, as Tune writes it; empty if it has not."""
     file = trial / PARAMETERS
-    return json.loads(file.read_text()) if file.is_file() else {}
+    if not os.path.lexists(file):
+        return {}
+    try:
+        found = json.loads(read_text(file))
+    except (PolicyFileError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is damaged: {error}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is damaged: it holds no settings.")
+    return found
 
 
 def _varied(configs: list[dict[str, Any]]) -> list[str]:
@@ -115,16 +129,11 @@ def _short(value: Any) -> str:
 
 def _lines(trial: Path) -> Iterator[str]:
     """Results of a trial, one JSON document each; a line that was cut off when the run was killed is left out."""
-    if (trial / RESULTS).is_file():
-        for line in (trial / RESULTS).read_text().splitlines():
-            try:
-                json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            yield line
+    if os.path.lexists(trial / RESULTS):
+        yield from whole_lines(read_text(trial / RESULTS).splitlines())
         return
-    with (trial / TABLE).open(newline="") as file:
-        for row in csv.DictReader(file):
+    try:
+        for row in csv.DictReader(io.StringIO(read_text(trial / TABLE))):
             nested: dict[str, Any] = {}
             for name, text in row.items():
                 *path, last = name.split("/")
@@ -134,6 +143,8 @@ def _lines(trial: Path) -> Iterator[str]:
                 if text not in ("", None):
                     place[last] = _number(text)
             yield json.dumps(nested)
+    except (csv.Error, AttributeError, TypeError) as error:
+        raise ValueError(f"{trial / TABLE} is no table of results: {error}.") from error
 
 
 def _number(text: str) -> float | str:

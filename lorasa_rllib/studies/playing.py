@@ -6,7 +6,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,35 @@ class Environment:
         return PETTINGZOO, {**settings, "env": made_by}
 
 
+MOST = 10_000_000
+"""The largest number that files of others may set, such as the steps of an episode."""
+
+TEAM = re.compile(r"agents|players|allies|enemies|units|envs|obsk|size")
+"""Settings that say how much there is of something."""
+
+
+def check_settings(settings: Mapping[str, Any], num_agents: int) -> None:
+    """Raises ValueError for settings of an environment that files of others must not have: such as name files of this
+    machine, or ask for more than the team can need."""
+    for name, value in settings.items():
+        values = value if isinstance(value, list) else [value]
+        most = max(1000, 4 * num_agents) if TEAM.search(name) else MOST
+        for one in values:
+            if isinstance(one, dict):
+                check_settings(one, num_agents)
+            elif isinstance(one, int | float) and abs(one) > most:
+                raise ValueError(
+                    f"these files set {name}={one:,} of their environment, and {most:,} is the most. {TRUST}"
+                )
+            elif isinstance(one, str) and (len(one) > 1000 or re.search(r"[/\\\x00-\x1f]|\.xml$", one)):
+                raise ValueError(f"these files set {name} of their environment to a path, {one[:100]!r}. {TRUST}")
+            elif isinstance(one, list):
+                check_settings({name: one}, num_agents)
+
+
+TRUST = "If you trust where they come from: --trust."
+
+
 def environment_of(
     saved: SavedPolicy,
     num_envs: int,
@@ -114,6 +143,8 @@ def environment_of(
     """
     environment = environment or Environment(saved.origin.environment, saved.origin.env_config)
     name, env_config = environment.found(changes)
+    if not environment.trusted:
+        check_settings(environment.settings, saved.config.spec.num_agents)
     try:
         if rendered:
             env_config = environment_class(name).to_be_rendered(env_config)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +24,33 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(width=width(), highlight=False)
+
+
+LINE, CELL = 2000, 200
+"""Characters of a message, and of a cell in a table, that are shown at most."""
+
+
+def printable(text: str, most: int = LINE) -> str:
+    """Text as a terminal may have it, whoever wrote it: no control characters, and without its middle if it is long."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in shortened(text, most))
+
+
+def complain(program: str, message: object) -> None:
+    """What went wrong, as one line on standard error."""
+    print(f"{program}: {printable(' '.join(str(message).split()))}", file=sys.stderr)
+
+
+def exit_status_of(program: str, work: Callable[[], object]) -> int:
+    """Runs a script's work, and ends in a line if it fails: 2 bad options or files, 1 failed while it ran, 0 done."""
+    try:
+        work()
+    except (ValueError, ImportError) as error:
+        complain(program, error)
+        return 2
+    except (RuntimeError, OSError) as error:
+        complain(program, error)
+        return 1
+    return 0
 
 
 def three_figures(value: float) -> str:

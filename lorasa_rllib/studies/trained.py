@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import ray
 
 from lorasa_rllib.analysis.observations import ObservationBank, bank_of
 from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.policies.acting import LoadedPolicy
+from lorasa_rllib.policies.folder import policy_files
 from lorasa_rllib.policies.saved import team_policy
-from lorasa_rllib.rllib.checkpoints import config_of_checkpoint, env_steps_of, is_checkpoint, read_checkpoint
-from lorasa_rllib.rllib.faults import Fault
-from lorasa_rllib.rllib.runner import TeamEnvRunner
+from lorasa_rllib.rllib.checkpoints import env_steps_of, is_checkpoint, read_trained
+from lorasa_rllib.rllib.collector import first_seed
+from lorasa_rllib.studies.playing import Environment, environment_of
 
 CHECKPOINT = "checkpoint_*"
 
@@ -40,12 +41,16 @@ class Trial:
         return re.sub(r"_seed\d+$", "", self.name)
 
 
-def find_trials(folder: Path) -> list[Trial]:
-    """The trials of an experiment's folder, or the one whose folder it is. Raises ValueError if there are none."""
+def find_trials(folder: Path, trust: bool = False) -> list[Trial]:
+    """The trials of an experiment's folder, or the one whose folder it is.
+
+    trust: whether checkpoints without policy files may be unpickled. Raises ValueError if there are none that can be
+    read.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder. Give that of an experiment, such as ~/lorasa_results/NAME.")
     candidates = [folder] if list(folder.glob(CHECKPOINT)) else sorted(p for p in folder.iterdir() if p.is_dir())
-    found = [Trial(path, checkpoints) for path in candidates if (checkpoints := _checkpoints(path))]
+    found = [Trial(path, checkpoints) for path in candidates if (checkpoints := _checkpoints(path, trust))]
     if not found:
         raise ValueError(
             f"{folder} holds no trial with a checkpoint. Give the folder of an experiment or of a trial of this "
@@ -54,36 +59,43 @@ def find_trials(folder: Path) -> list[Trial]:
     return found
 
 
-def _checkpoints(path: Path) -> dict[int, Path]:
+def _checkpoints(path: Path, trust: bool) -> dict[int, Path]:
     """A checkpoint's number is that of the saving: how long it was trained, its own state says."""
-    found = {env_steps_of(one): one for one in sorted(path.glob(CHECKPOINT)) if is_checkpoint(one)}
+    places = [one for one in sorted(path.glob(CHECKPOINT)) if policy_files(one) or is_checkpoint(one)]
+    found = {env_steps_of(one, trust=trust and not policy_files(one)): one for one in places}
     return dict(sorted(found.items()))
 
 
-def load_policy_of(checkpoint: Path) -> TeamPolicy:
-    """The policy of an Algorithm checkpoint, in the phase it was saved in. Checkpoints are pickles: read your own."""
-    return team_policy(read_checkpoint(checkpoint)).eval()
+def load_policy_of(checkpoint: Path, trust: bool = False) -> TeamPolicy:
+    """The policy of an Algorithm checkpoint, in the phase it was saved in. trust: whether it may be unpickled."""
+    return team_policy(read_trained(checkpoint, trust)).eval()
 
 
-def play(checkpoint: Path, num_envs: int, env_steps: int, seed: int = 0) -> ObservationBank:
-    """What agents see while the policy of a checkpoint acts (actions are sampled), pooled over agents."""
-    config = config_of_checkpoint(checkpoint).copy(copy_frozen=False)
-    config.env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs).learners(num_learners=0)
-    config.debugging(seed=seed)
-    policy = load_policy_of(checkpoint)
-    config.order_agents(policy.config.spec.agents)  # checkpoints of earlier versions do not know their order
-    length = config.chunk_length
-    runner = TeamEnvRunner(config=config, worker_index=0)
+def play(checkpoint: Path, num_envs: int, env_steps: int, seed: int = 0, trust: bool = False) -> ObservationBank:
+    """What agents see while the policy of a checkpoint acts (actions are sampled), pooled over agents.
+
+    trust: whether pickles of older checkpoints, and modules that name environments, may run.
+    """
+    saved = read_trained(checkpoint, trust)
+    origin = saved.origin
+    env = environment_of(saved, num_envs, {}, environment=Environment(origin.environment, origin.env_config, trust))
     try:
-        weights = policy.state_dict()
-        runner.policy.load_state_dict({name: weights[name] for name in runner.policy.state_dict()})
-        answer = runner.attempt(num_timesteps=-(-env_steps // (num_envs * length)) * num_envs * length)
+        policy = LoadedPolicy(saved, seed=seed)
+        seen: dict[str, list[np.ndarray]] = {"obs": [], "keep": [], "active": [], "masks": []}
+        step, state, keep = env.reset(first_seed(seed)), None, np.zeros(num_envs, bool)
+        for _ in range(-(-env_steps // num_envs)):
+            seen["obs"].append(step.obs.copy())
+            seen["active"].append(step.active.copy())
+            seen["keep"].append(keep)
+            if step.masks is not None:
+                seen["masks"].append(step.masks.copy())
+            actions, state = policy.choose(step.obs, state, roles=step.roles, mask=step.masks, greedy=False)
+            step = env.step(actions)
+            keep = np.ones(num_envs, bool)
+            keep[step.ended] = False
+            if state is not None:
+                state[step.ended] = 0.0
     finally:
-        runner.stop()
-    if isinstance(answer, Fault):
-        raise answer.exception(f"the environment of {checkpoint}")
-    ((sampled,), _) = answer
-    (rollout,) = (ray.get(s) if isinstance(s, ray.ObjectRef) else s for s in sampled.shards)
-    ended = rollout.terminated | rollout.truncated
-    keep = np.concatenate([np.zeros_like(ended[:1]), ~ended[:-1]])
-    return bank_of(rollout.obs, keep, rollout.masks, rollout.active)
+        env.close()
+    obs, keep, active = (np.stack(seen[name]) for name in ("obs", "keep", "active"))
+    return bank_of(obs, keep, np.stack(seen["masks"]) if seen["masks"] else None, active)

@@ -210,7 +210,8 @@ def test_films_are_made_without_a_screen(policy, capsys, tmp_path):
             ["adapters", "transplant", "POLICY", "agent_0", "--from", "ONE", "--name", "y", "-o", "x"],
             "a single adapter",
         ),
-        (["adapters", "list", "FOREIGN"], "cannot be read"),
+        (["adapters", "list", "FOREIGN"], "is a checkpoint without policy files"),
+        (["adapters", "list", "FOREIGN", "--trust"], "cannot be read"),
         (["train", "--suite", "nonsense"], "lorasa train: argument --suite: invalid choice: 'nonsense'"),
     ],
 )

@@ -87,11 +87,12 @@ def evaluate(capsys, *arguments, status=0):
 
 
 @pytest.mark.parametrize("name", ["script", "module", "lambda"])
-def test_a_checkpoint_brings_its_environment(name, trained, capsys, monkeypatch):
+def test_a_checkpoint_brings_its_environment_if_trusted(name, trained, capsys, monkeypatch):
     monkeypatch.chdir(trained)
-    assert evaluate(capsys, f"{name}_checkpoint")["return_mean"] == 8  # two agents, four steps
-    assert evaluate(capsys, f"{name}_checkpoint", "--env", "length=3")["return_mean"] == 6
-    assert evaluate(capsys, f"file://{trained}/{name}_checkpoint")["return_mean"] == 8
+    assert evaluate(capsys, f"{name}_checkpoint", status=2) and not {"own", "train"} & set(sys.modules)
+    assert evaluate(capsys, f"{name}_checkpoint", "--trust")["return_mean"] == 8  # two agents, four steps
+    assert evaluate(capsys, f"{name}_checkpoint", "--env", "length=3", "--trust")["return_mean"] == 6
+    assert evaluate(capsys, f"file://{trained}/{name}_checkpoint", "--trust")["return_mean"] == 8
 
 
 @pytest.mark.parametrize(("name", "recorded"), [("script", "train:Mine"), ("module", "own:Meet")])
@@ -115,13 +116,12 @@ def test_what_has_no_name_is_asked_for(trained, capsys, monkeypatch):
 
 def test_where_its_code_is_gone_another_environment_can_be_named(trained, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    told = evaluate(capsys, trained / "module_checkpoint", status=2)
-    assert "No module named 'own'" in told and "--env module:Class" in told
+    assert "No module named 'own'" in evaluate(capsys, trained / "module_checkpoint", "--trust", status=2)
     assert main(["adapters", "list", str(trained / "module_checkpoint")]) == 0 and capsys.readouterr()
     (tmp_path / "other.py").write_text(
         GAME.replace("class Meet", "class Outer: ...\nclass Meet") + "Outer.Meet = Meet\n"
     )
-    assert evaluate(capsys, trained / "module_checkpoint", "--env", "other:Outer.Meet")["return_mean"] == 10
+    assert evaluate(capsys, trained / "module_checkpoint", "--env", "other:Outer.Meet")["return_mean"] == 8
 
 
 TEAM = """

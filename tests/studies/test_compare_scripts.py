@@ -178,14 +178,14 @@ def test_an_interrupted_analysis_reports_the_trials_that_are_done(tmp_path, monk
     folders = [tmp_path / f"{method}_seed1" for method in ("lora", "ps")]
     trials = [analyze.Trial(folder, {10: folder / "checkpoint_000000"}) for folder in folders]
 
-    def one(trial, temporary, env_steps):
+    def one(trial, temporary, env_steps, trust):
         if trial.name == "ps_seed1":
             raise KeyboardInterrupt
         return [analyze.Part(trial.name, "as it acts", level=2)], {"trial": trial.name}
 
-    monkeypatch.setattr(analyze, "find_trials", lambda folder: trials)
+    monkeypatch.setattr(analyze, "find_trials", lambda folder, trust: trials)
     monkeypatch.setattr(analyze, "_trial", one)
-    monkeypatch.setattr(analyze, "load_policy_of", lambda checkpoint: None)
+    monkeypatch.setattr(analyze, "load_policy_of", lambda checkpoint, trust: None)
     monkeypatch.setattr(analyze, "_sizes", lambda policy: {})
     told = []
     with pytest.raises(KeyboardInterrupt):
