@@ -24,20 +24,15 @@ os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
 def main() -> int:
     """Exit status: 0 done, 1 a trial failed, 2 bad options or something not installed, 130 interrupted."""
+    from lorasa_rllib.studies.local import protect_local_start
     from lorasa_rllib.studies.options import read_options
 
+    protect_local_start()
     options = read_options(None, (__doc__ or "").splitlines()[0], "smax")
     from lorasa_rllib.studies.run import run  # imports Ray, which takes seconds
+    from lorasa_rllib.studies.terminal import exit_status_of
 
-    try:
-        run(options)
-    except (ValueError, ImportError) as error:
-        print(f"smax.py: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        print(f"smax.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_status_of("smax.py", lambda: run(options))
 
 
 if __name__ == "__main__":

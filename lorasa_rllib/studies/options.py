@@ -190,6 +190,10 @@ def study_of(p: argparse.ArgumentParser, a: argparse.Namespace, suite: str) -> S
     if unread and not any(method_of(name).adapts for name in methods):
         named = ", ".join(f"--{name.replace('_', '-')}" for name in unread)
         print(f"{p.prog}: no adapters in {', '.join(methods)}, so {named} changes nothing", file=sys.stderr)
+    if a.name is not None and (
+        a.name in ("", ".", "..") or len(a.name) > 200 or re.search(r"[/\\\x00-\x1f\x7f]", a.name)
+    ):
+        p.error(f"--name={a.name!r} must be the name of a folder, without / in it; --storage-path says where it lies")
     fork_at = _fork_at(p, getattr(a, "fork_at", ""), a.total_env_steps)
     forks = ["forks"] if fork_at else []
     options = StudyOptions(

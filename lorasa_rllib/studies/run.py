@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 import ray
-from pyarrow.fs import FileSystem, copy_files
+from pyarrow.fs import FileSelector, FileSystem, copy_files
 from ray import tune
 from rich.console import Console
 
@@ -26,10 +26,14 @@ from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.forks import STEPS, ForkPoints, fork_steps, forks, trunks, whole_curves
+from lorasa_rllib.studies.full import EndWhenFull, cause_of, explained
+from lorasa_rllib.studies.lock import locked
 from lorasa_rllib.studies.modules import import_from_here
 from lorasa_rllib.studies.progress import Progress
 from lorasa_rllib.studies.provenance import Provenance
+from lorasa_rllib.studies.resuming import STATE, TUNER, NothingToResume, put_in_order, tuner_is_whole
 from lorasa_rllib.studies.settings import check_unchanged, remember
+from lorasa_rllib.studies.storage import local_folder, storage_fault, storage_of
 from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import NO_EPISODE, rich_table, summary
 from lorasa_rllib.studies.termination import SaveOnTermination, exit_status, spared
@@ -48,17 +52,25 @@ TRUNKS = "_trunks"
 def run(options: StudyOptions) -> pd.DataFrame:
     """Runs all trials (or the rest of them, with `resume`), then prints and writes the report. Returns the curves.
 
-    Raises ValueError for bad settings before Ray starts, RuntimeError if a trial failed.
+    Raises ValueError for bad settings before Ray starts, RuntimeError if a trial failed or the storage takes no more.
     """
     import_from_here()
     console = terminal.console()
-    for noisy in ("ray.rllib", "ray.tune", "ray._common.deprecation", "ray._private"):
+    for noisy in ("ray.rllib", "ray._common.deprecation", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what is told in a line
     configs, forked = trials(options), dict[TrialName, Any]()
     if options.fork_at:
         fork_steps(options, next(iter(trunks(options).values())))  # refused before anything starts
     folder = f"{options.storage_path.rstrip('/')}/{options.name}"
     console.print(f"Writes into {folder}", soft_wrap=True)
+    with explained(folder, options.name), locked(folder):
+        return _run(options, console, folder, configs, forked)
+
+
+def _run(
+    options: StudyOptions, console: Console, folder: str, configs: dict[TrialName, Any], forked: dict[TrialName, Any]
+) -> pd.DataFrame:
     _start_ray(options, next(iter((configs or trunks(options)).values())))
     before = pd.DataFrame(columns=COLUMNS)
     if options.fork_at:
@@ -87,12 +99,17 @@ def _fit(
     callbacks = [progress, *callbacks]
     tuner = _tuner(options, {str(name): config for name, config in configs.items()}, folder, stop, callbacks)
     results = tuner.fit()
+    if (fault := storage_fault()) is not None:
+        raise fault
     if (status := exit_status()) is not None:
         again = options.name.removesuffix(TRUNKS)
         console.print(f"Interrupted. The same command with --resume --name {again} continues.")
         raise SystemExit(status)
     if results.errors:
-        raise RuntimeError(f"{len(results.errors)} trial(s) failed; the first: {results.errors[0]}")
+        first = next(result for result in results if result.error)
+        raise RuntimeError(
+            f"{len(results.errors)} trial(s) failed; the first: {cause_of(first.error)} (see {first.path}/error.txt)"
+        )
     return {Path(result.path).name: result for result in results}
 
 
@@ -125,8 +142,11 @@ def _train_trunks(
 
 
 def _lines_of(result: Any) -> list[str]:
-    with result.filesystem.open_input_stream(f"{result.path}/result.json") as file:
-        return file.read().decode().splitlines()
+    try:
+        with result.filesystem.open_input_stream(f"{result.path}/result.json") as file:
+            return file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def report(
@@ -175,21 +195,28 @@ def _tuner(
 ) -> tune.Tuner:
     keep = options.keep_checkpoints if stop is None else None
     stop = stop or options.total_env_steps
-    if options.resume and tune.Tuner.can_restore(folder):
-        check_unchanged(options, folder)
-        return tune.Tuner.restore(
-            folder, trainable=options.algorithm.upper(), param_space=_space(configs), resume_errored=True
-        )
-    if options.resume:
-        print(f"There is no experiment at {folder} yet: starting it.")
-    elif tune.Tuner.can_restore(folder):
+    filesystem, path = storage_of(folder)
+    there, space = holds_experiment(folder), _space(configs)
+    if there and not options.resume:
         raise ValueError(f"{folder} already holds an experiment: continue it with --resume, or give another --name.")
-    remember(options, folder)
+    if there:
+        check_unchanged(options, folder)
+        there = _in_order(folder, filesystem)
+    elif options.resume:
+        print(f"There is no experiment at {folder} yet: starting it.")
+    here = local_folder(folder)
+    if there and (here is None or tuner_is_whole(here)):
+        return tune.Tuner.restore(
+            path, trainable=options.algorithm.upper(), param_space=space, resume_errored=True,
+            storage_filesystem=filesystem,
+        )  # fmt: skip
+    if not there:
+        remember(options, folder)
     some = next(iter(configs.values()))
     every = max(1, -(-options.total_env_steps // some.total_train_batch_size) // CHECKPOINTS)
-    return tune.Tuner(
+    fresh = tune.Tuner(
         options.algorithm.upper(),
-        param_space=_space(configs),
+        param_space=space,
         tune_config=tune.TuneConfig(
             metric="env_runners/episode_return_mean",
             mode="max",
@@ -199,16 +226,45 @@ def _tuner(
         ),
         run_config=tune.RunConfig(
             name=options.name,
-            storage_path=options.storage_path,
+            storage_path=str(PurePosixPath(path).parent),
+            storage_filesystem=filesystem,
             stop={STEPS: stop},
             checkpoint_config=tune.CheckpointConfig(
                 num_to_keep=keep, checkpoint_frequency=every, checkpoint_at_end=True
             ),
             failure_config=tune.FailureConfig(max_failures=2),
-            callbacks=[*callbacks, Provenance(), SaveOnTermination()],
+            callbacks=[*callbacks, Provenance(), SaveOnTermination(), EndWhenFull()],
             verbose=0,
         ),
     )
+    if not there:
+        return fresh
+    print(f"{folder}/{TUNER} is damaged: written anew from the options.")
+    return tune.Tuner.restore(
+        path, trainable=options.algorithm.upper(), param_space=space, resume_errored=True, storage_filesystem=filesystem
+    )
+
+
+def _in_order(folder: str, filesystem: FileSystem) -> bool:
+    """Puts an experiment in order, and says what was not. Whether there is anything to go on with."""
+    here = local_folder(folder)
+    if here is None:  # elsewhere, an upload replaces a file as a whole
+        return True
+    try:
+        told = put_in_order(here, filesystem)
+    except NothingToResume as nothing:
+        print(nothing)
+        return False
+    for line in told:
+        print(line)
+    return True
+
+
+def holds_experiment(folder: str) -> bool:
+    """Whether a folder, a path or URI, holds an experiment, be it damaged."""
+    filesystem, path = storage_of(folder)
+    found = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
+    return any(PurePosixPath(info.path).match(name) for info in found for name in (TUNER, STATE))
 
 
 def _space(configs: dict[str, Any]) -> dict[str, Any]:

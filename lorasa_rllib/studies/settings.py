@@ -6,12 +6,17 @@ import json
 from dataclasses import MISSING, asdict, fields
 from typing import Any
 
-from pyarrow.fs import FileSystem, FileType
+from pyarrow.fs import FileType
 
 from lorasa_rllib.studies.choices import StudyOptions
+from lorasa_rllib.studies.storage import storage_of
 
-FILE = "settings.json"
-"""Beside Tune's own files in the experiment's folder."""
+FOLDER = "study"
+"""In the experiment's folder: Tune copies files beside its own back and forth, and these must stay as they are."""
+
+FILE = f"{FOLDER}/settings.json"
+OLD_FILE = "settings.json"
+"""Where older versions wrote it."""
 
 FREE = ("address", "resume", "storage_path")
 """Options that may change: where the cluster and the same folder are."""
@@ -29,20 +34,26 @@ FLAGS = {
 
 def remember(options: StudyOptions, folder: str) -> None:
     """Writes the options of a new experiment into its folder, a path or URI."""
-    filesystem, path = FileSystem.from_uri(folder)
-    filesystem.create_dir(path, recursive=True)
-    with filesystem.open_output_stream(f"{path}/{FILE}.part") as file:
+    filesystem, path = storage_of(folder)
+    filesystem.create_dir(f"{path}/{FOLDER}", recursive=True)
+    with filesystem.open_output_stream(f"{path}/{FILE}") as file:
         file.write(json.dumps(_kept(options), indent=1).encode())
-    filesystem.move(f"{path}/{FILE}.part", f"{path}/{FILE}")
 
 
 def check_unchanged(options: StudyOptions, folder: str) -> None:
-    """Raises ValueError if the experiment in the folder was started with other options."""
-    filesystem, path = FileSystem.from_uri(folder)
-    if filesystem.get_file_info(f"{path}/{FILE}").type == FileType.NotFound:
-        return  # of an older version
-    with filesystem.open_input_stream(f"{path}/{FILE}") as file:
-        begun = _defaults() | json.loads(file.read())
+    """Raises ValueError if the experiment in the folder was started with other options, or if that cannot be read."""
+    filesystem, path = storage_of(folder)
+    there = [name for name in (FILE, OLD_FILE) if filesystem.get_file_info(f"{path}/{name}").type == FileType.File]
+    if not there:
+        return  # of a very old version
+    try:
+        with filesystem.open_input_stream(f"{path}/{there[0]}") as file:
+            begun = _defaults() | dict(json.loads(file.read()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"{folder}/{there[0]} is damaged, and holds the options that the experiment was started with. If you give "
+            "the same ones, remove that file and --resume goes on."
+        ) from error
     now = _kept(options)
     changed = [f"{_flag(name)} {_typed(value)} (begun with {_typed(begun[name])})" for name, value in now.items()
                if name in begun and value != begun[name]]  # fmt: skip

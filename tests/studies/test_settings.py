@@ -17,7 +17,7 @@ def options(*arguments):
 def test_changed_options_are_refused_and_named(tmp_path, scheme):
     folder = f"{scheme}{tmp_path}/experiment"
     remember(options("--seeds", "2", "--total-env-steps", "9000"), folder)
-    assert [path.name for path in (tmp_path / "experiment").iterdir()] == [FILE]
+    assert [str(path.relative_to(tmp_path / "experiment")) for path in tmp_path.rglob("*.*")] == [FILE]
     same = ["--total-env-steps", "9000", "--resume", "--address", "auto", "--storage-path", "elsewhere"]
     check_unchanged(options("--seeds", "1,2", *same), folder)
     with pytest.raises(ValueError, match=r"--total-env-steps 8000 \(begun with 9000\).* another --name"):

@@ -1,0 +1,60 @@
+"""Storages that are full, turn read-only or go away while a study runs: it ends, and says so in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.tune import Callback
+
+from lorasa_rllib.studies.storage import FULL, storage_fault, tell_fault
+
+REASONS = re.compile("|".join(re.escape(os.strerror(number)) for number in FULL))
+
+
+class EndWhenFull(Callback):
+    """Tune callback: ends the study at the first file that could not be written. Tune would try again for ever."""
+
+    def __init__(self) -> None:
+        self._ended = False
+
+    def on_step_end(self, **info: Any) -> None:
+        if storage_fault() is not None and not self._ended:
+            self._ended = True
+            os.kill(os.getpid(), signal.SIGUSR1)  # at which Tune ends
+
+    def on_trial_recover(self, trial: Any, **info: Any) -> None:
+        self._note(trial)
+
+    def on_trial_error(self, trial: Any, **info: Any) -> None:
+        self._note(trial)
+
+    def _note(self, trial: Any) -> None:
+        """A trial's process writes its checkpoints itself, and fails where it cannot."""
+        reason = REASONS.search(cause_of(trial.get_error()))
+        if reason:
+            number = next(number for number in FULL if os.strerror(number) == reason[0])
+            tell_fault(OSError(number, reason[0], f"a checkpoint of {trial}"))
+
+
+@contextmanager
+def explained(folder: str, name: str) -> Iterator[None]:
+    """Turns errors of the operating system into one RuntimeError that names the storage and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        what = f", writing {error.filename}" if error.filename else ""
+        raise RuntimeError(
+            f"{folder}: {error.strerror or error}{what}. What was written before is whole: make room or let it be "
+            f"written again, and the same command with --resume --name {name} goes on."
+        ) from error
+
+
+def cause_of(error: BaseException | None) -> str:
+    """The last line of what went wrong, without the traceback of the process in which it did."""
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
