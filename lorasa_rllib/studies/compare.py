@@ -60,7 +60,9 @@ def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, com
     labels = {name: _label(name) for name in methods}
     measure = "greedy battles won" if battles else "return" if scores["measure"].nunique() == 1 else "score"
     unit = measure if baseline is None else f"{measure}, 1 = {labels.get(baseline, baseline)}"
-    colours = colours_of(methods)
+    alone = {name: name.split(maxsplit=1)[-1] for name in methods}  # without the algorithm in front
+    own = colours_of(list(dict.fromkeys(alone.values())))
+    colours = {name: own[method] for name, method in alone.items()}  # markers tell algorithms
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
         means = aggregate(scores)
