@@ -106,6 +106,7 @@ class _Part:
                 left = left[self._file.write(left) :]
         except OSError as error:
             self._failed = True
+            self.close()
             raise _noted(error)  # noqa: B904 - the same one
         return len(data)
 
