@@ -132,6 +132,36 @@ class MaskedInInfos(Leavers):
         return int(action) - 1
 
 
+class LateMasks(Game):
+    """No masks at first. bob joins after a step and may never go back; from the third step on ann may not stay."""
+
+    def reset(self, seed=None, options=None):
+        obs, _ = super().reset(seed)
+        self.agents = ["ann", "cleo"]
+        return {agent: obs[agent] for agent in self.agents}, self.infos()
+
+    def step(self, actions):
+        joins = self.time == 0
+        answer = super().step(actions)
+        if joins:
+            self.agents.insert(1, "bob")
+            answer[0]["bob"] = self.observe("bob")
+            answer[4]["bob"] = self.infos(["bob"])["bob"]
+        return answer
+
+    def mask(self, agent):
+        return {"bob": [0, 1, 1], "ann": [1, 0, 1] if self.time >= 3 else None}.get(agent)
+
+    def infos(self, agents=None):
+        masks = {agent: self.mask(agent) for agent in agents or self.agents}
+        return {agent: {} if mask is None else {"action_mask": mask} for agent, mask in masks.items()}
+
+    def move(self, agent, action):
+        mask = self.mask(agent) if agent != "ann" or self.time > 3 else None  # time has passed since it was shown
+        assert mask is None or mask[action], f"{agent} chose {action}, which is unavailable"
+        return int(action) - 1
+
+
 class Stuck(Masked):
     """After some steps bob has no choice left."""
 

@@ -17,7 +17,7 @@ from lorasa_rllib.learning.a2po_log import Corrected, Stepped
 from lorasa_rllib.learning.batch import in_time, prepare, standardise
 from lorasa_rllib.learning.units import Unit, moved_by, product_of, reaching_others, units_of
 from lorasa_rllib.nn.network import NetworkConfig
-from tests.helpers import METHODS, make_policy, owner_tables, policies, random_rollout, seeded, team, teams
+from tests.helpers import METHODS, make_policy, owner_tables, policies, random_rollout, row_by_row, seeded, team, teams
 from tests.learning.helpers import CASES, UNEQUAL, Learners, experienced, optimisers_of, uneven_rollout
 
 SETTINGS = A2POSettings(num_epochs=2, chunk_length=2, max_grad_norm=0.3, value_coeff=0.7)
@@ -178,6 +178,63 @@ def test_training_slices_is_training_wholes(method, phase, loop, monkeypatch):
     for _ in sequence(twin, rollout, LOOPS[loop]).events():
         pass
     torch.testing.assert_close(policy.state_dict(), twin.state_dict(), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_losses_of_several_components_are_sums_over_agents_steps_and_components(loop):
+    """Every step's loss and the ratios of the others against loops, with distributions worked out row by row."""
+    spec = team((3, 2, 3), (5, 4, 3), continuous=False, choices=((2, 3), (4,), (3,)), has_masks=True)
+    policy = with_phase(make_policy(spec, owner_tables(3)["lora"], network=NetworkConfig(hidden_size=4)), "adapters")
+    config = dataclasses.replace(LOOPS[loop], entropy_coeff=0.0)
+    run = sequence(policy, random_rollout(policy, 2, 2, noise=0.0), config)
+    batch, policy_loss, compared = run.batch, run._policy_loss, 0
+
+    def log_probs(agent):
+        """[C, components] of the actions that an agent took, by its present policy."""
+        obs, masks = batch.obs[0, :, agent], batch.masks[0, :, agent]
+        with torch.no_grad():
+            rows = row_by_row(policy, obs, torch.full((len(obs),), agent), masks=masks)
+        each = rows.view(len(obs), spec.action_dims, -1)
+        drawn = each.gather(-1, batch.actions[0, :, agent].unsqueeze(-1)).squeeze(-1)
+        return drawn[:, : len(spec.choices[agent])]
+
+    def looped(unit, rows, clip):
+        (agent,) = unit.agents
+        new, loss = log_probs(agent), 0.0
+        for c in range(len(batch)):
+            if not batch.active[0, c, agent]:
+                continue
+            gain, others = rows.advantages[0, c, 0].item(), rows.others[0, c, 0].item()
+            for d in range(new.shape[1]):
+                weight = (new[c, d] - batch.log_probs[0, c, agent, d]).exp().item() * others
+                loss -= min(weight * gain, min(max(weight, 1 - clip), 1 + clip) * gain)
+        return loss
+
+    def others_of(unit, done):
+        """[C]: the product of the others' mean ratios, kept within its limits."""
+        product = torch.ones(len(batch), dtype=torch.double)
+        for agent in done:
+            real = len(spec.choices[agent])
+            ratio = (log_probs(agent) - batch.log_probs[0, :, agent, :real]).exp().mean(-1)
+            product = product * torch.where(batch.active[0, :, agent], ratio, 1.0)
+        return product.clamp(1 - config.others_clip, 1 + config.others_clip)
+
+    def compare(rows, leaves, settings):
+        nonlocal compared
+        (agent,) = rows.agent
+        place = [unit.agents for unit in run.order].index((agent,))
+        everyone = [other for other in range(3) if other != agent]
+        done = [unit.agents[0] for unit in run.order[:place]] if loop == "agent" else everyone
+        torch.testing.assert_close(rows.others[0, :, 0], others_of(agent, done), **EXACT)
+        loss, stats = policy_loss(rows, leaves, settings)
+        assert loss.item() == pytest.approx(looped(run.order[place], rows, settings.clip), rel=1e-8, abs=1e-10)
+        compared += 1
+        return loss, stats
+
+    run._policy_loss = compare
+    for _ in run.events():
+        pass
+    assert compared == 3 * config.num_epochs
 
 
 def test_a_unit_moves_its_own_weights_and_nobody_elses():

@@ -76,12 +76,13 @@ def test_what_is_compiled_is_the_step_as_it_is(method, phase, dead):
     ("spec", "network", "settings"),
     [
         (team((3, 3), (2, 2), continuous=False, has_masks=True), {}, {}),
+        (team((3, 2), (5, 4), continuous=False, choices=((2, 3), (4,)), has_masks=True), {}, {}),
         (UNEQUAL, {"obs_norm": "running"}, {"entropy_coeff": 0.0}),
         (UNEQUAL, {"distribution": "gaussian", "obs_norm": None}, {"joint_ratio": True, "value_clip": None}),
         (UNEQUAL, {"layer_norm": False, "activation": "tanh"}, {"max_grad_norm": None, "huber_delta": None}),
         (UNEQUAL, {}, {"minibatch_size": None, "value_active_only": True, "quirks": Quirks(one_sided_huber=True)}),
     ],
-    ids=["discrete", "normalised", "gaussian", "plain", "whole batch"],
+    ids=["discrete", "components", "normalised", "gaussian", "plain", "whole batch"],
 )
 def test_settings_and_networks_of_all_kinds_are_compiled_alike(spec, network, settings):
     network = NetworkConfig(hidden_size=4, **network)

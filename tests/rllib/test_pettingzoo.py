@@ -56,6 +56,28 @@ def test_a_multi_agent_env_by_itself_is_the_same_team(small_config):
     assert direct.env == "pettingzoo" and direct.team_spec() == by_name.team_spec()
 
 
+def test_masks_that_come_late_hold_in_training_and_on_the_learner(small_config, build):
+    """The game stops at a forbidden action; what is forbidden has no probability, and no part in the others'."""
+    algo = build(small_config("pettingzoo", {"env": games.LateMasks}).evaluation(evaluation_duration=4))
+    for _ in range(3):
+        algo.train()
+    algo.evaluate()
+    rollout = algo.env_runner.sample()[0].shards[0].to("cpu")
+    live = rollout.active.unsqueeze(-1)
+    forbidden = live & ~rollout.masks
+    assert forbidden.flatten(0, 1).any(0).tolist() == [[False, True, False], [True, False, False], [False] * 3]
+
+    def distribution(learner):
+        with torch.no_grad():
+            return learner.policy.distribution(rollout.obs, masks=rollout.masks)
+
+    (found,) = (result.get() for result in algo.learner_group.foreach_learner(distribution))
+    assert (found.log_probs.exp()[forbidden] == 0).all()
+    torch.testing.assert_close(found.log_prob(rollout.actions)[rollout.active], rollout.log_probs[rollout.active])
+    (allowed,) = np.unique(found.log_probs.exp().sum(-1)[rollout.active].round(decimals=4))
+    assert allowed == 1
+
+
 def test_an_agent_without_a_choice_stops_training_with_its_name(small_config, build):
     algo = build(small_config("pettingzoo", {"env": games.Stuck}))
     with pytest.raises(TeamEnvError, match="agent 'bob' of environment 0 has no available action"):
