@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -98,19 +99,23 @@ class TeamAlgorithm(EvaluatingPPO):
         self._schedule = self.config.phase_schedule()
         self._watcher = self._schedule.watcher()
         self._phase: Phase = self._schedule.phase_at(0, watcher=self._watcher)
-        self._build_all(config)
-        self._sampling = Sampling(
-            self.env_runner_group, self.config, self._faults, lambda: self.restore_env_runners(self.env_runner_group)
-        )
+        # All that callbacks of on_algorithm_init need, which may restore a checkpoint, is there before they are called.
+        self.__dict__.pop("_sampling", None)
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
         self._agents = self.config.team_spec().agents
         self._gauges = Gauges(config.trial_name or getattr(config.env, "__name__", config.env))
+        self._build_all(config)
         if self.config.backbone_checkpoint is not None:
             self._start_from(backbone_weights(self.config.backbone_checkpoint, self.config.policy_config()))
         if self.config.adapter_files is not None:
             self._start_from(adapter_weights(self.config.adapter_files, self.config.policy_config()))
         if self.config.fork_checkpoint is not None:
             self.restore_from_path(self.config.fork_checkpoint)
+
+    @cached_property
+    def _sampling(self) -> Sampling:
+        group = self.env_runner_group
+        return Sampling(group, self.config, self._faults, lambda: self.restore_env_runners(group))
 
     def _build_all(self, config: TeamConfig) -> None:
         """RLlib's setup. Raises what an env runner raised while it was built."""
@@ -388,6 +393,10 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @override(PPO)
     def compute_actions(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(ACTING)
+
+    @override(PPO)
+    def get_policy(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError(ACTING)
 
 

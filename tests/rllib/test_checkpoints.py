@@ -292,7 +292,7 @@ def test_what_an_environment_raises_is_not_taken_for_a_damaged_checkpoint(small_
         MAPPO.from_checkpoint(path)
 
 
-@pytest.mark.parametrize("method", ["compute_single_action", "compute_actions"])
+@pytest.mark.parametrize("method", ["compute_single_action", "compute_actions", "get_policy"])
 def test_older_ways_to_act_point_to_load_policy(small_config, build, method):
     algo = build(small_config())
     with pytest.raises(NotImplementedError, match="load_policy"):
@@ -300,3 +300,15 @@ def test_older_ways_to_act_point_to_load_policy(small_config, build, method):
     for obs in (torch.zeros(1, 4), {"obs": torch.zeros(1, 4)}):
         with pytest.raises(ValueError, match="load_policy"):
             algo.get_module(MODULE_ID).forward_inference({"obs": obs})
+
+
+def test_a_checkpoint_may_be_restored_when_the_algorithm_has_just_been_built(small_config, build, tmp_path):
+    algo = build(small_config())
+    algo.train()
+    path = algo.save_to_path(tmp_path / "checkpoint")
+    again = build(
+        small_config().callbacks(on_algorithm_init=lambda *, algorithm, **_: algorithm.restore_from_path(path))
+    )
+    for name, value in algo.get_weights()["shared_policy"].items():
+        np.testing.assert_array_equal(value, again.get_weights()["shared_policy"][name])
+    assert again.train()["training_iteration"] == 2
