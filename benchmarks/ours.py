@@ -21,9 +21,10 @@ def team_config(scenario: str, agent_conf: str, num_envs: int, train_batch: int 
 def with_numbers(config: TeamConfig, num_envs: int, train_batch: int) -> TeamConfig:
     return (
         config.sharing("lora", phase_switch=0)
-        .network(hidden_size=64, num_layers=2)
+        .network("feedforward")
         .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
         .training(train_batch_size_per_learner=train_batch, num_epochs=5, minibatch_size=None, lambda_=0.93)
+        .training(lr=3e-4, grad_clip=10.0)
         .debugging(seed=0, log_level="ERROR")
     )
 

@@ -54,7 +54,7 @@ def main() -> None:
         .sharing("lora", phase_switch=0.3, total_env_steps=3_000_000)
         .env_runners(num_env_runners=2, num_envs_per_env_runner=8)
         .learners(num_learners=1)
-        .training(train_batch_size_per_learner=BATCH, num_epochs=2)
+        .training(train_batch_size_per_learner=BATCH, num_epochs=2, minibatch_size=None, lr=3e-4)
         .debugging(seed=1, log_level="ERROR")
         .build_algo()
     )

@@ -196,6 +196,7 @@ class StockTrainer:
             training_data=TrainingData(episodes=episodes),
             timesteps={"num_env_steps_sampled_lifetime": self.env_steps},
             num_epochs=self._config.num_epochs,
+            minibatch_size=self._config.minibatch_size,
             shuffle_batch_per_epoch=self._config.shuffle_batch_per_epoch,
         )
         learned = time.perf_counter()
@@ -208,6 +209,11 @@ class StockTrainer:
             "learn": learned - sampled,
             "total": time.perf_counter() - start,
         }
+
+    def acting_state(self) -> dict[str, Any]:
+        """What another env runner needs to act alike: weights, and statistics of observation filters."""
+        connectors = self._runner.get_state(components="env_to_module_connector")
+        return {**connectors, "rl_module": self._learner.get_state(components="rl_module")["rl_module"]}
 
     def stop(self) -> None:
         self._runner.stop()

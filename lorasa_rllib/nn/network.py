@@ -27,6 +27,8 @@ ObsNorm = Literal["layer", "running", "running_team"] | None
 class NetworkConfig:
     """Shape of actor and critic. Both have the same trunk.
 
+    Defaults are what a setting means that a file does not name; configs begin with `obs_norm="running"`.
+
     hidden_size:   width of every hidden layer.
     num_layers:    hidden layers of the MLP, named mlp.0, mlp.1 ...
     activation:    "relu" or "tanh".

@@ -75,7 +75,8 @@ class A2POConfig(TeamConfig):
             others_clip: the product of the others' ratios, which weighs an agent's own, is kept within 1 +- this. None:
                 half the agent's clip range.
             minibatch_size: environment steps per optimiser step; each pass of an agent goes through all of them. Where
-                steps also move other agents, their ratios are brought up to date after the pass. None: all at once.
+                steps also move other agents, their ratios are brought up to date after the pass. "auto": as there,
+                None: all at once.
             clip_growth: agent k of n is clipped at clip_param * (1 - clip_growth * (1 - k / n)): early ones move less.
         """
         super().training(**kwargs)

@@ -96,6 +96,7 @@ class TeamAlgorithm(EvaluatingPPO):
     def setup(self, config: Any) -> None:
         _warn_if_nothing_fits(config)
         self.config = config = with_groups(_in_order_of_source(config))
+        self._beyond_budget = False
         self._schedule = self.config.phase_schedule()
         self._watcher = self._schedule.watcher()
         self._phase: Phase = self._schedule.phase_at(0, watcher=self._watcher)
@@ -168,6 +169,7 @@ class TeamAlgorithm(EvaluatingPPO):
         self.metrics.log_value((SPLIT, part), time.perf_counter() - started, reduce="mean", window=1)
 
     def _sample(self) -> list[Any]:
+        self._warn_beyond_budget()
         self._phase = self._schedule.phase_at(self._env_steps(), self._phase, self._watcher)
         with self._timed("sample", ENV_RUNNER_SAMPLING_TIMER):
             sampled, results = self._sampling.round()
@@ -183,6 +185,17 @@ class TeamAlgorithm(EvaluatingPPO):
             key = (ENV_RUNNER_RESULTS, EPISODE_AGENT_RETURN_MEAN, agent)
             self.metrics.log_value(key, value, reduce="mean", window=1)
         return sampled
+
+    def _warn_beyond_budget(self) -> None:
+        """Once, where learning rates have decayed to 0: RLlib's loops do not stop at `total_env_steps`."""
+        steps, budget = self._env_steps(), self.config.total_env_steps
+        if budget is not None and steps >= budget and self.config.decays() and not self._beyond_budget:
+            self._beyond_budget = True
+            logger.warning(
+                f"training goes on after {steps:,} environment steps, but the learning rate has decayed to 0 over "
+                f"total_env_steps={budget:,}: nothing is learnt any more. Stop here, set a larger budget with "
+                ".sharing(total_env_steps=...), or a rate that stays with .training(lr=...)."
+            )
 
     def _update(self, sampled: list[Any]) -> bool:
         """One learner update; False if data were lost on the way and all learners skipped it."""

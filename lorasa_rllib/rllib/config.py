@@ -13,6 +13,7 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.utils.annotations import override
 
+from lorasa_rllib.learning import recipe
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.quirks import Quirks, quirks_of
 from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
@@ -37,11 +38,16 @@ NETWORK = tuple(field.name for field in fields(NetworkConfig))
 
 NO_SETTINGS = ("multiagent", "_enable_new_api_stack")
 """Names in dictionaries of settings that are not settings themselves; nor are those of Tune, which begin with __."""
-TRAIN_BATCH_SIZE = 4000
+WITH_BUDGET = "lr?"
+"""Of `linear_decay`, until a learning rate is set: it decays if the budget is known."""
 
 
 class TeamConfig(SharingConfig):
-    """Settings of team algorithms: environment, sharing method, network, and RLlib's own."""
+    """Settings of team algorithms: environment, sharing method, network, and RLlib's own.
+
+    They begin with the recommended recipe (`learning.recipe`): small minibatches, a learning rate that decays to 0 over
+    `total_env_steps` where these are set, and observations normalised by running statistics.
+    """
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)
@@ -49,25 +55,25 @@ class TeamConfig(SharingConfig):
 
         self.env_runner_cls = TeamEnvRunner
         self.num_env_runners = 0
-        self.num_envs_per_env_runner = 8
-        self.train_batch_size = TRAIN_BATCH_SIZE
+        self.num_envs_per_env_runner = recipe.NUM_ENVS
+        self.train_batch_size = recipe.BATCH
         self.train_batch_size_per_learner = None
-        self.minibatch_size = None
-        self.num_epochs = 5
-        self.lr = 3e-4
-        self.gamma = 0.99
-        self.lambda_ = 0.95
+        self.minibatch_size: int | str | None = "auto"
+        self.num_epochs = recipe.NUM_EPOCHS
+        self.lr = recipe.LR
+        self.gamma = recipe.GAMMA
+        self.lambda_ = recipe.LAMBDA
         self.clip_param = 0.2
         self.vf_clip_param = 0.2
         self.vf_loss_coeff = 1.0
         self.entropy_coeff = 0.0
-        self.grad_clip = 10.0
+        self.grad_clip = recipe.GRAD_CLIP
         self.use_kl_loss = False
         self.policies = {MODULE_ID}
         self.policy_mapping_fn = map_to_shared_policy
         self.evaluation_duration = 10
 
-        self.network_settings: dict[str, Any] = {}
+        self.network_settings: dict[str, Any] = {"obs_norm": "running"}
         self.critic_input: str | None = None
         self.huber_delta: float | None = 10.0
         self.joint_ratio = False
@@ -76,7 +82,7 @@ class TeamConfig(SharingConfig):
         self.obs_norm_in_adapter_phase = False
         self.reference: bool | Quirks = False
         self.critic_lr: Any = None
-        self.linear_decay: tuple[str, ...] = ()
+        self.linear_decay: tuple[str, ...] = (WITH_BUDGET,)
         self.recompute_advantages = False
         self.target_kl: float | None = None
         self.adam_epsilon = 1e-5
@@ -120,6 +126,8 @@ class TeamConfig(SharingConfig):
     def network(self, preset: str | None = None, **settings: Any) -> Self:
         """Shape of actor and critic: the fields of `nn.network.NetworkConfig`. Returns this config.
 
+        Observations are normalised by running statistics, `obs_norm="running"`, unless this says otherwise.
+
         Args:
             preset: a key of `nn.network.PRESETS`, such as "published": its fields first, then `settings`.
         """
@@ -161,7 +169,8 @@ class TeamConfig(SharingConfig):
                 go on in the adapter phase. False: they rest with the backbone, which was trained on them.
             reference: True reproduces the quirks of the published implementation, or `learning.quirks.Quirks(...)`.
             lr: learning rate, or RLlib's schedule [[env steps, rate], ...]. ("linear", rate): it decays to 0 over
-                `total_env_steps` of `.sharing(...)`. "linear": the rate set before does.
+                `total_env_steps` of `.sharing(...)`. "linear": the rate set before does, and so does the default one
+                where `total_env_steps` is set.
             critic_lr: learning rate of the critic, given as `lr`; None: `lr`.
             entropy_coeff: weight of the entropy bonus, given as `lr`.
             recompute_advantages: before every pass but the first, values, returns and advantages are computed again
@@ -180,13 +189,14 @@ class TeamConfig(SharingConfig):
             grad_clip: largest gradient norm of every owner on its own (backbone, each adapter, critic); None: no limit.
             train_batch_size: environment steps of an iteration, summed over environments and learners.
             train_batch_size_per_learner: those of one learner, instead of `train_batch_size`.
-            minibatch_size: environment steps (each with all its agents) per optimiser step; None: the whole batch.
+            minibatch_size: environment steps (each with all its agents) per optimiser step of a learner. "auto": the
+                batch in equal parts of about 500, over all learners; None: the whole batch.
         """
         for name in ("vf_clip_param", "grad_clip", "minibatch_size"):  # None is "off" here, also where RLlib drops it
             if name in kwargs:
                 setattr(self, name, kwargs.pop(name))
         if {"train_batch_size", "train_batch_size_per_learner"} & set(kwargs):  # the last call counts
-            self.train_batch_size, self.train_batch_size_per_learner = TRAIN_BATCH_SIZE, None
+            self.train_batch_size, self.train_batch_size_per_learner = recipe.BATCH, None
         for name in ("lr", "entropy_coeff"):
             if name in kwargs:
                 kwargs[name] = self._decaying(name, kwargs[name])
@@ -215,6 +225,8 @@ class TeamConfig(SharingConfig):
             if not hasattr(self, self._translate_special_keys(name, warn_deprecated=False)):
                 settings = [known for known in vars(self) if not known.startswith("_")]
                 raise ValueError(suggestion(name, settings))
+        if "lr" in dict(config_dict.items()) and "linear_decay" not in dict(config_dict.items()):  # as in `training`
+            self._decaying("lr", config_dict["lr"])
         if "env" not in config_dict:
             return super().update_from_dict(config_dict)
         rest = {name: value for name, value in config_dict.items() if name != "env"}
@@ -228,6 +240,12 @@ class TeamConfig(SharingConfig):
         """
         check_not_dropped(vars(self))
         return super().get_state()
+
+    @classmethod
+    @override(PPOConfig)
+    def from_state(cls, state: Mapping[str, Any]) -> Any:
+        """The config of `get_state`. What an older version's lacks means what it did then: no learning rate decayed."""
+        return super().from_state({"linear_decay": (), **state})
 
     # What the settings mean
 
@@ -280,10 +298,19 @@ class TeamConfig(SharingConfig):
             obs_norm_in_adapter_phase=self.obs_norm_in_adapter_phase,
             quirks=quirks_of(self.reference),
             num_epochs=self.num_epochs,
-            minibatch_size=self.minibatch_size,
+            minibatch_size=self.minibatch_steps,
             recompute_advantages=self.recompute_advantages,
             target_kl=self.target_kl,
         )
+
+    @property
+    def minibatch_steps(self) -> int | None:
+        """`minibatch_size` as a number; None: the whole batch."""
+        if self.minibatch_size != "auto":
+            return self.minibatch_size  # type: ignore[return-value]
+        network, learners = NetworkConfig.from_dict(self.network_settings), max(1, self.num_learners)
+        length = self.chunk_length if network.recurrent or network.critic_recurrent else 1
+        return recipe.minibatch_of(self.total_train_batch_size // learners, learners, length)
 
     def learning_rates(self) -> dict[str, Any]:
         """Learning rate (or schedule, as RLlib takes it) of every optimiser."""
@@ -313,13 +340,18 @@ class TeamConfig(SharingConfig):
             value = getattr(self, name)
         elif isinstance(given, list | tuple) and len(given) == 2 and given[0] == "linear":
             value, linear = given[1], True
-        others = tuple(other for other in self.linear_decay if other != name)
+        others = tuple(other for other in self.linear_decay if other.rstrip("?") != name)
         self.linear_decay = (*others, name) if linear else others
         return value
 
     def _scheduled(self, name: str, value: Any) -> Any:
         """A setting with its decay, in environment steps."""
-        return [[0, value], [self.total_env_steps, 0.0]] if name in self.linear_decay else value
+        return [[0, value], [self.total_env_steps, 0.0]] if self.decays(name) else value
+
+    def decays(self, name: str = "lr") -> bool:
+        """Whether a setting decays linearly to 0 over the budget."""
+        usual = name == "lr" and WITH_BUDGET in self.linear_decay and self.total_env_steps is not None
+        return name in self.linear_decay or (usual and not isinstance(self.lr, list | tuple))
 
     # RLlib's hooks
 
@@ -346,7 +378,7 @@ class TeamConfig(SharingConfig):
             return self.copy(copy_frozen=False).sharing(groups=one_group).validate()
         check_network(self.network_settings, NETWORK)
         check_inherited_settings(self, defaults=type(self)())
-        check_batch_size(self, usual=TRAIN_BATCH_SIZE)
+        check_batch_size(self, usual=recipe.BATCH)
         super().validate()
         if self.env is None:
             raise ValueError('no environment is set. Call .environment("mamujoco", env_config={...}).')

@@ -152,7 +152,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("training", "target_kl", low=0, above=True, none="no limit"),
     Setting("training", "adam_epsilon", low=0, high=1, above=True),
     Setting("training", "num_epochs", "count", 1),
-    Setting("training", "minibatch_size", "count", 1, none="the whole batch"),
+    Setting("training", "minibatch_size", "count", 1, none="the whole batch", words=("auto",)),
     Setting("training", "train_batch_size", "count", 1),
     Setting(
         "training",

@@ -19,7 +19,7 @@ def threads_of_learner(config: Any) -> int:
         return int(config.learner_threads)
     if config.num_learners or config.num_env_runners or config.evaluation_num_env_runners:
         return 1
-    rows = (config.minibatch_size or config.train_batch_size_per_learner) * config.team_spec().num_agents
+    rows = (config.minibatch_steps or config.train_batch_size_per_learner) * config.team_spec().num_agents
     return max(1, min(cores(), rows // ROWS_PER_THREAD))
 
 

@@ -159,6 +159,8 @@ def check_batch_size(config: Any, usual: int) -> None:
 def check_recipe(config: Any) -> None:
     """Raises ValueError if a part of the update lacks what it needs."""
     for name in config.linear_decay:
+        if name.endswith("?"):  # decays if it can
+            continue
         if isinstance(rate := getattr(config, name), list | tuple):
             raise ValueError(
                 f"{name}='linear' lets a number decay, but {name} is the schedule {rate}; set one of them."
@@ -199,7 +201,7 @@ def check_layout(config: Any) -> None:
             f"({runners} env runners x {per_runner}). Set train_batch_size_per_learner={fitting_batch}."
         )
     check_chunks(config)
-    size = config.minibatch_size
+    size = config.minibatch_steps
     if size is not None and size > batch // learners:
         raise ValueError(
             f"minibatch_size={size} environment steps must be at most train_batch_size_per_learner="
@@ -220,8 +222,8 @@ def check_chunks(config: Any) -> None:
             f"{steps} steps of every environment per iteration cannot be cut into chunks of chunk_length={length}. "
             f"Set train_batch_size_per_learner={fitting}, or another chunk_length."
         )
-    if config.minibatch_size is not None and config.minibatch_size < length:
+    size = config.minibatch_steps
+    if size is not None and size < length:
         raise ValueError(
-            f"minibatch_size={config.minibatch_size} environment steps must hold at least one chunk of "
-            f"chunk_length={length} steps."
+            f"minibatch_size={size} environment steps must hold at least one chunk of chunk_length={length} steps."
         )

@@ -15,7 +15,6 @@ from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.methods import METHODS, method_of, steps_of
 from lorasa_rllib.studies.suites import SUITES
 
-FEED_FORWARD = "feedforward"
 LEAST = {
     "total_env_steps": 1, "r": 1, "keep_checkpoints": 1, "num_envs_per_env_runner": 1, "evaluation_interval": 1,
     "max_concurrent": 1, "num_env_runners": 0, "num_learners": 0, "num_gpus_per_learner": 0, "obsk": 0,
@@ -71,7 +70,7 @@ def parser(description: str, name: str = "mamujoco", one: bool = True) -> argpar
         p.add_argument("--obsk", type=int, help="joints away that agents see, locally; default: the preset")
     numbers = "recommended: what we found to learn fastest; published: the numbers of the LoRASA paper"
     p.add_argument("--preset", choices=["recommended", "published"], default="recommended", help=numbers)
-    p.add_argument("--network", choices=[FEED_FORWARD, *PRESETS], help="actor and critic; default: the preset")
+    p.add_argument("--network", choices=[*PRESETS], help="actor and critic; default: the preset")
     p.add_argument("--num-epochs", type=int, help="passes over every batch; default: the preset")
     p.add_argument(
         "--id-features", choices=["auto", "one_hot", "none"], default="auto", help="whether policies know ids"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from lorasa_rllib.learning import recipe
+
 
 @dataclass(frozen=True)
 class Preset:
-    """Numbers of one scenario. A training batch is `num_envs` x `steps` environment steps.
+    """Numbers of one scenario, by default those of the configs (`learning.recipe`). A training batch is
+    `num_envs` x `steps` environment steps.
 
     num_epochs:  passes over a batch.
     minibatch_size: environment steps of an optimiser step, over all learners; None: the whole batch.
@@ -15,21 +18,21 @@ class Preset:
     grad_clip:   largest gradient norm of every owner.
     obs, agent_obsk: what agents of Multi-Agent MuJoCo observe.
     state:       what the critic sees of a battle, see `SMAXTeam`.
-    network:     a key of `nn.network.PRESETS`; None: feed-forward, two hidden layers of 64.
+    network:     a key of `nn.network.PRESETS`; None: the configs' own.
     adapter_lr_scale: of adapters' learning rate, see `TeamConfig.sharing`.
     switch:      environment steps before the adapter phase, None where the paper gives none.
     correction, update_loop, two_stage: A2PO's, see `A2POConfig.training`.
     """
 
-    num_epochs: int = 5
-    minibatch_size: int | None = None
-    lr_decay: bool = False
-    grad_clip: float = 10.0
-    lambda_: float = 0.95
-    num_envs: int = 16
-    steps: int = 250
-    lr: float = 3e-4
-    gamma: float = 0.99
+    num_epochs: int = recipe.NUM_EPOCHS
+    minibatch_size: int | None = recipe.MINIBATCH
+    lr_decay: bool = True
+    grad_clip: float = recipe.GRAD_CLIP
+    lambda_: float = recipe.LAMBDA
+    num_envs: int = recipe.NUM_ENVS
+    steps: int = recipe.BATCH // recipe.NUM_ENVS
+    lr: float = recipe.LR
+    gamma: float = recipe.GAMMA
     entropy_coeff: float = 0.0
     obs: str = "local"
     agent_obsk: int = 1
@@ -48,40 +51,39 @@ class Preset:
 
 
 PRODUCT = "capped_product"
-_PUBLISHED_MAMUJOCO = {
+MAMUJOCO = {
     "*": Preset(),
-    "Ant-4x2": Preset(num_epochs=3, lambda_=0.93, num_envs=25, steps=160, switch=4_000_000, correction=PRODUCT),
-    "HalfCheetah-2x3": Preset(num_epochs=5, lambda_=0.93, switch=100_000),
-    "HalfCheetah-6x1": Preset(num_epochs=5, lambda_=0.93),
-    "Walker2d-2x3": Preset(num_epochs=3, lambda_=0.93, switch=2_000_000, correction=PRODUCT),
-    "Humanoid-9|8": Preset(
-        num_epochs=3, lambda_=0.90, num_envs=25, steps=160, obs="global", switch=1_000_000, correction=PRODUCT
-    ),
+    "Ant-4x2": Preset(lambda_=0.93, correction=PRODUCT),
+    "HalfCheetah-2x3": Preset(lambda_=0.93),
+    "HalfCheetah-6x1": Preset(lambda_=0.93),
+    "Walker2d-2x3": Preset(lambda_=0.93, correction=PRODUCT),
+    "Humanoid-9|8": Preset(lambda_=0.90, obs="global", correction=PRODUCT),
 }
+
+_WHOLE_BATCH = Preset(num_epochs=5, minibatch_size=None, lr_decay=False, grad_clip=10.0, network="feedforward")
+"""An optimiser step for each pass, a constant learning rate, and a LayerNorm of features: as published, and as our
+numbers for battles were found."""
+
+PUBLISHED_MAMUJOCO = {
+    "*": _WHOLE_BATCH,
+    "Ant-4x2": replace(
+        _WHOLE_BATCH, num_epochs=3, lambda_=0.93, num_envs=25, steps=160, switch=4_000_000, correction=PRODUCT
+    ),
+    "HalfCheetah-2x3": replace(_WHOLE_BATCH, lambda_=0.93, switch=100_000),
+    "HalfCheetah-6x1": replace(_WHOLE_BATCH, lambda_=0.93),
+    "Walker2d-2x3": replace(_WHOLE_BATCH, num_epochs=3, lambda_=0.93, switch=2_000_000, correction=PRODUCT),
+    "Humanoid-9|8": replace(
+        _WHOLE_BATCH, num_epochs=3, lambda_=0.90, num_envs=25, steps=160, obs="global", switch=1_000_000,
+        correction=PRODUCT,
+    ),
+}  # fmt: skip
 """For MAPPO and A2PO alike (launch scripts, 12 M steps); switch steps are of the paper's appendix.
 
 Walker2d was published as 3x2, a factorisation that Gymnasium-Robotics does not have; HalfCheetah 6x1 takes over 2x3's.
 """
 
-
-def _with_recipe(published: Preset) -> Preset:
-    """What teaches teams of MuJoCo fastest (results/README.md, "What each trick buys"): small minibatches, learning
-    rates that decay to 0, and observations normalised by running statistics."""
-    return replace(
-        published,
-        num_envs=16,
-        steps=250,
-        num_epochs=10,
-        minibatch_size=500,
-        lr_decay=True,
-        grad_clip=0.5,
-        network="normalised",
-        switch=None,
-    )
-
-
-_SMAC = Preset(
-    num_epochs=5, num_envs=10, steps=320, lr=5e-4, entropy_coeff=0.01, state="pruned", network="published",
+_SMAC = replace(
+    _WHOLE_BATCH, num_envs=10, steps=320, lr=5e-4, entropy_coeff=0.01, state="pruned", network="published",
     update_loop="epoch", two_stage=False,
 )  # fmt: skip
 SMAC = {
@@ -93,22 +95,24 @@ SMAC = {
 There time limits count as defeats; here they are bootstrapped.
 """
 
-SMAX = {"*": Preset(num_epochs=10, num_envs=32, steps=128, lr=2e-3, entropy_coeff=0.01, adapter_lr_scale=0.3)}
+SMAX = {
+    "*": replace(_WHOLE_BATCH, num_epochs=10, num_envs=32, steps=128, lr=2e-3, entropy_coeff=0.01, adapter_lr_scale=0.3)
+}
 """Ours: what wins 3s5z within 0.5 M steps. Its learning rate is high for adapters, each of which meets few rows: at a
 third of it they do better (results/README.md, "Roles")."""
 
-SYNTHETIC = {"*": Preset(num_epochs=10, num_envs=16, steps=64, lr=2e-3, gamma=0.0, network="raw_inputs")}
+SYNTHETIC = {"*": replace(_WHOLE_BATCH, num_epochs=10, num_envs=16, steps=64, lr=2e-3, gamma=0.0, network="raw_inputs")}
 """Ours. A step's reward depends on its actions alone, and on the scale of observations, which feature norm removes."""
 
 PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
     "recommended": {
-        "mamujoco": {scenario: _with_recipe(preset) for scenario, preset in _PUBLISHED_MAMUJOCO.items()},
+        "mamujoco": MAMUJOCO,
         "smac": SMAC,
         "smax": SMAX,
         "pettingzoo": {"*": Preset()},
         "synthetic": SYNTHETIC,
     },
-    "published": {"mamujoco": _PUBLISHED_MAMUJOCO, "smac": SMAC},
+    "published": {"mamujoco": PUBLISHED_MAMUJOCO, "smac": SMAC},
 }
 """Kind of preset -> suite -> scenario -> preset; "*" is for all other scenarios."""
 

@@ -12,7 +12,7 @@ from lorasa_rllib.rllib.a2po import A2POConfig
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.methods import BLOCKS, PLACEMENTS, key_of_blocks, method_of
-from lorasa_rllib.studies.options import FEED_FORWARD, in_files
+from lorasa_rllib.studies.options import in_files
 from lorasa_rllib.studies.overrides import CONFIGS, check_methods, override
 from lorasa_rllib.studies.presets import preset_of
 from lorasa_rllib.studies.suites import SUITES
@@ -75,7 +75,7 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
     batch = SMOKE_BATCH if options.smoke else preset.train_batch_size
     network = options.network or preset.network
     config = CONFIGS[options.algorithm]()
-    config.network(None if network == FEED_FORWARD else network, id_features=options.id_features)
+    config.network(network, id_features=options.id_features)
     override(config, options.settings)  # here for what follows from them, and again at the end
     recurrent = config.network_settings.get("recurrent", False)
     whole = runners * envs * (config.chunk_length if recurrent else 1)  # whole steps, or chunks, of all environments

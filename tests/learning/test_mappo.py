@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorasa_rllib.learning import mappo
+from lorasa_rllib.learning import a2po, mappo
 from lorasa_rllib.learning.batch import MAPPOSettings, prepare
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import METHODS, make_policy, owner_tables, policies, random_rollout, seeded, team, teams
@@ -267,3 +267,26 @@ def test_updates_on_advantages_make_good_actions_likelier():
         gain = policy.distribution(batch.obs).log_prob(batch.actions) - batch.log_probs
     weighted = gain.sum(-1) * batch.advantages
     assert weighted[batch.active].mean() > 0
+
+
+@pytest.mark.parametrize("method", ["ps", "lora"])
+@pytest.mark.parametrize("algorithm", [mappo, a2po], ids=["mappo", "a2po"])
+def test_a_factor_on_all_rewards_changes_no_step(algorithm, method):
+    """So scaled rewards are no setting; see results/README.md, "What each trick buys"."""
+    numbers = {"num_epochs": 2, "minibatch_size": 5, "max_grad_norm": 0.3, "huber_delta": 0.5, "value_clip": 0.1}
+    config = MAPPOSettings(**numbers) if algorithm is mappo else a2po.A2POSettings(**numbers)
+    trained = []
+    for factor in (1.0, 1024.0):
+        policy = experienced(make_policy(UNEQUAL, owner_tables(3)[method]))
+        policy.set_phase("joint" if method == "lora" else "backbone")
+        policy.value_norm.mean.mul_(factor)
+        policy.value_norm.mean_sq.mul_(factor**2)
+        optimisers = optimisers_of(policy)
+        for seed in range(2):
+            rollout = random_rollout(policy, 5, 3, seed).to("cpu")
+            rollout.rewards = rollout.rewards * factor
+            algorithm.update(policy, optimisers, rollout, config, torch.Generator().manual_seed(seed))
+        trained.append(dict(policy.named_parameters()))
+    plain, scaled = trained
+    for name, value in plain.items():
+        assert torch.allclose(value, scaled[name], rtol=1e-3, atol=1e-5), name

@@ -1,11 +1,13 @@
-"""Settings of the update that are off by default, as configs take them."""
+"""The recipe that configs begin with, and settings of the update that are off by default."""
 
 from __future__ import annotations
 
 import pytest
 
 from lorasa_rllib import MAPPOConfig
+from lorasa_rllib.learning import recipe
 from lorasa_rllib.nn.distributions import CONTINUOUS
+from lorasa_rllib.nn.network import NetworkConfig
 from tests.rllib.conftest import ALGORITHMS
 
 
@@ -28,6 +30,70 @@ def test_linear_rates_decay_from_the_number_set_before_to_0_over_the_budget():
     assert config.entropy_schedule() == 0.0
     config.training(critic_lr="linear")
     assert config.learning_rates()["critic"] == [[0, 1e-3], [1000, 0.0]]
+
+
+def test_the_usual_rate_decays_where_the_budget_is_known_and_a_given_one_stays():
+    config = MAPPOConfig().sharing("ps")
+    assert config.learning_rates()["backbone"] == 3e-4
+    config.sharing(total_env_steps=1000)
+    assert config.learning_rates()["backbone"] == config.learning_rates()["critic"] == [[0, 3e-4], [1000, 0.0]]
+    again = MAPPOConfig().update_from_dict(config.to_dict())
+    assert again.learning_rates() == config.learning_rates() == config.copy().learning_rates()
+    assert config.training(entropy_coeff=0.1).decays()
+    assert config.copy(copy_frozen=False).update_from_dict({"lr": 1e-3}).learning_rates()["backbone"] == 1e-3
+    assert not config.training(lr=1e-3).decays()
+
+
+def test_settings_of_older_versions_mean_what_they_did():
+    state = MAPPOConfig().environment("synthetic").sharing("ps", total_env_steps=1000).get_state()
+    del state["linear_decay"]
+    state |= {"network_settings": {"hidden_size": 8}, "minibatch_size": None, "num_epochs": 5}
+    old = MAPPOConfig.from_state(state)
+    assert old.learning_rates()["backbone"] == 3e-4
+    assert old.policy_config().network == NetworkConfig(hidden_size=8, obs_norm="layer")
+    assert old.update_settings(0.0).minibatch_size is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "learners", "chunk", "expected"),
+    [
+        (4000, 1, 1, 500),
+        (2000, 2, 1, 250),
+        (4000, 1, 10, 500),
+        (600, 1, 1, None),
+        (1100, 1, 1, 550),
+        (1200, 1, 400, 400 * 1),
+        (640, 2, 320, 320),
+        (16, 1, 1, None),
+    ],
+)
+def test_minibatches_are_equal_parts_of_whatever_batch_there_is(batch, learners, chunk, expected):
+    size = recipe.minibatch_of(batch, learners, chunk)
+    assert size == expected
+    assert size is None or (size % chunk == 0 and size <= batch)
+
+
+def test_a_user_who_sets_nothing_gets_small_minibatches_that_fit_every_batch(small_config):
+    assert MAPPOConfig().environment("synthetic").update_settings(0.0).minibatch_size == 500
+    config = small_config()
+    assert config.update_settings(0.0).minibatch_size is None  # a batch of 64
+    config.training(train_batch_size_per_learner=2000).learners(num_learners=2).validate()
+    assert config.update_settings(0.0).minibatch_size == 250
+    config.network("published").training(chunk_length=20).validate()
+    assert config.update_settings(0.0).minibatch_size == 240
+
+
+def test_training_beyond_the_budget_with_a_rate_of_0_says_so_once(small_config, build, caplog):
+    algo = build(small_config(schedule="joint", phase_switch=None, total_env_steps=64).training(lr="linear"))
+    algo.train()
+    assert "decayed to 0" not in caplog.text
+    before = algo.learner_group.get_state(components="learner/rl_module")["learner"]["rl_module"]
+    algo.train()
+    algo.train()
+    assert caplog.text.count("decayed to 0 over total_env_steps=64") == 1
+    after = algo.learner_group.get_state(components="learner/rl_module")["learner"]["rl_module"]
+    name = "policy.actor.mlp.0.weight"
+    assert (before["shared_policy"][name] == after["shared_policy"][name]).all()
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -11,7 +11,7 @@ from lorasa_rllib.rllib.threads import ROWS_PER_THREAD, cores, threads, threads_
 
 def config(steps=ROWS_PER_THREAD * 4, **learners):
     base = MAPPOConfig().environment("synthetic", env_config={"num_agents": 2}).sharing("ps").learners(**learners)
-    return base.training(train_batch_size=steps)
+    return base.training(train_batch_size=steps, minibatch_size=None)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ def config(steps=ROWS_PER_THREAD * 4, **learners):
         (lambda c: c, 6),
         (lambda c: c.training(train_batch_size=ROWS_PER_THREAD), 2),
         (lambda c: c.training(minibatch_size=64), 1),
+        (lambda c: c.training(minibatch_size="auto"), 1),
         (lambda c: c.env_runners(num_env_runners=1), 1),
         (lambda c: c.evaluation(evaluation_num_env_runners=1), 1),
         (lambda c: c.learners(num_learners=1), 1),

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from lorasa_rllib import MAPPOConfig
 from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves, draw_finals
 from lorasa_rllib.studies.methods import METHODS
@@ -135,9 +136,20 @@ def test_the_recommended_recipe_decays_over_the_budget_and_the_published_one_is_
     assert config.minibatch_size == 250  # of each learner
     (config,) = trials(options("--preset", "published")).values()
     assert config.learning_rates()["critic"] == 3e-4
-    assert (config.minibatch_size, config.grad_clip, "obs_norm" in config.network_settings) == (None, 10.0, False)
+    assert (config.minibatch_size, config.grad_clip, config.network_settings["obs_norm"]) == (None, 10.0, "layer")
     with pytest.raises(ValueError, match="--preset published: the paper has no smax; it has mamujoco, smac"):
         trials(options("--preset", "published", suite="smax"))
+
+
+def test_the_recommended_recipe_is_what_configs_begin_with():
+    (config,) = trials(options("--methods", "ps", "--total-env-steps", "1M", "--scenario", "Hopper-3x1")).values()
+    trusting = MAPPOConfig().environment(config.env, env_config=config.env_config)
+    trusting.sharing("ps", total_env_steps=1_000_000)
+    assert trusting.learning_rates() == config.learning_rates()
+    assert trusting.policy_config() == config.policy_config()
+    assert trusting.update_settings(0.0) == config.update_settings(0.0)
+    assert trusting.total_train_batch_size == config.total_train_batch_size
+    assert trusting.num_envs_per_env_runner == config.num_envs_per_env_runner
 
 
 def test_a_preset_says_how_batches_are_learnt_from_and_given_settings_overrule_it(monkeypatch):
