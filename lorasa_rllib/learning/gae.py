@@ -26,13 +26,11 @@ def td_errors(
 
 def accumulate(errors: Tensor, rates: Tensor) -> Tensor:
     """g_t = errors_t + rates_t g_{t+1}, backwards from g_T = 0. errors [T, ...], rates broadcastable."""
-    rates = rates.expand_as(errors)
-    sums = torch.empty_like(errors)
-    running = torch.zeros_like(errors[0])
-    for t in range(len(errors) - 1, -1, -1):
-        running = torch.addcmul(errors[t], rates[t], running)
-        sums[t] = running
-    return sums
+    running, sums = torch.zeros_like(errors[0]), []
+    for error, rate in zip(reversed(errors.unbind()), reversed(rates.expand_as(errors).unbind()), strict=True):
+        running = torch.addcmul(error, rate, running)
+        sums.append(running)
+    return torch.stack(sums[::-1])
 
 
 def gae(errors: Tensor, ended: Tensor, decay: float) -> Tensor:

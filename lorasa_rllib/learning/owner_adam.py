@@ -82,14 +82,15 @@ class OwnerAdam(torch.optim.Optimizer):
         Returns norms [O] before clipping. rows [O]: live rows of every owner. Parameters with one owner in a group of
         several average over all rows and are clipped on their own.
         """
-        norms, own = torch.zeros_like(rows, dtype=torch.float32), False
+        norms: Tensor | None = None
+        own = False
         for block, grad in zip(self.blocks if blocks is None else blocks, grads, strict=True):
             if block.owners == len(rows):
                 norms, own = finish(grad, rows, max_norm), True
             else:
                 norm = finish(grad, rows.sum(0, keepdim=True), max_norm)
                 norms = norms if own else norm.expand_as(rows)
-        return norms
+        return torch.zeros_like(rows, dtype=torch.float32) if norms is None else norms
 
     @torch.no_grad()
     def advance(
