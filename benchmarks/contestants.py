@@ -48,7 +48,7 @@ class Ours:
         config = config_of(read_options(arguments, ""), task, method, seed)
         if batch is not None:
             config.training(train_batch_size=batch, minibatch_size=None)
-        ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        ray.init("local", num_cpus=1, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
         config.evaluation(evaluation_interval=10**9, evaluation_duration=episodes)
         self._algo = config.build_algo()
 
@@ -79,7 +79,7 @@ class Stock:
         )
         num_agents = len(StockMAMuJoCo({"scenario": scenario, "agent_conf": agent_conf}).possible_agents)
         config.learners(learner_class=PPOTorchLearner).training(
-            minibatch_size=min(recipe.MINIBATCH, batch) * num_agents,  # RLlib counts rows of agents
+            minibatch_size=min(recipe.MINIBATCH, batch // num_agents) * num_agents,  # RLlib counts rows of agents
             shuffle_batch_per_epoch=True,
             lr=[[0, recipe.LR], [total_env_steps, 0.0]],
             grad_clip=recipe.GRAD_CLIP,

@@ -10,7 +10,7 @@ Run        python benchmarks/time_to_return.py --seeds 1 2 3
            hours; interrupted, the same command goes on: who has reached the highest bar or the end of the budget is
            done, the others begin again
            --python torchrl-ppo=PATH runs one of them with another interpreter; without torchrl it is left out
-           (`pip install -e ".[bench]" -c constraints.txt`). --smoke: one minute, to see that all works
+           (`pip install -e ".[bench]" -c constraints.txt`). --smoke: a minute or two, to see that all works
 Recorded   results/time_to_return/runs/<task>_<who>_seed<k>.csv, a row for each evaluation
 """
 
@@ -127,7 +127,8 @@ class Playing:
     def close(self) -> None:
         self._file.close()
         assert self._process.stdin is not None
-        self._process.stdin.close()  # so that it ends by itself
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()  # so that it ends by itself
         try:
             self._process.wait(ENDS_WITHIN)
         except subprocess.TimeoutExpired:
