@@ -225,8 +225,8 @@ class TeamConfig(SharingConfig):
             if not hasattr(self, self._translate_special_keys(name, warn_deprecated=False)):
                 settings = [known for known in vars(self) if not known.startswith("_")]
                 raise ValueError(suggestion(name, settings))
-        if "lr" in dict(config_dict.items()) and "linear_decay" not in dict(config_dict.items()):  # as in `training`
-            self._decaying("lr", config_dict["lr"])
+        if "lr" in config_dict.keys() and "linear_decay" not in config_dict.keys():  # noqa: SIM118 - also of configs
+            self._decaying("lr", config_dict["lr"])  # as in `training`
         if "env" not in config_dict:
             return super().update_from_dict(config_dict)
         rest = {name: value for name, value in config_dict.items() if name != "env"}
