@@ -181,7 +181,8 @@ def shared_policy_spec(
     env, env_config: the environment, as for `TeamMultiAgentEnv`; nothing is simulated.
     sharing, options: sharing method and its settings (`r`, `lora_alpha`, `adapter_key` ...), as `TeamConfig.sharing`
         takes them; not those that say how to train.
-    network, critic_input: as `TeamConfig.network` and `TeamConfig.training`.
+    network, critic_input: as `TeamConfig.network` and `TeamConfig.training`; observations by default with a LayerNorm,
+        `obs_norm="layer"`.
     phase: what trains, the rest is frozen. None: backbone and adapters, "joint". With one learner a run may change it,
         `algo.learner_group.foreach_learner(lambda learner: learner.module["shared_policy"].policy.set_phase(phase))`;
         with several it may not, because RLlib's gradient reduction stops when parameters freeze on the way.
@@ -195,7 +196,8 @@ def shared_policy_spec(
     if callable(options.get("adapter_key")):
         raise ValueError("adapter_key as a function needs this package's env runners; use MAPPOConfig, or 'role'.")
     config = TeamConfig().environment(env, env_config=dict(env_config or {}))
-    config = config.sharing(sharing, **options).network(**(network or {})).training(critic_input=critic_input)
+    config = config.sharing(sharing, **options).training(critic_input=critic_input)
+    config = config.network(obs_norm="layer").network(**(network or {}))  # no learner of ours updates statistics
     config.order_agents(by_name(config.team_spec().agents))
     policy = config.policy_config()
     if policy.network.recurrent or policy.network.critic_recurrent:
