@@ -1,10 +1,8 @@
 """The numbers that configs and the scripts' presets begin with: what teaches teams of Multi-Agent MuJoCo fastest, see
 results/README.md, "What each trick buys". Imports no torch, so that command lines can show them at once."""
 
-NUM_ENVS = 16
-"""Environments of an env runner."""
 BATCH = 4000
-"""Environment steps of an iteration: 250 of each environment."""
+"""Environment steps of an iteration."""
 NUM_EPOCHS = 10
 MINIBATCH = 500
 """Environment steps of an optimiser step, over all learners."""

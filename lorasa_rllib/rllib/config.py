@@ -55,7 +55,7 @@ class TeamConfig(SharingConfig):
 
         self.env_runner_cls = TeamEnvRunner
         self.num_env_runners = 0
-        self.num_envs_per_env_runner = recipe.NUM_ENVS
+        self.num_envs_per_env_runner = 8
         self.train_batch_size = recipe.BATCH
         self.train_batch_size_per_learner = None
         self.minibatch_size: int | str | None = "auto"

@@ -9,8 +9,8 @@ from lorasa_rllib.learning import recipe
 
 @dataclass(frozen=True)
 class Preset:
-    """Numbers of one scenario, by default those of the configs (`learning.recipe`). A training batch is
-    `num_envs` x `steps` environment steps.
+    """Numbers of one scenario, by default those of the configs (`learning.recipe`), with twice their environments.
+    A training batch is `num_envs` x `steps` environment steps.
 
     num_epochs:  passes over a batch.
     minibatch_size: environment steps of an optimiser step, over all learners; None: the whole batch.
@@ -29,8 +29,8 @@ class Preset:
     lr_decay: bool = True
     grad_clip: float = recipe.GRAD_CLIP
     lambda_: float = recipe.LAMBDA
-    num_envs: int = recipe.NUM_ENVS
-    steps: int = recipe.BATCH // recipe.NUM_ENVS
+    num_envs: int = 16
+    steps: int = recipe.BATCH // 16
     lr: float = recipe.LR
     gamma: float = recipe.GAMMA
     entropy_coeff: float = 0.0

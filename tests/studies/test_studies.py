@@ -149,7 +149,6 @@ def test_the_recommended_recipe_is_what_configs_begin_with():
     assert trusting.policy_config() == config.policy_config()
     assert trusting.update_settings(0.0) == config.update_settings(0.0)
     assert trusting.total_train_batch_size == config.total_train_batch_size
-    assert trusting.num_envs_per_env_runner == config.num_envs_per_env_runner
 
 
 def test_a_preset_says_how_batches_are_learnt_from_and_given_settings_overrule_it(monkeypatch):
