@@ -71,16 +71,18 @@ def _lines(config: Any) -> Iterator[tuple[str, str]]:
     batch = config.total_train_batch_size
     runners = config.num_env_runners or "no"
     yield "sampling", f"{runners} remote env runner(s), {envs} environments, {batch:,} steps an iteration"
-    steps = config.num_epochs * -(-batch // (config.minibatch_size or batch))
+    size = config.minibatch_steps or batch
+    steps = config.num_epochs * -(-batch // size)
     yield (
         "update",
         (
-            f"{config.num_epochs} passes, minibatches of {config.minibatch_size or batch:,} environment steps: {steps} "
+            f"{config.num_epochs} passes, minibatches of {size:,} environment steps: {steps} "
             f"optimiser steps an iteration, {1000 * steps / batch:.3g} per 1,000 environment steps"
         ),
     )
     numbers = ", ".join(f"{name}={getattr(config, name)}" for name in ("lr", "gamma", "lambda_", "clip_param"))
-    yield "numbers", numbers + (f"; decaying to 0: {', '.join(config.linear_decay)}" if config.linear_decay else "")
+    decaying = [name for name in ("lr", "critic_lr", "entropy_coeff") if config.decays(name)]
+    yield "numbers", numbers + (f"; decaying to 0: {', '.join(decaying)}" if decaying else "")
 
 
 def _team(spec: TeamSpec) -> str:
