@@ -1,4 +1,4 @@
-"""The `lorasa` command. Its parts import what they need when they are called: help is instant."""
+"""The `lorasa` command. Commands import their dependencies only when called, so that --help is instant."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ app.add_typer(adapters.app, name="adapters", rich_help_panel=TRAINED)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 failed while it ran, 2 bad options or files, 130 interrupted."""
+    """Runs the command and returns its exit status: 0 done, 1 failed, 2 bad options or files, 130 interrupted."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
     try:

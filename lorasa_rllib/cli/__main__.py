@@ -1,4 +1,4 @@
-"""`python -m lorasa_rllib.cli`."""
+"""Entry point of `python -m lorasa_rllib.cli`."""
 
 import sys
 

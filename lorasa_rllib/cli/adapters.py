@@ -1,4 +1,4 @@
-"""`lorasa adapters`: what is in a bank of adapters, and editing it. Every edit writes a new folder."""
+"""`lorasa adapters`: inspects and edits banks of adapters. Every edit writes a new folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="The new folder.")]
 @app.command("list")
 @reporting
 def list_(checkpoint: Policy, trust: Trust = False, as_json: AsJSON = False) -> None:
-    """The adapters of a policy: whose they are, how large, how far they move the backbone.
+    """Lists the adapters of a policy: their agents, rank, size, and how far each moves the backbone.
 
     [bold]Examples[/bold]
 
@@ -59,7 +59,7 @@ def show_(
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
-    """One adapter, layer by layer: size beside the weights it is added to, rank, and where its strength lies.
+    """Shows one adapter layer by layer: shape, norm relative to the backbone, numerical and stable rank.
 
     [bold]Examples[/bold]
 
@@ -100,7 +100,7 @@ def export(
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Writes a policy, or one adapter, as files that anyone may open: safetensors and JSON, no pickle.
+    """Exports a policy, or one adapter, as files that are safe to share: safetensors and JSON, no pickle.
 
     [bold]Examples[/bold]
 
@@ -130,7 +130,7 @@ def merge(
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Folds adapters and ids into dense weights of each agent: separate policies (NPS) that act alike.
+    """Merges adapters and ids into dense weights per agent: separate policies (NPS) with the same behaviour.
 
     [bold]Examples[/bold]
 
@@ -160,9 +160,9 @@ def add(
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Grows a team by an agent, or a bank by a role, warm-started from another one.
+    """Adds an agent to a team, or a role to a bank, initialised from an existing one.
 
-    To train on: .sharing("lora", backbone=OUT, adapters=OUT) in an environment with that agent.
+    To continue training: .sharing("lora", backbone=OUT, adapters=OUT) in an environment with that agent.
 
     [bold]Examples[/bold]
 
@@ -203,7 +203,7 @@ def transplant(
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Replaces an adapter by one of another policy with the same network, effect unchanged.
+    """Replaces an adapter with one from another policy with the same network, its update unchanged.
 
     [bold]Examples[/bold]
 
@@ -231,7 +231,7 @@ def truncate(
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Cuts all adapters to a lower rank (SVD), and tells what that cost.
+    """Truncates all adapters to a lower rank (SVD) and reports the error.
 
     [bold]Examples[/bold]
 
@@ -251,7 +251,7 @@ def fold(
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Moves what all adapters have in common into the backbone: a better start for new adapters.
+    """Moves the mean of all adapters into the backbone, a better start for new adapters; reports the error.
 
     [bold]Examples[/bold]
 
@@ -292,7 +292,7 @@ def _save_and_tell(edited: Any, out: Path, as_json: bool) -> None:
 
 
 def _moves(saved: Any) -> list[float]:
-    """[K] |BA| / |W| over all adapted linear layers."""
+    """[K]: |BA| / |W| (Frobenius) over all adapted linear layers; 0 without any."""
     from lorasa_rllib.policies.adapters import updates_of
 
     updates = updates_of(saved)

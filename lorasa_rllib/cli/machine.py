@@ -1,4 +1,4 @@
-"""`lorasa envs` and `doctor`: what is here, what works, and how to get the rest."""
+"""`lorasa envs` and `lorasa doctor`: what is installed, what works, and how to install the rest."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OK, MISSING, BROKEN = "works", "missing", "broken"
 
 
 def envs(as_json: AsJSON = False) -> None:
-    """The environments: what each is, whether it works here, and how to get it if not.
+    """Lists the environments: what each is, whether it works here, and how to install it if not.
 
     [bold]Examples[/bold]
 
@@ -64,9 +64,9 @@ def doctor(
     quick: Annotated[bool, typer.Option(help="Leave out what takes seconds: starting Ray, drawing.")] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Looks at this machine: versions, processors, GPUs, Ray, StarCraft, drawing.
+    """Checks this machine: versions, processors, GPUs, environments, rendering, Ray.
 
-    Exit status 1 if something that is needed is broken.
+    Exits with status 1 if a required part is broken.
 
     [bold]Examples[/bold]
 
@@ -127,7 +127,7 @@ def _version(name: str) -> tuple[str, str]:
 
 
 def _environment(name: str) -> tuple[str, str]:
-    """Whether an environment's packages are here, and what it needs beside them."""
+    """Status of an environment (`OK` or `MISSING`), and what is missing."""
     from importlib.util import find_spec
 
     from lorasa_rllib.envs.registry import environment_class
@@ -168,7 +168,7 @@ def _import(packages: tuple[str, ...], remedy: str) -> tuple[str, str]:
 
 
 def _program(code: str, remedy: str) -> tuple[str, str]:
-    """A small program of its own: what crashes there does not crash here."""
+    """Status of a check that runs in a subprocess, so that a crash does not end this process; and its output."""
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What commands print: tables for people, JSON for scripts, progress and complaints beside them."""
+"""Output of the commands: tables or JSON on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON instead, for sc
 
 
 def show(data: Any) -> None:
-    """JSON on standard output."""
+    """Prints JSON to stdout."""
     print(json.dumps(data, indent=1))
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> None:
-    """Rows of the same columns, on standard output."""
+    """Prints rows, which have the same columns, to stdout as a table."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -36,14 +36,14 @@ def table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> None
     console = Console(width=width())
     console.print(
         f"[bold]{escape(printable(title))}[/bold]", highlight=False
-    )  # not as the table's own: narrow tables would fold them
+    )  # not as the table's own title, which narrow tables would wrap
     console.print(drawn)
     if note:
         console.print(f"[italic]{escape(printable(note))}[/italic]", highlight=False)
 
 
 def text_of(value: Any) -> str:
-    """A cell of a table."""
+    """The text of a table cell."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -54,7 +54,7 @@ def text_of(value: Any) -> str:
 
 
 def progress() -> Any:
-    """A progress bar on standard error, gone when it is done."""
+    """A progress bar on stderr that disappears when done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -64,12 +64,12 @@ def progress() -> Any:
 
 
 def complain(message: str) -> None:
-    """What went wrong, on standard error."""
+    """Prints an error to stderr."""
     terminal.complain("lorasa", message)
 
 
 def reporting(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose errors become one line and an exit status: 2 bad options or files, 1 failed, 130 interrupted."""
+    """Decorator: errors become one line and an exit status: 1 failed, 2 bad options or files, 130 interrupted."""
 
     @wraps(command)
     def reported(*args: Any, **kwargs: Any) -> None:
@@ -83,7 +83,7 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
             _end(1, error)
         except KeyboardInterrupt:
             _end(130, "interrupted")
-        except Exception as error:  # what nobody thought of is one line, too; LORASA_TRACEBACK=1 tells where it was
+        except Exception as error:  # unexpected errors print one line, too; LORASA_TRACEBACK=1 raises them
             if os.environ.get("LORASA_TRACEBACK"):
                 raise
             _end(1, f"{type(error).__name__}: {error} (LORASA_TRACEBACK=1 shows where)")
@@ -92,7 +92,7 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _end(status: int, why: Any) -> None:
-    if isinstance(why, typer.Exit):  # a RuntimeError to Python
+    if isinstance(why, typer.Exit):  # a subclass of RuntimeError
         raise why
     complain(str(why))
     raise typer.Exit(status)

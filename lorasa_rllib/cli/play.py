@@ -1,4 +1,4 @@
-"""`lorasa evaluate`, `render` and `export`."""
+"""`lorasa evaluate`, `lorasa render` and `lorasa export`."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def evaluate(
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Plays episodes in the environment a policy was trained in, and tells returns (and wins) with 95 % intervals.
+    """Evaluates a policy in the environment it was trained in: returns (and win rates) with 95 % intervals.
 
-    Ctrl-C ends early and tells what was played. Policy files (lorasa adapters export) are safe to take from others, as
-    long as you leave --trust out.
+    Ctrl-C stops early and reports the episodes played so far. Policy files (lorasa adapters export) from others are
+    safe to use, as long as you leave --trust out.
 
     [bold]Examples[/bold]
 
@@ -91,9 +91,9 @@ def render(
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Films a team at work, without a screen: MuJoCo bodies, SMAX battles, PettingZoo games that can draw themselves.
+    """Renders an episode to a video file, without a display: MuJoCo, SMAX, and PettingZoo environments that can render.
 
-    .mp4 needs the extra \\[video], .gif nothing. MuJoCo draws through EGL, or what MUJOCO_GL names (osmesa).
+    .mp4 needs the extra \\[video], .gif nothing. MuJoCo renders through EGL unless MUJOCO_GL is set (osmesa).
 
     [bold]Examples[/bold]
 
@@ -132,7 +132,7 @@ def export(
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
-    """One agent's greedy policy as a plain network, adapters merged in: ONNX (checked with onnxruntime) or .pt2.
+    """Exports one agent's greedy policy as a plain network, adapters merged: ONNX (checked with onnxruntime) or .pt2.
 
     [bold]Examples[/bold]
 
@@ -156,7 +156,7 @@ def export(
 
 
 def _read(path: str, trust: bool = False) -> Any:
-    """The policy behind a path or URI. trust: whether it may be unpickled if it has no files."""
+    """Reads the policy at a path or URI. trust: whether a checkpoint without policy files may be unpickled."""
     from lorasa_rllib.policies.folder import policy_files, read_policy
 
     if "://" not in path and policy_files(path):
@@ -170,7 +170,7 @@ def _read(path: str, trust: bool = False) -> Any:
 
 
 def _trained(path: str, trust: bool = False) -> tuple[Any, Any]:
-    """The policy behind a path or URI, and the `Environment` it was trained in."""
+    """Reads the policy at a path or URI. Returns it with the `Environment` it was trained in."""
     from lorasa_rllib.studies.playing import Environment
 
     saved = _read(path, trust)
@@ -184,7 +184,7 @@ def _trained(path: str, trust: bool = False) -> tuple[Any, Any]:
     import_from_here()
     with on_this_machine(path) as here:
         checkpoint = last_checkpoint(here) or here
-        if not (checkpoint / ALGORITHM).is_file():  # of a module alone
+        if not (checkpoint / ALGORITHM).is_file():  # only an RLModule, without a config
             return saved, Environment(None, {})
         try:
             config = config_of_checkpoint(checkpoint)
@@ -194,14 +194,14 @@ def _trained(path: str, trust: bool = False) -> tuple[Any, Any]:
 
 
 def _check_roles(saved: Any, roles: list[int]) -> None:
-    """A program may mean it: roles without an adapter act as the plain backbone. On a command line it is a slip."""
+    """Raises ValueError for roles without an adapter: valid in code (plain backbone), but a typo on a command line."""
     adapters = saved.config.owners.num_adapters
     if saved.config.owners.routed_by == "role" and (wrong := [k for k in roles if not -1 <= k < adapters]):
         raise ValueError(f"roles {wrong} must lie between -1 (the plain backbone) and {adapters - 1}.")
 
 
 def _chosen(environment: Any, given: list[str]) -> tuple[Any, dict[str, Any]]:
-    """The environment with what --env says: module:Class, or settings to change."""
+    """The environment and the settings to change, as given by --env: module:Class, or name=value."""
     from lorasa_rllib.studies.literals import literal
 
     changes = {}
@@ -217,7 +217,7 @@ def _chosen(environment: Any, given: list[str]) -> tuple[Any, dict[str, Any]]:
 
 
 def _row(found: dict[str, Any]) -> dict[str, Any]:
-    """What an evaluation found, as a row of a table."""
+    """The statistics of an evaluation as a table row."""
     row = {"actions": found["actions"], "episodes": found.get("episodes", 0)}
     if "return_mean" in found:
         row |= {"return": three_figures(found["return_mean"])}

@@ -1,4 +1,4 @@
-"""`lorasa train`, `analyze` and `compare`."""
+"""`lorasa train`, `lorasa analyze` and `lorasa compare`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lorasa_rllib.cli.output import AsJSON, progress, show
 from lorasa_rllib.cli.play import Trust
 
 ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-"""Options of `train` are those of tune_configs/compare_methods.py, read as there, --help included."""
+"""Lets `train` pass all its options, --help included, to the parser of tune_configs/compare_methods.py."""
 
 
 def train(context: typer.Context) -> None:
-    """Trains methods side by side with Ray Tune.
+    """Trains and compares sharing methods with Ray Tune.
 
-    Ctrl-C saves a checkpoint of every running trial; the same command with --resume goes on.
+    Ctrl-C saves a checkpoint of every running trial; the same command with --resume continues.
 
     Examples
       lorasa train --scenario HalfCheetah-2x3 --methods ps lora lora-joint --seeds 3
@@ -56,7 +56,9 @@ def analyze(
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
-    """How agents' policies differ: one HTML report of an experiment or a trial. Ctrl-C ends with what there is of it.
+    """Reports how the agents' policies differ in an experiment or trial, as one HTML page.
+
+    Ctrl-C writes the report of the trials analysed so far.
 
     [bold]Examples[/bold]
 
@@ -87,7 +89,7 @@ def compare(
     ] = None,
     as_json: AsJSON = False,
 ) -> None:
-    """Aggregate scores of methods over tasks and seeds: one HTML report.
+    """Compares methods by scores aggregated over tasks and seeds, as one HTML report.
 
     [bold]Examples[/bold]
 
@@ -99,7 +101,7 @@ def compare(
 
 
 def _folder(text: str) -> Path:
-    """A folder of this machine by its path or file:// URI."""
+    """The absolute path of a local folder, given as a path or file:// URI. Raises ValueError for other URIs."""
     if not text.startswith("file://") and "://" in text:
         raise ValueError(f"{text}: experiments are read from this machine; copy it here first.")
     return Path(url2pathname(urlsplit(text).path) if "://" in text else text).expanduser().resolve()
