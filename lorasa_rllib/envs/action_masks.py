@@ -1,4 +1,4 @@
-"""Which discrete choices an agent has now, as environments of PettingZoo and RLlib say it."""
+"""Action masks of PettingZoo and RLlib environments: which discrete actions are available to an agent."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lorasa_rllib.spaces import MASK, AgentView, OutsideSpace, available, descri
 
 
 def given_masks(observation: Any, info: Any) -> list[Any]:
-    """The masks of one agent: the entry "action_mask" of its observation, of its infos, of both or of neither."""
+    """The masks of one agent: the "action_mask" entries of its observation and its infos; either may be absent."""
     return [part[MASK] for part in (observation, info) if isinstance(part, Mapping) and part.get(MASK) is not None]
 
 
 def write_mask(view: AgentView, agent: Any, observation: Any, info: Any, row: np.ndarray | None) -> None:
-    """Writes the choices that an agent has now into `row`, bool [A], None for agents with continuous actions.
+    """Writes the available actions of an agent to `row`, bool [A]; `row` is None for continuous actions.
 
-    An agent without a mask has all its choices; one with two has those that both allow. Raises TeamEnvError for a mask
-    that its observation space declares but that is missing, for one beside continuous actions, and for one that is not
-    as long as its choices or has other entries than True and False, 1 and 0.
+    Without a mask every choice of the agent is available; with two masks, those that both allow. Raises TeamEnvError if
+    a mask declared in the observation space is missing, if the actions are continuous, if the length differs from the
+    number of choices, or if an entry is not True, False, 1 or 0.
     """
     given = given_masks(observation, info)
     if row is None:
@@ -50,7 +50,7 @@ def write_mask(view: AgentView, agent: Any, observation: Any, info: Any, row: np
 
 
 def _flags(mask: Any, choices: int) -> np.ndarray | None:
-    """A mask as bool [choices], None if it is no such thing."""
+    """The mask as bool [choices], or None if it is not a valid mask."""
     try:
         flags = available(mask).reshape(-1)
     except OutsideSpace:

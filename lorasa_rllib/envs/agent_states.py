@@ -1,4 +1,4 @@
-"""What a critic sees from the place of each agent, as arrays."""
+"""Agent-specific global states: the critic's input for each agent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 StateKind = Literal["global", "agent", "pruned"]
-"""The global state once; for each agent with its own observation; for each agent as it lies around it."""
+"""One global state for all agents; one per agent, with its observation appended; one per agent, relative to it."""
 
 
 def check_state_kind(state: str) -> None:
@@ -16,7 +16,7 @@ def check_state_kind(state: str) -> None:
 
 
 def is_death_masked(state: str, death_mask: bool | None) -> bool:
-    """Whether the dead are masked; by default (None) wherever every agent has a state of its own."""
+    """Whether dead agents are masked. None: yes if the global state is agent-specific, otherwise no."""
     if state == "global" and death_mask is not None:
         raise ValueError(
             f'death_mask={death_mask} would be ignored with state="global", which all agents share; leave it out, or '
@@ -26,9 +26,9 @@ def is_death_masked(state: str, death_mask: bool | None) -> bool:
 
 
 def masked_with_id(features: np.ndarray, active: np.ndarray, death_mask: bool) -> np.ndarray:
-    """features [E, N, F], active bool [E, N] -> [E, N, F + N]: with the one-hot id of each agent.
+    """Appends the one-hot id of each agent: features [E, N, F], active bool [E, N] -> [E, N, F + N].
 
-    death_mask: the dead have zeros and keep their id (Yu et al. 2022, MAPPO, "death masking").
+    death_mask: features of dead agents are zero, their id remains (Yu et al. 2022, MAPPO, "death masking").
     """
     if death_mask:
         features = np.where(active[..., None], features, 0.0)
@@ -38,6 +38,6 @@ def masked_with_id(features: np.ndarray, active: np.ndarray, death_mask: bool) -
 
 
 def with_own_view(state: np.ndarray, obs: np.ndarray, active: np.ndarray, death_mask: bool) -> np.ndarray:
-    """state [E, S], obs [E, N, o] -> [E, N, S + o + N]: agent-specific global state of MAPPO."""
+    """MAPPO's agent-specific global state: state [E, S], obs [E, N, o] -> [E, N, S + o + N]."""
     everywhere = np.broadcast_to(state[:, None], (*obs.shape[:2], state.shape[-1]))
     return masked_with_id(np.concatenate([everywhere, obs], axis=-1), active, death_mask)

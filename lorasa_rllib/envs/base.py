@@ -1,4 +1,4 @@
-"""The interface of a vectorised team environment: E copies of one environment stepped together, arrays in and out."""
+"""Interface of vectorised team environments: E copies stepped together, arrays in and out."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from lorasa_rllib.spec import TeamSpec
 
 
 class TeamEnvError(ValueError):
-    """What an environment did cannot be learned from, or its own error.
+    """Raised when an environment fails or returns data that cannot be used for training.
 
-    Env runners lose the round and make their environments anew; if that does not help, it ends the run. One that was
-    raised in place of the environment's own error has that as its cause.
+    Env runners discard the round and rebuild their environments; if the error persists, the run ends. An error raised
+    by the environment itself is attached as `__cause__`.
     """
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Whose copies of an environment these are: for constructors that need ports, files or licences of their own.
+    """The env runner that owns a copy; lets constructors choose ports, files or licences per runner.
 
     worker_index: 0 in the driver's process, 1 .. num_workers for remote env runners.
-    num_workers:  remote env runners.
-    num_envs:     copies for each env runner.
-    recreated_worker: whether it was started again after a failure, or its environments were.
-    in_evaluation: whether it evaluates: evaluation has env runners of its own, counted from 0 or 1, too.
+    num_workers:  number of remote env runners.
+    num_envs:     copies per env runner.
+    recreated_worker: whether the env runner or its environments were restarted after a failure.
+    in_evaluation: whether this is an evaluation env runner; these are numbered separately, also from 0 or 1.
     """
 
     worker_index: int = 0
@@ -40,24 +40,25 @@ class Worker:
 
 @dataclass
 class TeamStep:
-    """What E environments answer to one step (or to a reset). Buffers are reused: copy what must outlive the next call.
+    """Result of one step (or reset) of E environments. Buffers are reused: copy what must outlive the next call.
 
-    An environment whose episode ended was already reset: `obs`, `state`, `active`, `masks`, `roles` belong to the first
-    step of its next episode, and the true last observation and state stand in `final_obs` and `final_state`.
+    Environments whose episode ended have already been reset: `obs`, `state`, `active`, `masks` and `roles` belong to
+    the first step of the next episode; `final_obs` and `final_state` hold the true last observation and global state.
 
-    obs         float32 [E, N, obs_size], zero where padded        state       float32 [E, S]
+    obs         float32 [E, N, obs_size], zero where padded        state       float32 [E, S], or [E, N, S] with
+                                                                   `TeamSpec.state_per_agent`; likewise below
     rewards     float32 [E, R], R = 1 (shared) or N                terminated, truncated  bool [E], never both
-    active      bool [E, N], False for dead agents                 masks       bool [E, N, action_size] or None,
-                                                                   each row, dead ones too, with some choice
+    active      bool [E, N], False for dead agents                 masks       bool [E, N, action_size] or None; at
+                                                                   least one True per row, even for dead agents
     roles       int64 [E, N] or None
     ended       int64 [F] indices of the environments whose episode ended with this step
     final_obs   float32 [F, N, obs_size]                           final_state float32 [F, S]
     won         bool [F] or None: battles won, for environments with a win flag
-    left        bool [E, N] or None: agents whose own return ended with this step, where each has its own reward
-    cut         bool [E, N] or None: agents that were truncated while others of their team go on
-    cut_obs     float32 [C, N, obs_size]                           cut_state   float32 [C, S], the true last ones of
-                                                                   the C environments with any such agent
-    metrics     F dictionaries or None: numbers that the environment reports about each episode that ended
+    left        bool [E, N] or None: agents whose own return ended with this step, if each has its own reward
+    cut         bool [E, N] or None: agents that were truncated while teammates continue
+    cut_obs     float32 [C, N, obs_size]                           cut_state   float32 [C, S]: the true last values of
+                                                                   the C environments that contain such an agent
+    metrics     F dictionaries or None: numbers reported by the environment for each ended episode
     """
 
     obs: np.ndarray
@@ -87,21 +88,21 @@ class VectorTeamEnv(ABC):
         step = env.step(actions)        # actions float32 [E, N, action_size], int64 [E, N] or [E, N, components]
         env.close()
 
-    Continuous actions are in the environment's own units (`TeamSpec.action_bounds`), padded entries are ignored.
-    Episodes restart by themselves within the step that ends them. Copy e is seeded with `seed + e` at `reset`; later
-    episodes continue its random stream, so a seed fixes everything that follows.
+    Continuous actions are in the environment's own units (`TeamSpec.action_bounds`); padded entries are ignored. The
+    step that ends an episode also resets its environment. `reset` seeds copy e with `seed + e`; later episodes continue
+    the same random stream, so one seed determines everything that follows.
     """
 
     spec: TeamSpec
     num_envs: int
-    restarts: int = 0  # simulators that failed and were started again
-    spec_needs_copy: ClassVar[bool] = False  # whether `team_spec` has to build a copy; such classes have `grow`
-    stepping: int | None = None  # the copy that is being stepped or reset, for messages, where they take turns
+    restarts: int = 0  # simulators restarted after a failure
+    spec_needs_copy: ClassVar[bool] = False  # True if `team_spec` has to build a copy; such classes implement `grow`
+    stepping: int | None = None  # index of the copy being stepped or reset, if sequential; used in error messages
 
     @classmethod
     @abstractmethod
     def team_spec(cls, *args: Any, **env_config: Any) -> TeamSpec:
-        """The spec of this environment under `env_config`. Starts no simulation. Raises ValueError for bad settings."""
+        """The spec of this environment under `env_config`. Raises ValueError for invalid settings."""
 
     @classmethod
     def make(
@@ -111,43 +112,43 @@ class VectorTeamEnv(ABC):
         first_seed: int | None = None,
         worker: Worker = Worker(),
     ) -> Self:
-        """`num_envs` copies. first_seed: the one that the first `reset` will have. worker: whose they are."""
+        """Builds `num_envs` copies for `worker`. first_seed: the seed that will be passed to the first `reset`."""
         return cls(num_envs, **env_config)  # type: ignore[call-arg]
 
     def grow(self, num_envs: int) -> None:
-        """Adds copies until there are `num_envs`; called before the first `reset`, if at all."""
+        """Adds copies until there are `num_envs`. Only called before the first `reset`."""
         if num_envs != self.num_envs:
             raise NotImplementedError(f"{type(self).__name__} has {self.num_envs} copies and cannot have {num_envs}.")
 
     def reordered(self, agents: Sequence[str]) -> VectorTeamEnv:
-        """This environment with the rows of its arrays in the order of `agents`, which are all of its own."""
+        """This environment with array rows in the order of `agents`, a permutation of its own."""
         from lorasa_rllib.envs.ordered import OrderedTeam
 
         return OrderedTeam(self, agents)
 
     @classmethod  # noqa: B027 - optional
     def check_machine(cls) -> None:
-        """Raises ValueError if something beyond Python packages is missing on this machine, with what to install."""
+        """Raises ValueError, saying what to install, if something other than a Python package is missing."""
 
     @abstractmethod
     def reset(self, seed: int | None = None) -> TeamStep:
-        """Starts a new episode in every copy. `rewards` are zero and nothing has ended."""
+        """Starts a new episode in every copy. All `rewards` are zero and `ended` is empty."""
 
     @abstractmethod
     def step(self, actions: np.ndarray) -> TeamStep:
         """Steps every copy once."""
 
     def get_state(self) -> Mapping[str, Any] | None:  # noqa: B027 - optional
-        """Nothing by default: episodes in progress are not part of a checkpoint."""
+        """None by default: checkpoints do not include episodes in progress."""
 
     @classmethod
     def to_be_rendered(cls, env_config: Mapping[str, Any]) -> dict[str, Any]:
-        """`env_config` with what `render` needs."""
+        """`env_config` plus the settings required by `render`."""
         return dict(env_config)
 
     def render(self) -> np.ndarray:
-        """RGB picture uint8 [height, width, 3] of the first copy."""
+        """RGB image of the first copy, uint8 [height, width, 3]."""
         raise NotImplementedError(f"{type(self).__name__} cannot be rendered.")
 
     def close(self) -> None:  # noqa: B027 - optional
-        """Frees the simulators."""
+        """Closes the simulators."""

@@ -1,4 +1,4 @@
-"""Metrics that environments report: numbers in the infos of an agent's last step, one mean per episode."""
+"""Environment metrics: numbers in the infos of each agent's last step, averaged per episode."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any, SupportsFloat, TypeGuard
 
 METRICS_KEY = "metrics"
 COMMON = "__common__"
-"""Where RLlib's multi-agent environments put infos that belong to no agent."""
+"""Key of infos that do not belong to an agent, in RLlib's multi-agent environments."""
 
 
 class EpisodeInfos:
-    """Collects the metrics of the episodes that run in E environments.
+    """Collects metrics of the running episodes of E environments.
 
-    key: entry of an agent's infos that holds its metrics: a dictionary of numbers, or one number, which is then called
-         like the key. What is not a finite number is left out.
+    key: entry of an agent's infos that holds its metrics: a dictionary of numbers, or a single number, which is then
+         named after the key. Values that are not finite numbers are ignored.
     """
 
     def __init__(self, num_envs: int, key: str):
@@ -24,16 +24,16 @@ class EpisodeInfos:
         self._of: list[list[dict[str, float]]] = [[] for _ in range(num_envs)]
 
     def restart(self, e: int) -> None:
-        """Forgets the running episode of environment e."""
+        """Discards the metrics of the running episode of environment e."""
         self._of[e].clear()
 
     def add(self, e: int, agents: Iterable[str], infos: Mapping[str, Any] | None) -> None:
-        """Adds the infos of agents whose last step this was."""
+        """Adds the infos of agents at their last step."""
         if isinstance(infos, Mapping):
             self._of[e] += [found for agent in agents if (found := numbers_in(infos.get(agent), self._key))]
 
     def finish(self, e: int, infos: Mapping[str, Any] | None) -> dict[str, float]:
-        """Mean of every metric over the agents that reported it in the episode that has ended."""
+        """Ends an episode and returns the mean of each metric over the agents that reported it."""
         self.add(e, (COMMON,), infos)
         given, self._of[e] = self._of[e], []
         names = dict.fromkeys(name for metrics in given for name in metrics)
@@ -49,7 +49,7 @@ def numbers_in(info: Any, key: str) -> dict[str, float]:
 
 
 def _is_number(value: Any) -> TypeGuard[SupportsFloat]:
-    """Whether a value is one number: Python's, NumPy's, or an array or tensor without dimensions."""
+    """Whether `value` is a single number: from Python or NumPy, or an array or tensor without dimensions."""
     if getattr(value, "shape", None) == ():
         return getattr(value.dtype, "kind", "f") in "biuf"
     return isinstance(value, Real)

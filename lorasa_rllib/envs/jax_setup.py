@@ -1,4 +1,4 @@
-"""Imports JAX as a guest in a process that belongs to torch: one thread, no GPU, compiled programs cached on disk."""
+"""Imports JAX into a process that mainly runs torch: one thread, CPU only, compiled programs cached on disk."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 from lorasa_rllib.install import installing
 
 SETTINGS = {
-    "JAX_PLATFORMS": "cpu",  # JAX would take most of a GPU's memory at once
+    "JAX_PLATFORMS": "cpu",  # JAX preallocates most of a GPU's memory
     "NPROC": "1",  # size of XLA's thread pool
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
 }
-"""Environment variables while JAX starts. Those that are set already win."""
+"""Environment variables set while JAX starts. Existing values take precedence."""
 
 
 def import_jax() -> Any:
-    """The module `jax`, started for this use unless somebody else has imported it. Raises ImportError with a remedy."""
+    """The module `jax`, configured with `SETTINGS` unless already imported. Raises ImportError with a remedy."""
     if "jaxmarl.environments.smax" in sys.modules:
         return sys.modules["jax"]
     ours = "jax" not in sys.modules
@@ -38,7 +38,7 @@ def import_jax() -> Any:
                     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
                 jax.devices()
             import jaxmarl.environments.smax  # noqa: F401
-        # Whoever starts a program forks for a moment; only a child that went on in Python could be harmed.
+        # Starting a subprocess forks briefly; only a child that kept running Python code would be at risk.
         warnings.filterwarnings("ignore", "os.fork\\(\\) was called", RuntimeWarning)
     except ModuleNotFoundError as error:
         raise ImportError(
@@ -48,14 +48,14 @@ def import_jax() -> Any:
 
 
 def cache_folder() -> Path:
-    """Where compiled programs are kept, for each machine on its own: they contain its processor's instructions."""
+    """Folder of compiled programs; one per machine, as they contain CPU-specific instructions."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "lorasa_rllib" / "jax" / platform.node()
 
 
 @contextlib.contextmanager
 def _environment(settings: dict[str, str]) -> Iterator[None]:
-    """Sets environment variables that are not set, for a moment."""
+    """Temporarily sets those environment variables that are not yet set."""
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -67,7 +67,7 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """jaxmarl prints when it is loaded, and one of its modules sets `sys.stdout` and `sys.stderr` to the originals."""
+    """Suppresses output while jaxmarl is imported; one of its modules resets `sys.stdout` and `sys.stderr`."""
     nowhere: Any = io.StringIO()
     original, sys.__stdout__ = sys.__stdout__, nowhere  # type: ignore[misc]
     try:

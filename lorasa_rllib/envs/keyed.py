@@ -1,4 +1,4 @@
-"""Roles from a function: an environment whose agents' roles follow from what it shows."""
+"""Roles computed by a user's function from each step of an environment."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lorasa_rllib.envs.wrapper import TeamWrapper
 from lorasa_rllib.spec import TeamSpec
 
 RoleKey = Callable[[TeamStep], Any]
-"""From what E environments show (`obs` [E, N, o], `roles`, `active`, ...) to whole numbers [E, N]: everyone's role."""
+"""Maps a step of E environments (`obs` [E, N, o], `roles`, `active`, ...) to the agents' roles, integers [E, N]."""
 
 
 class KeyedTeam(TeamWrapper):
-    """`env` with the roles that `key` gives its agents, at every reset and step; -1 stands for none.
+    """Wraps `env` so that `key` assigns the roles at every reset and step; -1 means no role.
 
-    Raises TeamEnvError for answers of another shape, or that are not whole numbers below num_roles.
+    Raises TeamEnvError if the result has another shape or contains anything but integers below num_roles.
     """
 
     def __init__(self, env: VectorTeamEnv, key: RoleKey, num_roles: int):
@@ -46,5 +46,5 @@ class KeyedTeam(TeamWrapper):
 
 
 def with_roles(spec: TeamSpec, num_roles: int) -> TeamSpec:
-    """The same team, its agents with one of `num_roles` roles."""
+    """The same team with `num_roles` roles."""
     return replace(spec, num_roles=num_roles)

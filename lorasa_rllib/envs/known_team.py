@@ -1,4 +1,4 @@
-"""The team of an environment, seen once: everyone who builds the environment again reads its agents in that order."""
+"""The team of an environment, determined once; later builds of the environment use the same order of agents."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from lorasa_rllib.spec import TeamSpec
 
 
 class Seen:
-    """What this process has seen of a team. Copies of a config share it, other processes begin with an empty one.
+    """What this process knows about a team. Shared by copies of a config; empty in other processes.
 
-    checked: whether an environment of this process had the team.
+    checked: whether an environment built in this process had this team.
     """
 
     def __init__(self) -> None:
@@ -28,12 +28,12 @@ class Seen:
         self._closes: Any = None
 
     def keep(self, env: VectorTeamEnv) -> None:
-        """Keeps an environment open for `take`; it is closed when nobody can take it any more."""
+        """Keeps an environment open for `take`; it is closed when this object is garbage-collected."""
         self.close()
         self._env, self._closes = env, weakref.finalize(self, env.close)
 
     def take(self) -> VectorTeamEnv | None:
-        """The environment that is kept, now up to the caller to close; None if there is none."""
+        """Releases the kept environment to the caller, who must close it; None if there is none."""
         env, self._env = self._env, None
         if self._closes is not None:
             self._closes.detach()
@@ -53,7 +53,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class KnownTeam:
-    """The team of the environment `env` under `env_config`: `spec.agents` is the order of the rows of all arrays."""
+    """The team of the environment `env` under `env_config`; array rows follow the order of `spec.agents`."""
 
     env: Any
     env_config: dict[str, Any]
@@ -69,9 +69,9 @@ class KnownTeam:
         keep: bool = False,
         worker: Worker = Worker(),  # noqa: B008 - frozen
     ) -> KnownTeam:
-        """Looks at the environment; one that has to be built for it is closed again.
+        """Determines the team. If this requires building an environment, it is closed afterwards.
 
-        keep: it stays open instead, for `environments`. first_seed, worker: see `VectorTeamEnv.make`.
+        keep: leave it open for `environments` instead. first_seed, worker: see `VectorTeamEnv.make`.
         """
         kind, seen = environment_class(env), Seen()
         if kind.spec_needs_copy:
@@ -87,15 +87,15 @@ class KnownTeam:
         return cls(env, _snapshot(env_config), spec, seen)
 
     def belongs_to(self, env: Any, env_config: Mapping[str, Any]) -> bool:
-        """Whether this is the environment."""
+        """Whether this is the team of `env` under `env_config`."""
         return _same(self.env, env) and _same(self.env_config, env_config)
 
     def moved_to(self, env: Any, env_config: Mapping[str, Any]) -> KnownTeam:
-        """This team, expected of an environment with other settings."""
+        """The same team for an environment with other settings, not yet checked against it."""
         return self if self.belongs_to(env, env_config) else KnownTeam(env, _snapshot(env_config), self.spec)
 
     def in_order(self, agents: Sequence[str]) -> KnownTeam:
-        """The team with its agents in another order. Raises ValueError if they have other names."""
+        """The team with its agents in another order. Raises ValueError if the names differ."""
         check_names(self.spec.agents, agents)
         return replace(self, spec=self.spec.in_order(agents))
 
@@ -105,9 +105,9 @@ class KnownTeam:
         first_seed: int | None = None,
         worker: Worker = Worker(),  # noqa: B008 - frozen
     ) -> VectorTeamEnv:
-        """`num_envs` copies in the order of the team, see `VectorTeamEnv.make`; one that is kept is among them.
+        """`num_envs` copies with rows in the team's order, reusing a kept one; see `VectorTeamEnv.make`.
 
-        Raises ValueError that names the agents if the environment has another team.
+        Raises ValueError, naming the agents, if the environment has another team.
         """
         env = self.seen.take() or make_environment(self.env, num_envs, self.env_config, first_seed, worker)
         try:
@@ -120,7 +120,7 @@ class KnownTeam:
         return env
 
     def check(self) -> None:
-        """Raises ValueError if the environment has another team; builds a copy unless this process has seen one."""
+        """Raises ValueError if the environment has another team. Builds a copy unless already checked."""
         if not self.seen.checked:
             self.environments(1).close()
 
@@ -129,14 +129,14 @@ class KnownTeam:
 
 
 def _snapshot(settings: Any) -> Any:
-    """A copy of dictionaries and lists, whose contents are the same objects."""
+    """Copies nested dictionaries and lists; the other objects in them are shared."""
     if isinstance(settings, Mapping):
         return {name: _snapshot(value) for name, value in settings.items()}
     return [_snapshot(value) for value in settings] if isinstance(settings, list) else settings
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether settings are equal, whatever is among them."""
+    """Whether settings are equal; they may contain arrays and arbitrary objects."""
     if one is other:
         return True
     if isinstance(one, Mapping) and isinstance(other, Mapping):

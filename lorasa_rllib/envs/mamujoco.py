@@ -17,17 +17,17 @@ Observed = Literal["local", "global"]
 
 
 class MAMuJoCo(VectorTeamEnv):
-    """E copies of a MuJoCo body whose joints are shared out among agents.
+    """E copies of a MuJoCo body whose joints are divided among agents.
 
     scenario, agent_conf:  task and factorisation, such as "HalfCheetah", "6x1"; `agent_conf=None` is a single agent.
-    obs:                   "local": an agent sees its joints and those up to `agent_obsk` joints away, and the torso;
-                           "global": every agent sees the whole state.
+    obs:                   "local": an agent observes its joints, those up to `agent_obsk` joints away, and the torso;
+                           "global": every agent observes the global state.
     max_episode_steps:     time limit; None: the one registered for the task (1,000 for most).
     id_capacity:           see `TeamSpec`.
-    Everything else goes to the library (`local_categories`, `global_categories`) or the Gymnasium task.
+    Other settings are passed to the library (`local_categories`, `global_categories`) or to the Gymnasium task.
 
-    Observations, rewards and ends are the library's own. The state is the task's full observation. Returns are not
-    comparable with the older multiagent_mujoco package, which maps actions to other actuators.
+    Observations, rewards and terminations are those of the library. The global state is the task's full observation.
+    Returns are not comparable with the older multiagent_mujoco package, which maps actions to different actuators.
     """
 
     spec_needs_copy: ClassVar[bool] = True
@@ -50,12 +50,12 @@ class MAMuJoCo(VectorTeamEnv):
         self.spec = _spec_of(first, obs, id_capacity)
         self._limit = max_episode_steps or first.single_agent_env.spec.max_episode_steps
         spec, task = self.spec, first.single_agent_env.unwrapped
-        # Actions [E, N * d] -> actuators [E, nu]: the position of every actuator among the (padded) actions.
+        # Actions [E, N * d] -> actuators [E, nu]: column of each actuator in the (padded) actions.
         self._action_of = np.zeros(task.model.nu, np.int64)
         for n, partition in enumerate(first.agent_action_partitions):
             for d, node in enumerate(partition):
                 self._action_of[node.act_ids] = n * spec.action_size + d
-        # The library's types, which control costs are computed in: it hands a single agent's actions on as they are.
+        # The library's dtypes, as control costs depend on them: it passes a single agent's actions on unconverted.
         self._control_type = np.float32 if first.agent_obsk is None else np.float64
         self._gathers = obs == "local" and first.agent_obsk is not None
         self.grow(num_envs)
@@ -83,7 +83,7 @@ class MAMuJoCo(VectorTeamEnv):
             )
 
     def _one_more(self) -> Any:
-        """One copy as the library makes it. Raises ValueError for settings that nobody knows."""
+        """Builds one copy with the library. Raises ValueError for unknown settings."""
         try:
             return make_library_environment(**self._settings)
         except TypeError as problem:
@@ -104,7 +104,7 @@ class MAMuJoCo(VectorTeamEnv):
         id_capacity: int = 0,
         **options: Any,
     ) -> TeamSpec:
-        """The team; loads the model. Raises ValueError for settings that nobody knows."""
+        """The team; loads the model. Raises ValueError for unknown settings."""
         one = cls(
             scenario=scenario, agent_conf=agent_conf, obs=obs, agent_obsk=agent_obsk,
             max_episode_steps=max_episode_steps, id_capacity=id_capacity, **options,
@@ -121,7 +121,7 @@ class MAMuJoCo(VectorTeamEnv):
         max_episode_steps: int | None,
         options: dict[str, Any],
     ) -> dict[str, Any]:
-        """What the library's constructor is given. Raises ValueError for settings that make no sense."""
+        """Arguments of `make_library_environment`. Raises ValueError for invalid settings."""
         if obs not in ("local", "global"):
             raise ValueError(f"obs={obs!r} must be 'local' or 'global'.")
         if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, int) or agent_obsk < 0:
@@ -197,7 +197,7 @@ class MAMuJoCo(VectorTeamEnv):
 
 
 def _build(library: Any, agent: int, data: Any) -> np.ndarray:
-    """The library's observation of one agent from any MjData."""
+    """The library's observation of one agent, computed from `data`, an MjData."""
     from gymnasium_robotics.envs.multiagent_mujoco.obsk import build_obs
 
     return build_obs(

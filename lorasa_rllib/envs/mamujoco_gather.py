@@ -1,4 +1,4 @@
-"""How local observations are gathered: index maps into raw MuJoCo arrays, found by probing the library."""
+"""Local observations of MuJoCo tasks by indexing into raw MuJoCo arrays; the indices come from probing the library."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 
 RAW_ARRAYS = ("qpos", "qvel", "cfrc_ext", "cvel", "cinert", "qfrc_actuator", "xpos")
-"""Arrays of MjData whose entries observations may be made of."""
+"""Arrays of MjData whose entries may appear in observations."""
 
 FAR = 1e6
-"""A value beyond every clip range."""
+"""A value outside every clip range."""
 
 
 class ObservationGather:
-    """All agents' local observations of E simulations with one gather.
+    """Computes the local observations of all agents in E simulations with a single gather.
 
-    For every observation entry it is found out once, on scratch data, which raw entry it copies and between which
-    bounds it is clipped: entries are filled with distinct numbers, the library builds the observation from them, and
-    each number in it tells where it came from. Entries that are no such copies (sine of an angle, distance of two
-    bodies) are left to the library's function, simulation by simulation.
+    The constructor determines, on scratch data, which raw entry each observation entry copies and how it is clipped:
+    it fills the raw arrays with distinct numbers, lets the library build the observations, and looks up each number's
+    origin. Entries that are not copies (sine of an angle, distance between two bodies) are computed by the library's
+    function, one simulation at a time.
 
     build:  the library's function from MjData to the list of N observations (float64).
-    model:  MjModel to make scratch data from.       datas: the E MjData to gather from.
+    model:  MjModel of the scratch data.       datas: the E MjData to gather from.       width: padded observation size.
     """
 
     def __init__(self, build: Callable[[Any], list[np.ndarray]], model: Any, datas: Sequence[Any], width: int):
@@ -41,7 +41,7 @@ class ObservationGather:
                 position += array.size
             return np.concatenate(build(scratch))
 
-        near = rng.permutation(np.linspace(-0.9, 0.9, size))  # distinct, and inside every clip range
+        near = rng.permutation(np.linspace(-0.9, 0.9, size))  # distinct and within every clip range
         where = {value: index for index, value in enumerate(near)}
         index = np.array([where.get(value, -1) for value in built_from(near)])
         high = np.where(built_from(np.full(size, FAR)) < FAR, built_from(np.full(size, FAR)), np.inf)
@@ -53,8 +53,8 @@ class ObservationGather:
             index[copied & ~same] = -1
 
         sizes = [len(one) for one in build(scratch)]
-        self._slots = np.concatenate([n * width + np.arange(s) for n, s in enumerate(sizes)])  # places in [N * width]
-        self.computed = self._slots[index < 0]  # entries left to the library
+        self._slots = np.concatenate([n * width + np.arange(s) for n, s in enumerate(sizes)])  # columns in [N * width]
+        self.computed = self._slots[index < 0]  # columns computed by the library
         self._from_library = np.flatnonzero(index < 0)
         self._build, self._datas = build, datas
         self._views, used = [], np.zeros(size + 1, np.int64)
@@ -76,12 +76,12 @@ class ObservationGather:
         self._shape = (len(datas), len(sizes), width)
 
     def read(self, e: int) -> None:
-        """Takes over the raw arrays of simulation e."""
+        """Copies the raw arrays of simulation e."""
         for columns, views in self._views:
             self._raw[e, columns] = views[e]
 
     def observations(self, out: np.ndarray, only: np.ndarray | slice = slice(None)) -> None:
-        """Writes float32 observations [E, N, width] of the simulations last read; `only`: of some of them."""
+        """Writes observations float32 [E, N, width] from the values last read; `only` selects simulations."""
         gathered = self._raw[only].take(self._index, axis=1)
         if self._bounds is not None:
             np.clip(gathered, self._bounds[0], self._bounds[1], out=gathered)

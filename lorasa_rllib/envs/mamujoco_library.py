@@ -1,4 +1,4 @@
-"""Builds environments of Gymnasium-Robotics' `mamujoco_v1`, with clear errors and without files left in its folder."""
+"""Builds `mamujoco_v1` environments of Gymnasium-Robotics with clear errors, writing no files into its folder."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ FACTORISATIONS: dict[str, tuple[str, ...]] = {
     "Swimmer": ("2x1",),
     "Walker2d": ("2x3",),
 }
-"""Scenario -> values of `agent_conf`."""
+"""Scenario -> valid values of `agent_conf`."""
 
 SEGMENTED = {"ManySegmentAnt": "Ant-v5", "ManySegmentSwimmer": "Swimmer-v5"}
-"""Scenarios of any size, `agent_conf` "<agents>x<segments per agent>" -> the task they are built on."""
+"""Scenarios of arbitrary size (`agent_conf` "<agents>x<segments per agent>") -> the task that they extend."""
 
 
 LIBRARY_SETTINGS = ("local_categories", "global_categories")
@@ -78,17 +78,17 @@ def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: 
             options = {}
         env = mamujoco_v1.parallel_env(scenario, agent_conf, agent_obsk=agent_obsk, **library, **options)
     for joints_at in getattr(env, "k_dicts", []):
-        # The library sorts sets of joints by label. Pusher has two joints of one label, whose order would differ from
-        # process to process.
+        # The library sorts sets of joints by label. Two joints of Pusher share a label, so their order would differ
+        # between processes.
         for distance, joints in joints_at.items():
             joints_at[distance] = sorted(joints, key=lambda joint: (joint.label, joint.act_ids or 0))
     return env
 
 
 def unknown_setting(scenario: str, options: Collection[str], ours: Collection[str], problem: TypeError) -> str | None:
-    """What to tell a user if `problem` is that one of `options` is unknown to the task; None if it is another.
+    """Error message if `problem` was caused by one of `options` that the task does not accept; otherwise None.
 
-    ours: settings that never reach the library.
+    ours: settings that are not passed to the library.
     """
     named = re.search(r"unexpected keyword argument '(\w+)'", str(problem))
     if named is None or named[1] not in options:
@@ -112,7 +112,7 @@ def unknown_setting(scenario: str, options: Collection[str], ours: Collection[st
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keeps notices about other environments and about the tasks' own model files from the terminal while they load."""
+    """Suppresses messages about other environments and about the tasks' model files during loading."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
@@ -129,10 +129,10 @@ def _quietly() -> Iterator[None]:
 
 
 def _segmented(scenario: str, agent_conf: str, options: dict[str, Any]) -> Any:
-    """The single-agent task of a segmented scenario, its model file private to this call.
+    """The single-agent task of a segmented scenario, built from a temporary model file.
 
-    The library itself writes one shared file into its own folder and deletes it: concurrent env runners would race for
-    it, and read-only installations fail.
+    The library would write a shared file into its own folder and delete it, which races between concurrent env runners
+    and fails in read-only installations.
     """
     import gymnasium
     from gymnasium_robotics.envs.multiagent_mujoco import many_segment_ant, many_segment_swimmer

@@ -1,4 +1,4 @@
-"""Classes and functions of a user's by name, "module:qualname", as files and command lines have them."""
+"""Importable names of a user's classes and functions, "module:qualname", for files and command lines."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 def name_of(thing: Any) -> str | None:
-    """The name of a class or function; None if it cannot be imported by one (lambdas, what a function defines).
+    """The name of a class or function; None if it cannot be imported by name (lambdas, local definitions).
 
-    Of the script that runs, it names the file: `train:Meet` of `python train.py`.
+    For the running script the module is the file's name: `train:Meet` under `python train.py`.
     """
     module, name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", "")
     try:
@@ -25,7 +25,7 @@ def name_of(thing: Any) -> str | None:
 
 
 def imported(name: str) -> Any:
-    """What such a name stands for. Raises ValueError if there is none."""
+    """Imports the object with this name. Raises ValueError if there is none."""
     module, _, attribute = name.partition(":")
     try:
         return attrgetter(attribute)(importlib.import_module(module))
@@ -37,7 +37,7 @@ def imported(name: str) -> Any:
 
 
 def _script() -> str | None:
-    """The module that `__main__` would be if it were imported; None in notebooks and interactive sessions."""
+    """The module name of the running script; None in notebooks and interactive sessions."""
     main = sys.modules["__main__"]
     if main.__spec__ is not None:
         return main.__spec__.name

@@ -1,4 +1,4 @@
-"""The order of agents: environments are read by name into the order that a policy was built for."""
+"""The order of agents: matches an environment's agents by name to the order that a policy was built for."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from lorasa_rllib.envs.wrapper import TeamWrapper
 from lorasa_rllib.spec import PER_AGENT, TeamSpec
 
 ACTING = ("obs_sizes", "action_kind", "action_sizes", "action_low", "action_high", "choices")
-"""What an actor depends on."""
+"""Spec fields that an actor depends on."""
 
 TRAINING = (*ACTING, "state_size", "state_per_agent", "shared_reward", "num_roles")
-"""What actor, critic and rollouts depend on."""
+"""Spec fields that actor, critic and rollouts depend on."""
 
 PARTS = re.compile(r"(\D+|^)(\d*)")
-"""Text and the number that follows it."""
+"""A run of non-digits and the number that follows it."""
 
 
 def by_name(agents: Sequence[str]) -> tuple[str, ...]:
-    """Agents in the order of their names, "agent_2" before "agent_10": the same in every process."""
+    """Agents in natural order of their names, "agent_2" before "agent_10"; the same in every process."""
     return tuple(sorted(agents, key=lambda name: ([(p, int(n or 0)) for p, n in PARTS.findall(name)], name)))
 
 
 def in_order(
     env: VectorTeamEnv, team: TeamSpec, fields: Sequence[str] = TRAINING, what: str = "the environment"
 ) -> VectorTeamEnv:
-    """`env` with its rows in the order of `team.agents`, whatever the order of its own.
+    """`env` with its rows in the order of `team.agents`.
 
-    fields, what: see `check_team`. Raises ValueError that names the agents and what differs.
+    fields, what: see `check_team`. Raises ValueError, naming the agents and the difference, if the teams differ.
     """
     check_team(env.spec, team, fields, what)
     return env if env.spec.agents == team.agents else env.reordered(team.agents)
@@ -42,16 +42,17 @@ def in_order(
 def check_team(
     own: TeamSpec, wanted: TeamSpec, fields: Sequence[str] = TRAINING, what: str = "the environment"
 ) -> None:
-    """Raises ValueError if an environment has another team than the one a policy was built for.
+    """Raises ValueError if an environment's team differs from the one that a policy was built for.
 
-    fields: of the spec, which have to agree, besides the names of the agents in any order. what: has the team `own`.
+    fields: spec fields that have to agree, in addition to the agents' names (in any order). what: description of the
+    object with the team `own`, for the message.
     """
     check_names(own.agents, wanted.agents, what)
     own = own.in_order(wanted.agents)
     for name in fields:
         mine, theirs = getattr(own, name), getattr(wanted, name)
         if name in ("action_low", "action_high") and list(map(len, mine)) == list(map(len, theirs)):
-            same = all(np.allclose(a, b) for a, b in zip(mine, theirs, strict=True))  # not to the last digit
+            same = all(np.allclose(a, b) for a, b in zip(mine, theirs, strict=True))  # up to rounding
         else:
             same = mine == theirs
         if not same:
@@ -63,7 +64,7 @@ def check_team(
 
 
 def check_names(own: Sequence[str], wanted: Sequence[str], what: str = "the environment") -> None:
-    """Raises ValueError if the agents of an environment are not those that a policy was built for, in any order."""
+    """Raises ValueError unless an environment has the agents that a policy was built for, in any order."""
     missing, unknown = [a for a in wanted if a not in own], [a for a in own if a not in wanted]
     if missing or unknown:
         facts = [f"{_few(missing)} missing"] * bool(missing) + [f"{_few(unknown)} unknown to the policy"] * bool(
@@ -77,11 +78,11 @@ def check_names(own: Sequence[str], wanted: Sequence[str], what: str = "the envi
 
 
 class OrderedTeam(TeamWrapper):
-    """`env` with its agents in another order."""
+    """Wraps `env` with its agents in another order."""
 
     def __init__(self, env: VectorTeamEnv, agents: Sequence[str]):
         super().__init__(env, env.spec.in_order(agents))
-        self._row = np.array([env.spec.agents.index(agent) for agent in agents])  # of every agent, in `env`
+        self._row = np.array([env.spec.agents.index(agent) for agent in agents])  # row of each agent in `env`
         self._back = np.argsort(self._row)
 
     def step(self, actions: np.ndarray) -> TeamStep:
@@ -110,7 +111,7 @@ class OrderedTeam(TeamWrapper):
 
 
 def _few(values: Any) -> str:
-    """The first entries of a list; a single value as it is."""
+    """The first eight entries of a list, or a single value, as text."""
     if not isinstance(values, tuple | list):
         return repr(values)
     return f"{', '.join(map(repr, values[:8]))}{' ...' if len(values) > 8 else ''}"

@@ -1,4 +1,4 @@
-"""Any PettingZoo parallel environment, or MultiAgentEnv of RLlib, as a vectorised team environment."""
+"""PettingZoo parallel environments and RLlib MultiAgentEnvs as vectorised team environments."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ from lorasa_rllib.spec import TeamSpec
 
 
 class PettingZooTeam(VectorTeamEnv):
-    """E copies of a PettingZoo parallel environment, stepped one after the other.
+    """E copies of a PettingZoo parallel environment, stepped one after another.
 
     env:               module with a `parallel_env` ("mpe2.simple_spread_v3"), "module:function", or any callable that
-                       returns a `ParallelEnv`, such as its class; or a `MultiAgentEnv` of RLlib, see `RLlibGame`.
-                       A function of one argument, `lambda config: ...`, and `MultiAgentEnv` classes are called as in
-                       RLlib: config is a dictionary of the settings that also says whose copy this is, by
-                       `config.worker_index`, `config.vector_index` and the other fields of `Worker`: for ports or files
-                       of its own, say. Everything else is called with the settings by name.
-    team_reward:       None: every agent has its own reward; "mean" or "sum": one reward for the team, over all
-                       agents (those that have left get 0).
-    max_episode_steps: time limit on top of the environment's own.
+                       returns a `ParallelEnv`, such as its class; or an RLlib `MultiAgentEnv`, see `RLlibGame`.
+                       Functions of one argument, `lambda config: ...`, and `MultiAgentEnv` classes are called as in
+                       RLlib: config is a dictionary of the settings whose attributes `config.worker_index`,
+                       `config.vector_index` and the other fields of `Worker` identify the copy, for example to choose
+                       ports or files. Everything else is called with the settings as keyword arguments.
+    team_reward:       None: every agent has its own reward; "mean" or "sum": one team reward over all agents
+                       (agents that have left count as 0).
+    max_episode_steps: time limit in addition to the environment's own.
     id_capacity:       see `TeamSpec`.
-    metrics_key:       entry of `infos[agent]` whose numbers, of each agent's last step, are results of an episode (mean
-                       over agents): `infos[agent]["metrics"] = {"score": 3.0}` gives `env_runners/metrics/score`.
-                       RLlib's `infos["__common__"]` counts in the last step of all.
-    first_seed:        of the reset that shows what the team is like; a first `reset` with this seed does not repeat it.
-    Everything else goes to `env`.
+    metrics_key:       entry of `infos[agent]` with metrics, read at each agent's last step and averaged over agents:
+                       `infos[agent]["metrics"] = {"score": 3.0}` is reported as `env_runners/metrics/score`.
+                       RLlib's `infos["__common__"]` is read at the last step of the episode.
+    first_seed:        seed of the reset that determines the team; a first `reset` with this seed does not repeat it.
+    Other settings are passed to `env`.
 
-    Observations: Box of any shape, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these, flattened as
-    `gymnasium.spaces.utils.flatten` does it. Masks of available choices: the entry "action_mask" of observations that
-    are dictionaries, or `infos[agent]["action_mask"]`, at any step and of any agent; one without a mask has all its
-    choices. Actions: Box with finite bounds; or Discrete, MultiDiscrete or MultiBinary, with masks of all components
-    one after the other or as a tuple. The state is what a method `state()` gives, if there is one, else all
-    observations in a row. Agents are called by `str` of their ids.
-    An observation that has not its space's shape, or is missing, is a TeamEnvError with the name of the agent.
-    Agents that leave stay in the arrays as inactive, with zeros. An episode ends when all agents have left, and is
-    truncated if any of the last ones was; an agent that is both terminated and truncated is terminated. One that is
-    truncated while others go on is valued at its last observation.
+    Observations: Box of any shape, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these, flattened like
+    `gymnasium.spaces.utils.flatten`. Action masks: the entry "action_mask" of dictionary observations, or
+    `infos[agent]["action_mask"]`, for any agent at any step; without a mask all choices are available. Actions: Box
+    with finite bounds; or Discrete, MultiDiscrete or MultiBinary, whose masks concatenate those of all components or
+    are a tuple of them. The global state is the result of the method `state()` if there is one, otherwise the
+    concatenated observations. Agents are named by `str` of their ids.
+    An observation that is missing or does not have the shape of its space raises TeamEnvError, naming the agent.
+    Agents that leave stay in the arrays: inactive, with zero observations. An episode ends when all agents have left,
+    and is truncated if any of the last ones was. An agent that is both terminated and truncated counts as terminated.
+    An agent truncated while others continue is bootstrapped from its last observation.
     """
 
     spec_needs_copy: ClassVar[bool] = True
@@ -86,7 +86,7 @@ class PettingZooTeam(VectorTeamEnv):
             self._shown: tuple[int | None, tuple[Answer, Answer]] | None = (first_seed, shown)
             self.grow(num_envs)
         except BaseException:
-            with suppress(Exception):  # what went wrong first is the news
+            with suppress(Exception):  # report the original error
                 self.close()
             raise
 
@@ -113,7 +113,7 @@ class PettingZooTeam(VectorTeamEnv):
         return self
 
     def _allocate(self) -> None:
-        """New arrays, for all copies and in the order of the agents."""
+        """Allocates the arrays for all copies, in the order of the agents."""
         self.num_envs = num_envs = len(self._games)
         self._index = {agent: n for n, agent in enumerate(self._ids)}
         spec, shape = self.spec, (num_envs, self.spec.num_agents)
@@ -121,7 +121,7 @@ class PettingZooTeam(VectorTeamEnv):
         self._obs = np.zeros((*shape, spec.obs_size), np.float32)
         self._state = np.zeros((num_envs, spec.state_size), np.float32)
         self._active = np.zeros(shape, bool)
-        # Whether there are masks may show late, so agents with choices always have theirs.
+        # Masks may first appear at a later step, so discrete actions always have them.
         self._masks = None if spec.continuous else np.zeros((*shape, spec.action_size), bool)
         self._first_choices = spec.first_choices()
         self._in_use = spec.obs_mask()
@@ -137,7 +137,7 @@ class PettingZooTeam(VectorTeamEnv):
         metrics_key: str = METRICS_KEY,
         **env_kwargs: Any,
     ) -> TeamSpec:
-        """Builds one copy and resets it: only then it is known whether there are masks and a state."""
+        """Builds and resets one copy, as only this shows whether there are masks and a global state."""
         one = cls(
             env=env,
             team_reward=team_reward,
@@ -205,7 +205,7 @@ class PettingZooTeam(VectorTeamEnv):
             close_game(game)
 
     def _begin(self, e: int, seed: int | None) -> None:
-        """A new episode in copy e; the one that it has begun, if no step was taken and there is no new seed."""
+        """Starts an episode in copy e, unless one was started, no step was taken and `seed` is None."""
         if self._begun[e] and self._time[e] == 0 and seed is None:
             return
         self.stepping = e
@@ -219,16 +219,16 @@ class PettingZooTeam(VectorTeamEnv):
         self._observe(e, self._games[e].agents, obs, infos)
 
     def _last(self, e: int, agents: Iterable[Any], obs: Answer) -> tuple[np.ndarray, np.ndarray]:
-        """Observations and state that copy e came to, those of agents that leave with it among them; copies."""
+        """The last observations and global state of copy e, including agents that are leaving; copies."""
         self._observe(e, list(agents), obs, None)
         return self._obs[e].copy(), self._state[e].copy()
 
     def _observe(self, e: int, agents: Sequence[Any], obs: Answer, infos: Answer | None) -> None:
-        """Rows of the agents that are there, zeros for the others. infos: None after the last step, without masks."""
+        """Fills the rows of `agents`, zeros elsewhere. infos: None for last observations, which need no masks."""
         self._obs[e], self._active[e] = 0.0, False
         if self._masks is not None:
             self._masks[e] = False
-            self._masks[e] |= self._first_choices  # those who have left choose among one
+            self._masks[e] |= self._first_choices  # agents that have left keep one available choice
         for agent, seen in zip(agents, of_each(agents, obs, "observation"), strict=True):
             if agent not in self._index:
                 raise TeamEnvError(
@@ -278,7 +278,7 @@ class PettingZooTeam(VectorTeamEnv):
 
 
 def _stacked(seen: Sequence[Any], obs: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of observations and state, stacked; without any, none of those `obs` and `state` have."""
+    """Stacks pairs of observations and global state; without pairs, zero rows of `obs` and `state`."""
     return (np.stack([o for o, _ in seen]), np.stack([s for _, s in seen])) if seen else (obs[:0], state[:0])
 
 
@@ -296,9 +296,9 @@ def _describe(
     team_reward: str | None,
     id_capacity: int,
 ) -> tuple[TeamSpec, list[AgentView], bool]:
-    """What the environment is like: its spec, a view per agent, and whether it has a state of its own.
+    """Returns the spec, a view per agent, and whether the environment has its own global state.
 
-    agents: its ids of them. shown: observations and infos after reset().
+    agents: the environment's ids. shown: observations and infos returned by reset().
     """
     if team_reward not in (None, "mean", "sum"):
         raise ValueError(f"team_reward={team_reward!r} must be 'mean', 'sum' or None.")
@@ -309,7 +309,7 @@ def _describe(
     ]
     masked = False
     for agent, view in zip(agents, views, strict=True):
-        if agent in obs:  # what does not fit its space is reported here rather than by an env runner
+        if agent in obs:  # report a mismatch with the space here rather than in an env runner
             info = infos.get(agent)
             observe(view, agent, obs[agent], np.zeros(view.obs_size, np.float32))
             write_mask(
@@ -345,7 +345,7 @@ def _describe(
 
 
 def _distinct(game: ParallelEnv[Any, Any, Any]) -> tuple[Any, ...]:
-    """Ids of all agents. Raises ValueError if there are none, or if two have the same name."""
+    """The ids of all agents. Raises ValueError if there are none or two share a name."""
     agents = tuple(game.possible_agents or ())
     if not agents or len(set(map(str, agents))) < len(agents):
         raise ValueError(
@@ -356,7 +356,7 @@ def _distinct(game: ParallelEnv[Any, Any, Any]) -> tuple[Any, ...]:
 
 
 def _space(game: ParallelEnv[Any, Any, Any], which: str, agent: Any) -> Any:
-    """The space of one agent. Raises ValueError if the environment does not know it."""
+    """The space of one agent. Raises ValueError if the environment does not define it."""
     try:
         return getattr(game, which)(agent)
     except (AttributeError, KeyError, TypeError) as problem:

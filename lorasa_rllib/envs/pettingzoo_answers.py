@@ -1,4 +1,4 @@
-"""What `reset()`, `step()` and `state()` of a game answered, read or refused with the agent's name."""
+"""Validates the return values of a game's `reset()`, `step()` and `state()`; errors name the agent."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lorasa_rllib.envs.base import TeamEnvError
 from lorasa_rllib.spaces import described
 
 Answer = Mapping[Any, Any]
-"""What every agent was given, by its id."""
+"""Values by agent id."""
 
 
 def of_reset(env: Any, answer: Any) -> tuple[Answer, Answer]:
-    """Observations and infos; infos of None are empty.
+    """Observations and infos returned by reset(); infos of None become {}.
 
-    Raises TeamEnvError for the older API, which has no infos, and if nobody is there to act.
+    Raises TeamEnvError for the older API, which has no infos, and if there are no agents to act.
     """
     if isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[0], Mapping):
         if not env.agents:
@@ -35,7 +35,7 @@ def of_reset(env: Any, answer: Any) -> tuple[Answer, Answer]:
 
 
 def of_step(env: Any, answer: Any) -> tuple[Answer, Answer, Answer, Answer, Answer]:
-    """Observations, rewards, terminations, truncations and infos. Raises TeamEnvError for the older API's four."""
+    """Observations, rewards, terminations, truncations and infos. Raises TeamEnvError for the older API."""
     if isinstance(answer, tuple | list) and len(answer) == 5:
         return (*answer[:4], _infos("step()", env, answer[4]))
     came = f"{len(answer)} values" if isinstance(answer, tuple | list) else described(answer)
@@ -55,7 +55,7 @@ def _infos(method: str, env: Any, infos: Any) -> Answer:
 
 
 def of_each(agents: Sequence[Any], given: Answer, what: str) -> list[Any]:
-    """What reset() or step() gave to each of `agents`. Raises TeamEnvError if one of them got nothing."""
+    """The values that reset() or step() returned for `agents`. Raises TeamEnvError if one is missing."""
     try:
         return [given[agent] for agent in agents]
     except (KeyError, TypeError, IndexError):
@@ -70,7 +70,7 @@ def of_each(agents: Sequence[Any], given: Answer, what: str) -> list[Any]:
 
 
 def numbers(rewards: list[Any], agents: Sequence[Any]) -> list[Any]:
-    """The rewards. Raises TeamEnvError if one is not a single number."""
+    """Returns `rewards`. Raises TeamEnvError if one is not a single number."""
     for agent, reward in zip(agents, rewards, strict=True):
         if not _is_number(reward):
             raise TeamEnvError(
@@ -81,7 +81,7 @@ def numbers(rewards: list[Any], agents: Sequence[Any]) -> list[Any]:
 
 
 def _is_number(reward: Any) -> bool:
-    """Whether it is one real number that arrays of floats can hold."""
+    """Whether `reward` is a single real number that fits a float."""
     try:
         return (isinstance(reward, Real) or getattr(reward, "shape", None) == ()) and isinstance(float(reward), float)
     except (OverflowError, TypeError, ValueError):
@@ -89,10 +89,10 @@ def _is_number(reward: Any) -> bool:
 
 
 def own_state(game: Any) -> np.ndarray | None:
-    """The game's own global state after reset() as numbers [S]; None if it has no method `state()`, or that gives None.
+    """The game's own global state [S] after reset(); None if it has no method `state()`, or that returns None.
 
-    An attribute of that name (several games keep their own records there) is not one. Raises TeamEnvError for a state
-    that is not an array of numbers.
+    An attribute called `state` that is not callable (several games have one) is ignored. Raises TeamEnvError for a
+    state that is not an array of numbers.
     """
     if not callable(getattr(game, "state", None)) or _inherits_state(game):
         return None
@@ -100,7 +100,7 @@ def own_state(game: Any) -> np.ndarray | None:
         state = game.state()
     except NotImplementedError:
         return None
-    except (AttributeError, TypeError) as problem:  # of a wrapper around a game that has none
+    except (AttributeError, TypeError) as problem:  # raised by wrappers around a game without state()
         if callable(getattr(game.unwrapped, "state", None)):
             raise TeamEnvError(
                 f"state() of {type(game).__name__} raised {type(problem).__name__}: {problem}"
@@ -115,7 +115,7 @@ def _inherits_state(game: Any) -> bool:
 
 
 def state_numbers(game: Any, state: Any, size: int | None = None) -> np.ndarray:
-    """What `state()` gave, as numbers [size], or of any size but 0. Raises TeamEnvError otherwise."""
+    """The result of `state()` as a flat array [size], or of any size but 0. Raises TeamEnvError otherwise."""
     try:
         array = np.asarray(state.detach().cpu() if hasattr(state, "detach") else state)
     except ValueError:  # ragged

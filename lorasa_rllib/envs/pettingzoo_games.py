@@ -1,4 +1,4 @@
-"""Makes one copy of an environment that a user names or hands over: of PettingZoo, or of RLlib."""
+"""Builds one copy of a user's PettingZoo or RLlib environment, given by name or as a callable."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def make_game(
     worker: Worker = Worker(),  # noqa: B008 - frozen
     vector_index: int = 0,
 ) -> ParallelEnv[Any, Any, Any]:
-    """One copy of the environment, number `vector_index` of those of `worker`.
+    """Builds copy number `vector_index` of `worker`.
 
-    Raises ValueError if there is none, if it is not a parallel one, or for settings that it does not take. What its
-    constructor raises comes through as it is.
+    Raises ValueError if the environment does not exist, is not parallel, or does not accept the settings. Errors raised
+    by its constructor propagate unchanged.
     """
     function = _function(env)
     try:
@@ -60,16 +60,16 @@ def make_game(
 
 
 def close_game(game: Any) -> None:
-    """Closes an environment, if it has anything to close."""
+    """Closes an environment if it has a method `close()`."""
     if callable(close := getattr(game, "close", None)):
         close()
 
 
 def _about_settings(function: Callable[..., Any], settings: Mapping[str, Any], problem: TypeError) -> bool:
-    """Whether a call failed because of the names of its settings, rather than within the constructor."""
+    """Whether a call failed because of the names of its settings rather than inside the constructor."""
     if not takes_config(function, settings) and not _takes(function, settings):
         return True
-    named = re.search(r"unexpected keyword argument '(\w+)'", str(problem))  # handed on by **kwargs
+    named = re.search(r"unexpected keyword argument '(\w+)'", str(problem))  # passed on by **kwargs
     return named is not None and named[1] in settings
 
 
@@ -114,7 +114,7 @@ def _function(env: Any) -> Callable[..., Any]:
 
 
 def _remedy(module: str, problem: ImportError) -> str:
-    """What to do about a module that cannot be imported."""
+    """Advice for a module that cannot be imported."""
     package, _, rest = module.partition(".")
     if not isinstance(problem, ModuleNotFoundError):
         return "Is the name spelled as in its package?"
@@ -129,7 +129,7 @@ def _remedy(module: str, problem: ImportError) -> str:
 
 
 def _versions(module: str) -> str:
-    """Says which modules beside this one have the same name but for its version, as `game_v11` is to `game_v10`."""
+    """Lists other versions of the module in its package, such as `game_v11` for `game_v10`; "" if there are none."""
     parent, _, name = module.rpartition(".")
     base = re.sub(r"_v\d+$", "", name)
     try:

@@ -1,4 +1,4 @@
-"""Spaces of one PettingZoo agent as plain data, and what its environment gives as rows of arrays."""
+"""Converts a PettingZoo agent's spaces to plain data and its observations to array rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lorasa_rllib.spaces import (
 
 
 def view_from(agent: Any, observation: Any, action: Any) -> AgentView:
-    """From the spaces of `agent`. Raises ValueError for what we cannot represent."""
+    """The view of `agent` with these spaces. Raises ValueError for unsupported spaces."""
     acts = _actions(agent, action)
     masked = isinstance(observation, spaces.Dict) and MASK in set(observation)
     if masked:
@@ -42,7 +42,7 @@ def view_from(agent: Any, observation: Any, action: Any) -> AgentView:
 
 
 def observe(view: AgentView, agent: Any, observation: Any, row: np.ndarray) -> None:
-    """`AgentView.observe` of what an environment gave to `agent`. Raises TeamEnvError if it is not in its space."""
+    """Calls `AgentView.observe` for `agent`. Raises TeamEnvError if the observation is not in its space."""
     try:
         view.observe(observation, row)
     except OutsideSpace as problem:
@@ -73,7 +73,7 @@ def _actions(agent: Any, space: Any) -> ActionSpace:
 
 
 def _plain(agent: Any, space: Any, whole: Any) -> Space:
-    """A space of observations as plain data. whole: the space that it is part of."""
+    """An observation space as plain data. whole: the space that contains it, for messages."""
     if isinstance(space, spaces.Box):
         return Box(space.shape, str(space.dtype))
     if isinstance(space, spaces.Discrete):

@@ -1,4 +1,4 @@
-"""Names of the environments, and how to build them. Only the one asked for is imported."""
+"""Registry of environments by name. An environment's module is imported only when requested."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ENVIRONMENTS = {
 
 
 def environment_class(env: Any) -> type[VectorTeamEnv]:
-    """The class behind a registered name, or `env` itself if it is such a class. Raises ValueError otherwise."""
+    """The class registered as `env`, or `env` itself if it is a VectorTeamEnv class. Raises ValueError otherwise."""
     if isinstance(env, type) and issubclass(env, VectorTeamEnv):
         return env
     if not isinstance(env, str) or env not in ENVIRONMENTS:
@@ -40,5 +40,5 @@ def make_environment(
     first_seed: int | None = None,
     worker: Worker = Worker(),  # noqa: B008 - frozen
 ) -> VectorTeamEnv:
-    """`num_envs` copies of an environment in lock step, see `VectorTeamEnv.make`."""
+    """Builds `num_envs` copies of an environment, see `VectorTeamEnv.make`."""
     return environment_class(env).make(num_envs, env_config, first_seed, worker)

@@ -1,4 +1,4 @@
-"""RLlib's own `MultiAgentEnv` as a parallel game, without importing Ray: such an environment has loaded it already."""
+"""Adapts RLlib's `MultiAgentEnv` to a parallel game. Does not import Ray, as such an environment already has."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ CONFIG = re.compile("config|context|cfg|ctx")
 
 
 class RLlibGame:
-    """A `MultiAgentEnv` behind the part of PettingZoo's parallel interface that `PettingZooTeam` drives.
+    """Presents a `MultiAgentEnv` through the subset of PettingZoo's parallel interface that `PettingZooTeam` uses.
 
-    Agents are called by `str` of their ids. Whoever is alive must be given an observation at every step, as all act at
-    once: an agent lives from its first observation (or from reset(), if it is then among the environment's `agents`)
-    until its own termination or truncation, or that of "__all__", which stands for all that have not ended otherwise.
-    Where both are said, at either place, it is a termination.
-    As in RLlib, one that terminates may do so without a last observation and reward: its previous observation stands
-    in. The state is that of a method `state()`, if any.
+    Agents are named by `str` of their ids. As all agents act simultaneously, each living agent needs an observation at
+    every step. An agent lives from its first observation (or from reset(), if it is then in the environment's `agents`)
+    until its own termination or truncation, or until that of "__all__", which applies to all agents without one of
+    their own. If both are set, it is a termination.
+    As in RLlib, a terminating agent may lack a last observation and reward: its previous observation and a reward of 0
+    are used. The global state is the result of the method `state()`, if any.
 
-    Raises ValueError for an environment without agents; reset() and step() raise TeamEnvError for environments that
-    take turns, and for agents that come back or that were never listed.
+    Raises ValueError for an environment without agents; reset() and step() raise TeamEnvError for turn-based
+    environments, for agents that return after they ended, and for unlisted agents.
     """
 
     def __init__(self, env: Any):
@@ -61,7 +61,7 @@ class RLlibGame:
         return obs, infos
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
-        """obs, rewards, terminations, truncations, infos: as PettingZoo has them, without "__all__"."""
+        """Returns obs, rewards, terminations, truncations and infos as in PettingZoo, without "__all__"."""
         answer = self.env.step({self.ids[agent]: action for agent, action in actions.items()})
         obs, rewards, terminated, truncated, infos = map(_by_name, of_step(self.env, answer))
         ends, cuts = {}, {}
@@ -83,7 +83,7 @@ class RLlibGame:
         return obs, rewards, ends, cuts, infos
 
     def state(self) -> Any:
-        """The environment's own state. Raises NotImplementedError if it has none."""
+        """The environment's own global state. Raises NotImplementedError if it has none."""
         if not callable(own := getattr(self.env, "state", None)):
             raise NotImplementedError
         return own()
@@ -96,7 +96,7 @@ class RLlibGame:
             close()
 
     def _go_on(self, obs: dict[str, Any], alive: list[str]) -> None:
-        """Sets who acts next: everyone in `obs` who has not ended. All of `alive` must be there; newcomers may be."""
+        """Sets the agents that act next: those in `obs` that have not ended. `obs` must contain all of `alive`."""
         if strangers := [agent for agent in obs if agent not in self.ids]:
             raise TeamEnvError(
                 f"agent {strangers[0]!r} was given an observation, but is not one of the possible_agents "
@@ -118,7 +118,7 @@ def is_rllib_game(kind: type) -> bool:
 
 
 def refuse_wrapper(env: Any) -> None:
-    """Raises ValueError for RLlib's wrappers, classes or copies of them, that need an environment to wrap."""
+    """Raises ValueError for RLlib's wrapper classes and their instances, which need an environment to wrap."""
     kind = env if isinstance(env, type) else type(env)
     if kind.__module__.startswith(WRAPPERS):
         raise ValueError(
@@ -128,11 +128,11 @@ def refuse_wrapper(env: Any) -> None:
 
 
 def takes_config(make: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
-    """Whether `make` is called as RLlib does, with one dictionary of settings, rather than with the settings by name.
+    """Whether `make` takes one dictionary of settings, as in RLlib, rather than keyword arguments.
 
-    So are MultiAgentEnv classes and functions whose first parameter is called config (or alike), or has no default,
-    unless the settings name it, or are all named by parameters. Other classes are, as in PettingZoo, called with the
-    settings by name, unless they have no `**kwargs` and their first parameter is called config.
+    False if all settings are names of parameters. Otherwise true for MultiAgentEnv classes and functions whose first
+    parameter is positional and is called config (or similar) or has no default. Other classes take keyword arguments,
+    as in PettingZoo, unless they have no `**kwargs` and their first parameter is called config.
     """
     try:
         parameters = inspect.signature(make).parameters
@@ -150,13 +150,13 @@ def takes_config(make: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
 
 
 class Context(dict[str, Any]):
-    """Settings of an environment and, as attributes, whose copy it is: RLlib's `EnvContext` where there is no Ray."""
+    """An environment's settings, with the fields of `Worker` as attributes: `EnvContext` without Ray."""
 
 
 def env_context(settings: Mapping[str, Any], worker: Worker, vector_index: int) -> dict[str, Any]:
-    """What an environment of RLlib is made with: its settings, with the fields of `Worker` and `vector_index`.
+    """The constructor argument of RLlib environments: the settings, with the fields of `Worker` and `vector_index`.
 
-    An `EnvContext` if RLlib has been loaded, else a `Context`.
+    An `EnvContext` if RLlib's has been imported, otherwise a `Context`.
     """
     rllib = sys.modules.get(ENV_CONTEXT[0])
     context: Any

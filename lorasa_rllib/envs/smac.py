@@ -9,7 +9,7 @@ from lorasa_rllib.envs.starcraft_package import check_options, import_package
 
 
 class SMACTeam(StarCraftTeam):
-    """Battles on SMAC's maps: `map_name` 3s5z, MMM2, corridor, ...; the rest as `StarCraftTeam`."""
+    """Battles on SMAC's maps, `map_name` 3s5z, MMM2, corridor, ...; other settings: see `StarCraftTeam`."""
 
     @classmethod
     def make_game(cls, seed: int | None, map_name: str = "3s5z", **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""SMACv2 (Ellis et al. 2023), package `smacv2`: unit types and places are drawn anew for every battle."""
+"""SMACv2 (Ellis et al. 2023), package `smacv2`: every battle draws new unit types and start positions."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ TEAMS: dict[str, dict[str, Any]] = {
         "exception_unit_types": ["baneling"],
     },
 }
-"""Published team distributions; `exception_unit_types` cannot make up a whole team."""
+"""Published team distributions; a team never consists only of `exception_unit_types`."""
 
 SIZES = ((5, 5), (10, 10), (10, 11), (20, 20), (20, 23))
 MAPS = [f"{race}_{units}_vs_{enemies}" for race in TEAMS for units, enemies in SIZES]
-"""The published maps; other numbers of units work as well."""
+"""The published maps; other numbers of units work too."""
 
 START_POSITIONS = {"dist_type": "surrounded_and_reflect", "p": 0.5, "map_x": 32, "map_y": 32}
 DEFAULTS = {"conic_fov": False, "obs_own_pos": True, "use_unit_ranges": True, "min_attack_range": 2}
-"""Published options that differ from the package's own defaults (conic_fov stands for itself)."""
+"""Options of the published configurations, whether or not they equal the package's defaults."""
 
 
 class SMACv2Team(StarCraftTeam):
-    """Battles of SMACv2: `map_name` <race>_<units>_vs_<enemies>; the rest as `StarCraftTeam`.
+    """Battles of SMACv2, `map_name` <race>_<units>_vs_<enemies>; other settings: see `StarCraftTeam`.
 
-    capability_config: changes the published draws, such as {"team_gen": {"weights": [0.4, 0.4, 0.2]}}: an entry with a
-                "dist_type" replaces the published one, any other is laid over it; further entries are added.
-    With a seed, battles are drawn alike in every run. What the package draws while a battle goes on cannot be seeded:
-    `prob_obs_enemy` below 1 and the capability "attack".
+    capability_config: changes to the published distributions, such as {"team_gen": {"weights": [0.4, 0.4, 0.2]}}. An
+                entry with a "dist_type" replaces the published one, others update it; new entries are added.
+    With a seed, every run draws the same battles. Draws during a battle cannot be seeded: `prob_obs_enemy` below 1 and
+    the capability "attack".
     """
 
     @classmethod
@@ -73,7 +73,7 @@ class SMACv2Team(StarCraftTeam):
 
 
 def capabilities(race: str, units: int, enemies: int, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The published `capability_config` with `changes`, all of it fresh: the package writes into what it is given."""
+    """The published `capability_config` with `changes`, as a deep copy: the package modifies its argument."""
     if sizes := sorted({"n_units", "n_enemies"} & set(changes)):
         raise ValueError(f"capability_config must not set {sizes}: map_name says how many, such as {race}_8_vs_9.")
     config: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What SMACv2 draws for every battle (unit types, places), under a seed. The package itself offers none."""
+"""Seeds SMACv2's draws for each battle (unit types, start positions), which the package itself does not support."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 SOURCES = ("choice", "shuffle", "default_rng")
-"""Where the package's module of distributions draws from: Python's shared stream, and unseeded generators."""
+"""Random sources of the package's distributions module: Python's global stream and unseeded generators."""
 
 
 def draw_under_seed(game: Any, seed: int) -> None:
-    """Replaces the distributions of a `StarCraftCapabilityEnvWrapper` by ones with streams of their own.
+    """Replaces the distributions of a `StarCraftCapabilityEnvWrapper` with seeded ones.
 
-    They are built from a private copy of the package's module in which its sources of chance stand for streams that
-    follow from the seed. To seed Python's shared stream would not do: the games of an env runner share it, and draw
-    from it at the same time. Distributions that a program has registered itself keep their own ways.
+    They come from a private copy of the package's module whose random sources are replaced with streams derived from
+    the seed. Seeding Python's global stream would not suffice: the games of an env runner draw from it concurrently.
+    Distributions registered by the user are left unchanged.
     """
     module = _private_copy("smacv2.env.starcraft2.distributions")
     if missing := [name for name in SOURCES if not hasattr(module, name)]:
@@ -29,13 +29,13 @@ def draw_under_seed(game: Any, seed: int) -> None:
     module.default_rng = lambda: np.random.default_rng(generators.spawn(1)[0])
     drawn = game.env_key_to_distribution_map
     for key in sorted(drawn):
-        config = copy.deepcopy(game.distribution_config[key])  # some distributions shuffle what it holds
+        config = copy.deepcopy(game.distribution_config[key])  # some distributions shuffle its lists
         if (kind := module.DISTRIBUTION_MAP.get(config["dist_type"])) is not None:
             drawn[key] = kind(config)
 
 
 def _private_copy(name: str) -> Any:
-    """A module once more, with names of its own; the one that others import stays as it is."""
+    """Loads a second, independent copy of a module; the imported one is unchanged."""
     spec = importlib.import_module(name).__spec__
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,8 +1,8 @@
-"""SMAX: StarCraft-like battles in JAX (package `jaxmarl`), all E battles of a runner in one call, arrays in and out.
+"""SMAX: StarCraft-like battles in JAX (package `jaxmarl`); one call steps all E battles of a runner.
 
-Not StarCraft: six unit types without shields, healing or splash, no no-op (the dead may only "stop"), walls kill, the
-reward is the share of enemy health taken plus 1 for a won battle (at most 2), and 100 steps are the limit. Win rates
-are not those of SMAC's maps of the same name.
+Differs from StarCraft: six unit types without shields, healing or splash damage, no no-op (the dead may only "stop"),
+walls kill, the reward is the fraction of enemy health removed plus 1 for a won battle (at most 2), and the time limit
+is 100 steps. Win rates are not comparable with those on SMAC's maps of the same name.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from lorasa_rllib.spec import TeamSpec
 logger = logging.getLogger(__name__)
 
 RENEWED = 8
-"""A call that begins new battles begins E / RENEWED of them: few end in the same step."""
+"""Each call that starts new battles starts max(1, E / RENEWED) of them, as few battles end in the same step."""
 
 
 class SMAXTeam(VectorTeamEnv):
     """E battles against the scripted enemy of SMAX.
 
     map_name:   a scenario of the package: 3m, 2s3z, 3s5z, 5m_vs_6m, ..., or smacv2_5_units, smacv2_10_units,
-                smacv2_20_units, which draw unit types and places anew for every battle.
-    state:      what the critic sees.
-                "global": health, place, cooldown and type of all units, [E, S].
-                "agent":  for every agent that, its own observation and its one-hot id, [E, N, S].
-                "pruned": for every agent the units as they lie around it, their last actions, whether it sees them, its
-                          own place and its id: the same without what observation and state both hold ("feature-pruned"
-                          of MAPPO, Yu et al. 2022), [E, N, S].
-    death_mask: with a state for every agent, the dead have zeros and their id (MAPPO's death masking): the default.
-    max_episode_steps: time limit of a battle, 100 by default.
+                smacv2_20_units, which draw new unit types and positions for every battle.
+    state:      the global state.
+                "global": health, position, cooldown and type of all units, [E, S].
+                "agent":  per agent, the same with its own observation and one-hot id appended, [E, N, S].
+                "pruned": per agent, all units with positions relative to it, their last actions, whether it sees them,
+                          its own position and its id: like "agent" without features that occur in both observation and
+                          global state ("feature-pruned" in MAPPO, Yu et al. 2022), [E, N, S].
+    death_mask: for "agent" and "pruned": dead agents have zeros and their id (MAPPO's death masking); the default.
+    max_episode_steps: time limit of a battle in steps.
     id_capacity: see `TeamSpec`.
     options:    of the package's `HeuristicEnemySMAX`, such as `attack_mode`, `see_enemy_actions`,
-                `walls_cause_death`, `won_battle_bonus`, or `unit_type_health` (six numbers). Those that a map decides,
-                such as `num_allies`, are refused.
+                `walls_cause_death`, `won_battle_bonus`, or `unit_type_health` (six numbers). Options determined by the
+                map, such as `num_allies`, are rejected.
 
     Agents are the allied units. Roles are their unit types (marine, marauder, stalker, zealot, zergling, hydralisk);
-    the dead keep theirs. The first step of every map and number of battles is compiled, which takes some seconds; later
-    runs find it in JAX's cache on disk.
+    dead agents keep theirs. The first reset for each map and number of battles compiles, which takes a few seconds;
+    later runs use JAX's cache on disk.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class SMAXTeam(VectorTeamEnv):
             seeds = (seed + np.arange(self.num_envs)) % 2**32
             self._carry, seen = self._battles.begin(seeds.astype(np.uint32))
             self._look(slice(None), seen)
-        if first:  # the other two functions now, where a message says so, not in the middle of a round
+        if first:  # compile the other two functions now, covered by the log message, not during a round
             self._battles.step(self._carry, np.zeros(self._active.shape, np.int32))
             self._battles.renew(self._carry, np.full(self._at_once, self.num_envs, np.int32))
             logger.warning("SMAX %s, %d battles: compiled in %.0f s.", *self._called, time.perf_counter() - began)
@@ -130,7 +130,7 @@ class SMAXTeam(VectorTeamEnv):
         return self._answer(rewards[:, None], ended, cut, won, final_obs, final_state)
 
     def render(self) -> np.ndarray:
-        """The first battle as the package draws it: allies blue, enemies green, lighter where they are shot at."""
+        """Draws the first battle with the package's renderer: allies blue, enemies green, lighter when under attack."""
         import jax
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -142,24 +142,24 @@ class SMAXTeam(VectorTeamEnv):
         figure = Figure(figsize=(4.8, 4.8), layout="constrained")
         canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
         shots = dict(zip(game.agents, units.prev_attack_actions.tolist(), strict=True))
-        with jax.disable_jit():  # it would compile its conditions anew for every picture
+        with jax.disable_jit():  # otherwise its conditionals would be recompiled for every image
             picture = game.init_render(axes, (None, units, shots), 0, int(units.step))
-        picture.remove()  # a copy of all that it lays on top
+        picture.remove()  # duplicates everything drawn on top of it
         axes.set(xlim=(0, game.map_width), ylim=(0, game.map_height), aspect="equal")
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
     def _renew(self, which: np.ndarray) -> None:
-        """New battles, a fixed number in each call: other numbers would have to be compiled on their own."""
+        """Starts new battles, a fixed number per call, since every other number would be compiled separately."""
         for start in range(0, len(which), self._at_once):
             some = which[start : start + self._at_once]
-            places = np.full(self._at_once, self.num_envs, np.int32)  # nowhere
+            places = np.full(self._at_once, self.num_envs, np.int32)  # out of range: ignored
             places[: len(some)] = some
             self._carry, seen = self._battles.renew(self._carry, places)
             self._look(some, [column[: len(some)] for column in map(np.asarray, seen)])
 
     def _look(self, which: Any, seen: Any) -> None:
-        """Copies what battles show into this environment's own arrays: JAX's are read-only."""
+        """Copies the battles' outputs to this environment's own arrays, as JAX's are read-only."""
         mine: list[np.ndarray] = [self._obs, self._state, self._active, self._masks, self._roles]
         for own, shown in zip(mine, seen, strict=True):
             own[which] = shown
@@ -190,7 +190,7 @@ class SMAXTeam(VectorTeamEnv):
 
 
 def _battles(map_name: str, max_steps: int, state: str, death_mask: bool, options: dict[str, Any]) -> Any:
-    """The compiled functions of a map, shared by all environments of a process."""
+    """The compiled functions of a map, shared by all environments in a process."""
     import_jax()
     return _made(map_name, max_steps, state, death_mask, checked_options(options))
 

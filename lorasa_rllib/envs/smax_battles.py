@@ -1,4 +1,4 @@
-"""E battles of SMAX as three compiled functions of arrays. Imported only where JAX is set up, see `jax_setup`."""
+"""E battles of SMAX as three compiled functions of arrays. Import only after `jax_setup.import_jax`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Seen = tuple[Any, Any, Any, Any, Any]
 
 
 class Battles:
-    """The package's battles for arrays: `begin(seeds)`, `step(carry, actions)`, `renew(carry, places)`.
+    """Batched battles of the package: `begin(seeds)`, `step(carry, actions)`, `renew(carry, places)`.
 
-    A carry holds for E battles their random keys, states, what the scripted enemy remembers and what it sees. The
-    package computes that last part anew in every step although the step before ended with it; otherwise a step is its
-    own, number for number. library: a `HeuristicEnemySMAX`. kind, death_mask: see `SMAXTeam`.
+    A carry holds the random keys, game states, and the scripted enemy's memory and observations of E battles. The
+    package recomputes these observations in every step although the previous step already did; apart from that, results
+    are identical. library: a `HeuristicEnemySMAX`. kind, death_mask: `state` and `death_mask` of `SMAXTeam`.
     """
 
     def __init__(self, library: Any, kind: str, death_mask: bool):
@@ -41,7 +41,7 @@ class Battles:
         return _strong((key, units, memory, self._of_enemies(obs))), self._seen(obs, units)
 
     def _step(self, carry: Any, actions: Any) -> tuple[Any, Seen, Any, Any, Any, Any]:
-        """carry, what is seen, reward, ended, truncated, won; actions int32 [N]. Does not begin the next battle."""
+        """actions int32 [N] -> carry, seen, reward, ended, truncated, won. Does not start the next battle."""
         library = self.library
         key, units, memory, of_enemies = carry
         key, now = jax.random.split(key)
@@ -73,7 +73,7 @@ class Battles:
         library = self.library
         count, features = library.num_allies + library.num_enemies, len(library.own_features)
         size = jnp.array([library.map_width, library.map_height])
-        # The package's world state, places as shares of the map, without the columns that say team and type once more.
+        # The package's world state without its redundant team and type columns; positions as fractions of the map size.
         table = world[: count * features].reshape(count, features)
         table = table.at[:, 1:3].divide(size)
         if self._kind == "global":
@@ -87,7 +87,7 @@ class Battles:
         return jnp.concatenate([views, jnp.eye(library.num_allies)], axis=1)
 
     def _around(self, table: Any, units: Any, size: Any, agent: Any) -> Any:
-        """All units as they lie around one agent: places relative to it, last actions, whether it sees them."""
+        """All units relative to one agent: offsets from it, last actions, whether it sees them; its own position."""
         library, alive = self.library, units.unit_alive
         offset = units.unit_positions - units.unit_positions[agent]
         near = jnp.linalg.norm(offset, axis=-1) < library.unit_type_sight_ranges[units.unit_types[agent]]
@@ -100,9 +100,9 @@ class Battles:
     # Some of the battles
 
     def _renew(self, carry: Any, places: Any) -> tuple[Any, Seen]:
-        """New battles at `places`, int32 [k], each from the random stream of its place; E and above: nowhere.
+        """Starts new battles at indices `places`, int32 [k], each from its index's random key; ignores indices >= E.
 
-        Returns the carry of all E, and what is seen of the k new ones.
+        Returns the carry of all E battles, and what is seen of the k new ones.
         """
         keys = carry[0].at[places].get(mode="clip")
         fresh, seen = jax.vmap(self._fresh)(keys)
@@ -110,5 +110,5 @@ class Battles:
 
 
 def _strong(tree: Any) -> Any:
-    """The same numbers without JAX's weak types: carries of all functions are alike, and each compiles only once."""
+    """Removes JAX's weak types, so that all functions use the same carry types and each compiles only once."""
     return jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.result_type(x)), tree)

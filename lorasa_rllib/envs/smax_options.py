@@ -1,4 +1,4 @@
-"""Options of SMAX in `env_config`: those of the package that have an effect beside a map, in a hashable form."""
+"""SMAX options in `env_config`: the package's options that are not determined by the map, in hashable form."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NOT_OPTIONS = {
     "action_type": "actions are discrete",
     "observation_type": "observations are lists of units",
 }
-"""Options of the package that cannot be set -> why, or what to use."""
+"""Options of the package that cannot be set -> the reason, or what to use instead."""
 
 ATTACK_MODES = ("closest", "random")
 
@@ -33,10 +33,10 @@ Value = bool | int | float | str | tuple[float, ...]
 
 
 def checked_options(options: Mapping[str, Any]) -> tuple[tuple[str, Value], ...]:
-    """The options by name, lists and arrays as tuples. Needs the package, see `jax_setup`.
+    """The options sorted by name, lists and arrays as tuples. Needs the package, see `jax_setup`.
 
-    Raises ValueError for names that the package does not know, for those that would have no effect, and for values of
-    another type than the package's own.
+    Raises ValueError for names unknown to the package, for options without effect, and for values whose type differs
+    from the default's.
     """
     for name in sorted(set(options) & set(NOT_OPTIONS)):
         raise ValueError(f"{name}={options[name]!r} is not supported: {NOT_OPTIONS[name]}.")
@@ -49,7 +49,7 @@ def checked_options(options: Mapping[str, Any]) -> tuple[tuple[str, Value], ...]
 
 
 def known_options() -> dict[str, Any]:
-    """Names of all options that can be set, and their defaults."""
+    """Names and defaults of all options that can be set."""
     from jaxmarl.environments.smax import HeuristicEnemySMAX
     from jaxmarl.environments.smax.smax_env import SMAX
 
@@ -58,7 +58,7 @@ def known_options() -> dict[str, Any]:
 
 
 def for_package(options: tuple[tuple[str, Value], ...]) -> dict[str, Any]:
-    """The options as the package takes them: numbers of unit types are arrays."""
+    """The options as keyword arguments of the package: values per unit type become arrays."""
     import jax.numpy as jnp
 
     arrays = {name for name, default in known_options().items() if hasattr(default, "shape")}
@@ -79,7 +79,7 @@ def _checked(name: str, value: Any, default: Any) -> Value:
         if isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and float(value) >= 0:
             return int(value) if isinstance(value, Integral) else float(value)
         raise ValueError(f"{name}={value!r} must be {what} of at least 0.")
-    entries = len(default)  # one for each type of unit
+    entries = len(default)  # one per unit type
     try:
         numbers = np.asarray(value, np.float64)
     except (TypeError, ValueError):

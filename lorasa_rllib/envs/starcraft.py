@@ -1,6 +1,6 @@
-"""What SMAC and SMACv2 share: E games of StarCraft II stepped side by side, arrays in and out.
+"""Base of SMAC and SMACv2: E games of StarCraft II stepped in parallel, arrays in and out.
 
-A game is a process of its own behind a socket; the games of an env runner work at the same time.
+Each game is a separate process behind a socket; the games of an env runner run concurrently.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ INSTALL = "bash cluster/install_starcraft.sh"
 
 
 class StarCraftTeam(VectorTeamEnv):
-    """E games of one map. Subclasses say how their package makes one.
+    """E games on one map. Subclasses implement `make_game` for their package.
 
-    state:      what the critic sees. "global": the package's state [E, S]. "agent": for every agent that, its own
-                observation and its one-hot id, [E, N, S]. "pruned": for every agent the package's state with all units
-                as they lie around it, and its id, [E, N, S].
-    death_mask: with a state for every agent, the dead have zeros and their id (MAPPO's death masking): the default.
-    max_episode_steps: time limit; None: the map's.
+    state:      the global state. "global": the package's state [E, S]. "agent": per agent, the same with its own
+                observation and one-hot id appended, [E, N, S]. "pruned": per agent, the package's state with the
+                positions of all units relative to it, and its id, [E, N, S].
+    death_mask: for "agent" and "pruned": dead agents have zeros and their id (MAPPO's death masking); the default.
+    max_episode_steps: time limit in steps; None: the map's.
     id_capacity: see `TeamSpec`.
     options:    of the package's environment (difficulty, step_mul, reward_scale_rate, ...).
 
-    Games start with the first `reset`. One that fails is started again, and its episode counts as cut off; `restarts`
-    counts. Roles are unit types; the dead keep theirs. Rewards are the package's, 20 for a perfect battle by default.
+    Games start at the first `reset`. A game that fails is restarted and its episode truncated; `restarts` counts these.
+    Roles are unit types; dead agents keep theirs. Rewards are the package's, 20 for a perfect battle by default.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class StarCraftTeam(VectorTeamEnv):
         self._masks = np.zeros((*shape, spec.action_size), bool)
         self._roles = np.zeros(shape, np.int64)
 
-    # What a package must say
+    # To be implemented for each package
 
     @classmethod
     @abstractmethod
     def make_game(cls, seed: int | None, **settings: Any) -> Any:
-        """One environment of the package; starts no game. Raises ValueError for bad settings."""
+        """Builds one environment of the package without starting a game. Raises ValueError for invalid settings."""
 
     # The interface
 
@@ -108,12 +108,12 @@ class StarCraftTeam(VectorTeamEnv):
 
     @classmethod
     def size_of_state(cls, **settings: Any) -> int:
-        """S of the package's own state."""
+        """Size S of the package's own state."""
         return int(cls.make_game(None, **settings).get_env_info()["state_shape"])
 
     @classmethod
     def check_machine(cls) -> None:
-        """Raises ValueError if StarCraft II or SMAC's maps are not on this machine."""
+        """Raises ValueError if StarCraft II or SMAC's maps are not installed."""
         path = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()  # where pysc2 looks
         if not (path / "Versions").is_dir():
             raise ValueError(
@@ -135,7 +135,7 @@ class StarCraftTeam(VectorTeamEnv):
         return self._answer(nothing, none, none, [], self._obs[:0], self._states[:0], self._active[:0])
 
     def step(self, actions: np.ndarray) -> TeamStep:
-        # The dead may only do nothing, the living anything else.
+        # Action 0 is the no-op: the only one available to dead agents, and unavailable to living ones.
         actions = np.where(self._active, actions, 0)
         outcomes = list(self._threads.map(Game.step, self._games, actions.tolist()))
         rewards = np.array([[outcome.reward] for outcome in outcomes], np.float32)
@@ -152,7 +152,7 @@ class StarCraftTeam(VectorTeamEnv):
 
     @property
     def restarts(self) -> int:  # type: ignore[override]
-        """Games that failed and were started again."""
+        """Number of restarts after a game failed."""
         return sum(game.restarts for game in self._games)
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ class StarCraftTeam(VectorTeamEnv):
 
     def _take(self, e: int, shown: Shown) -> None:
         self._obs[e], self._states[e], self._masks[e], self._roles[e] = shown.obs, shown.state, shown.masks, shown.roles
-        self._active[e] = ~self._masks[e, :, 0]  # only the dead may do nothing
+        self._active[e] = ~self._masks[e, :, 0]  # no-op is available only to dead agents
 
     def _seen_by_critic(self, states: np.ndarray, obs: np.ndarray, active: np.ndarray) -> np.ndarray:
         if self._kind == "global":
@@ -204,10 +204,10 @@ class StarCraftTeam(VectorTeamEnv):
 
 
 def centred(states: np.ndarray, agents: int, ally_features: int, enemies: int, enemy_features: int) -> np.ndarray:
-    """The package's states [E, S] as they look from the place of every agent, [E, N, S].
+    """The package's states [E, S] with positions relative to each agent, [E, N, S].
 
-    A state begins with a row for each ally (place in columns 2 and 3) and each enemy (columns 1 and 2), both relative
-    to the middle of the map; rows of the dead are zero and stay so.
+    A state begins with one row per ally (position in columns 2 and 3) and per enemy (columns 1 and 2), relative to the
+    centre of the map. Rows of dead units are zero and remain so.
     """
     envs, split = len(states), agents * ally_features
     views = np.repeat(states[:, None], agents, axis=1)

@@ -1,4 +1,4 @@
-"""One game of SMAC or SMACv2, with what the packages do in special moments made regular."""
+"""One game of SMAC or SMACv2, with the packages' edge cases (resets, failures, time limits) normalised."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lorasa_rllib.envs.base import TeamEnvError
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
-"""Times that a game is started until it counts as broken."""
+"""Attempts to start a game before an error is raised."""
 
 SEEDS = 2**32
-"""StarCraft II takes seeds below this."""
+"""StarCraft II accepts seeds below this."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """obs [N, o], state [S], masks bool [N, actions], roles int [N]."""
+    """Current data of one game: obs [N, o], state [S], masks bool [N, actions], roles int [N]."""
 
     obs: np.ndarray
     state: np.ndarray
@@ -33,7 +33,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step led to. A game that failed is truncated, with what it showed last."""
+    """Result of a step. A game that failed is truncated, with the data of the previous step."""
 
     shown: Shown
     reward: float = 0.0
@@ -43,9 +43,9 @@ class Outcome:
 
 
 class Game:
-    """A game of StarCraft behind a package's environment, made by `make(seed)` and again if it fails.
+    """A StarCraft game run through a package's environment, built by `make(seed)` and rebuilt if it fails.
 
-    limit: steps of an episode, None: the map's. restarts: how often it was started again after a failure.
+    limit: steps per episode; None: the map's. restarts: number of failures so far, each followed by a restart.
     """
 
     def __init__(self, make: Callable[[int | None], Any], seed: int | None, limit: int | None = None):
@@ -53,21 +53,21 @@ class Game:
         self._package: Any = None
         self._any_over = False
         self._last: Shown | None = None
-        self._fresh: Shown | None = None  # the same, if no step was taken yet
+        self._fresh: Shown | None = None  # the same, until the first step of the episode
         self.restarts = 0
 
     @property
     def rows_of_state(self) -> tuple[int, int, int]:
-        """Features of an ally, enemies, features of an enemy in the package's state."""
+        """Features per ally, number of enemies, and features per enemy in the package's state."""
         package = self._package
         return package.get_ally_num_attributes(), package.n_enemies, package.get_enemy_num_attributes()
 
     def reset(self) -> Shown:
-        """Begins an episode; without effect before its first step: the packages do not stand two resets in a row."""
+        """Starts an episode. No effect before its first step, as the packages cannot handle consecutive resets."""
         if self._fresh is not None:
             return self._fresh
         if self._package is not None and not self._any_over:
-            self.close()  # until an episode has ended, the packages launch another game at every reset
+            self.close()  # until an episode has ended, the packages launch a new game at every reset
         error: Exception | None = None
         for _ in range(ATTEMPTS):
             if self._package is None:
@@ -77,34 +77,34 @@ class Game:
             try:
                 self._last = self._fresh = self._begin()
                 return self._fresh
-            except Exception as problem:  # the package lets through whatever its sockets and the game raise
+            except Exception as problem:  # the package does not catch errors of its sockets and the game
                 error = problem
                 self._drop(problem)
         raise TeamEnvError(f"StarCraft II did not start in {ATTEMPTS} attempts: {error}") from error
 
     def _begin(self) -> Shown:
         failed = self._package.force_restarts
-        self._package.reset()  # what it returns may be None: SMACv2 loses it when it has to try again
-        if self._package.force_restarts > failed:  # the game failed in between, and no units are there
+        self._package.reset()  # may return None: SMACv2 loses the result when it retries
+        if self._package.force_restarts > failed:  # the game failed meanwhile and has no units
             raise ConnectionError("StarCraft II failed while an episode began")
         return self._look()
 
     def step(self, actions: list[int]) -> Outcome:
-        """actions [N]. The next `reset` begins a new episode if this one has ended."""
+        """Steps the game with actions [N]. After the episode has ended, `reset` starts the next one."""
         assert self._last is not None, "reset comes first"
         last, self._fresh = self._last, None
         package = self._package
         cut = package.timeouts
         try:
             reward, over, info = package.step(actions)
-            if "battle_won" not in info:  # the package has started the failed game again, and says nothing
+            if "battle_won" not in info:  # the package silently restarted a failed game
                 raise ConnectionError("the game was lost")
             self._last = shown = self._look()
         except Exception as problem:
             self._drop(problem)
             return Outcome(last, truncated=True)
         self._any_over |= over
-        timeout = package.timeouts > cut  # told as a termination
+        timeout = package.timeouts > cut  # the packages report a timeout as a termination
         return Outcome(shown, float(reward), over and not timeout, over and timeout, bool(info["battle_won"]))
 
     def _look(self) -> Shown:
@@ -119,7 +119,7 @@ class Game:
         )
 
     def _drop(self, problem: Exception) -> None:
-        """Gives up a failed game; the next `reset` starts another, in another random stream."""
+        """Closes a failed game; the next `reset` starts a new one with a different seed."""
         logger.warning("StarCraft II failed and is started again: %s: %s", type(problem).__name__, problem)
         self.close()
         self.restarts += 1
@@ -128,5 +128,5 @@ class Game:
     def close(self) -> None:
         package, self._package, self._fresh = self._package, None, None
         if package is not None:
-            with contextlib.suppress(Exception):  # it is gone either way
+            with contextlib.suppress(Exception):  # it is discarded either way
                 package.close()

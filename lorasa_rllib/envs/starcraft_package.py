@@ -1,4 +1,4 @@
-"""Imports one of the two packages, with clear errors: neither is on PyPI, and a process can hold only one."""
+"""Imports `smac` or `smacv2` with clear errors: neither is on PyPI, and a process can load only one of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lorasa_rllib.install import missing_part
 
 
 def import_package(name: str, module: str) -> Any:
-    """The module of a package ("smac" or "smacv2"). Raises ImportError with a remedy, ValueError if both would load."""
+    """Imports a module of "smac" or "smacv2". Raises ImportError with a remedy; ValueError if the other is loaded."""
     other = {"smac": "smacv2", "smacv2": "smac"}[name]
     if f"{other}.env" in sys.modules:
         raise ValueError(
@@ -31,7 +31,7 @@ def import_package(name: str, module: str) -> Any:
 
 
 def check_options(package_class: Any, options: Collection[str], ours: Collection[str]) -> None:
-    """Raises ValueError for options that the package does not know, or that are set elsewhere."""
+    """Raises ValueError for options that are unknown to the package or that we set ourselves (`ours`)."""
     known = set(inspect.signature(package_class.__init__).parameters) - {"self", "kwargs", *ours}
     if unknown := sorted(set(options) - known):
         raise ValueError(f"env_config has unknown options {unknown}; the package knows {sorted(known)}.")

@@ -1,8 +1,8 @@
-"""A team task that costs almost nothing to simulate, of any size: for benchmarks, controlled studies and tests.
+"""A team task of any size with negligible simulation cost, for benchmarks, controlled studies and tests.
 
-Every agent sees a random observation and should answer with a linear function of it, its target: that of the agent, or
-of the role that it holds at the moment. How far targets differ is a setting, so it is known how much specialisation a
-policy needs; a shared policy that does not know its agent cannot solve the task.
+Each agent receives a random observation and should respond with a linear function of it, its target, which belongs to
+the agent or to its current role. How much targets differ is a setting, so the specialisation that a policy needs is
+known; if they differ, a shared policy that cannot identify the agent does not solve the task.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ class SyntheticTeam(VectorTeamEnv):
         continuous   -sum over its dimensions of (action - tanh(target_n . obs))^2 / all dimensions of the team
         discrete     1 / N for the available choice with the largest target_n . obs, 0 for any other
 
-    target = sqrt(1 - difference) common + sqrt(difference) own, both [obs, actions] ~ N(0, 1 / obs_size). The dead earn
-    nothing, and observe zeros. The state is the mean observation.
+    target = sqrt(1 - difference) common + sqrt(difference) own, both [obs, actions] ~ N(0, 1 / obs_size). Dead agents
+    earn nothing and observe zeros. The global state is the mean observation.
 
     num_agents, obs_size, action_size: sizes; with `unequal=True` every second agent has one feature and one action
-                    dimension (or choice) less, at least one remains.
-    discrete:       choices instead of dimensions; choice 0 is always available, others at random to the living.
-    episode_length: steps until the time limit.
-    termination:    probability of each step to end the episode before it.
-    deaths:         probability of each agent to die with a step; an episode without agents ends.
-    shared_reward:  one reward for the team, the sum of the shares; False: each agent gets its own.
-    num_roles:      roles, drawn for each agent at the start of an episode.
-    role_changes:   probability of each agent to get another role, or none (-1), with a step.
-    targets:        "agent": an agent's own; roles change nothing. "role": those of roles, or the common target without
-                    one; observations then begin with the role, one-hot.
-    difference:     share of a target's variance that is its own, from 0 (one target for all) to 1 (nothing common).
+                    dimension (or choice) fewer, but at least one of each.
+    discrete:       choices instead of dimensions; choice 0 is always available, the others randomly to living agents.
+    episode_length: time limit in steps.
+    termination:    probability that a step terminates the episode.
+    deaths:         probability that an agent dies in a step; the episode ends when all agents are dead.
+    shared_reward:  one reward for the team, the sum of the shares; False: each agent receives its own share.
+    num_roles:      number of roles, drawn for each agent at the start of an episode.
+    role_changes:   probability that an agent's role is redrawn in a step, from all roles and none (-1).
+    targets:        "agent": one target per agent; roles have no effect. "role": one per role, and the common target
+                    for agents without a role; observations then begin with the one-hot role.
+    difference:     share of a target's variance that is not common, from 0 (one target for all) to 1 (none shared).
     """
 
     def __init__(self, num_envs: int = 1, **env_config: Any):
@@ -47,7 +47,7 @@ class SyntheticTeam(VectorTeamEnv):
         self._termination, self._deaths = float(options["termination"]), float(options["deaths"])
         self._role_changes = float(options["role_changes"])
         spec = self.spec
-        self._shown = spec.num_roles if options["targets"] == "role" else 0  # features that show the role
+        self._shown = spec.num_roles if options["targets"] == "role" else 0  # features that encode the role
         self._targets = _targets(spec, self._shown, float(options["difference"]))
         self._obs_mask = spec.obs_mask().astype(np.float32)
         self._real = spec.action_mask()
@@ -136,7 +136,7 @@ class SyntheticTeam(VectorTeamEnv):
         return self._answer(shares, terminated, ended, final)
 
     def _shares(self, actions: np.ndarray) -> np.ndarray:
-        """[E, N] what every agent contributes to the reward of this step."""
+        """Each agent's share of the reward of this step, [E, N]."""
         wanted = self._wanted()
         if self.spec.continuous:
             error = np.square(actions - np.tanh(wanted)) * self._real
@@ -146,13 +146,13 @@ class SyntheticTeam(VectorTeamEnv):
         return (actions == best) / self.spec.num_agents * self._active
 
     def _wanted(self) -> np.ndarray:
-        """[E, N, d] the answers of the targets, before they are squashed."""
+        """The outputs of the targets before tanh, [E, N, d]."""
         if self._shown:
             return np.einsum("eno,enod->end", self._obs, self._targets[self._roles])
         return np.einsum("eno,nod->end", self._obs, self._targets)
 
     def _begin(self, which: Any) -> None:
-        """New episodes in the copies `which`."""
+        """Starts new episodes in the copies `which`."""
         self._time[which], self._active[which] = 0, True
         self._observe(which)
         if self._roles is not None:
@@ -161,18 +161,18 @@ class SyntheticTeam(VectorTeamEnv):
         self._show_roles()
 
     def _observe(self, which: Any) -> None:
-        """New observations and masks in the copies `which`."""
+        """Draws new observations and masks in the copies `which`."""
         for e in which:
             self._random[e].standard_normal(out=self._obs[e], dtype=np.float32)
             if self._masks is not None:
                 self._masks[e] = (self._random[e].random(self._masks[e].shape) < 0.5) & self._active[e, :, None]
-        self._obs *= self._obs_mask * self._active[:, :, None]  # changes nothing in other copies
+        self._obs *= self._obs_mask * self._active[:, :, None]  # no effect on other copies
         if self._masks is not None:
             self._masks &= self._real
             self._masks[:, :, 0] = True
 
     def _show_roles(self) -> None:
-        """The first features are the role, where targets are those of roles."""
+        """Writes the one-hot role to the first features if targets belong to roles."""
         if self._roles is not None and self._shown:
             shown = self._roles[..., None] == np.arange(self._shown)
             self._obs[..., : self._shown] = shown & self._active[..., None]
@@ -194,7 +194,7 @@ class SyntheticTeam(VectorTeamEnv):
 
 
 def _targets(spec: TeamSpec, roles: int, difference: float) -> np.ndarray:
-    """[N, obs, d] of agents; with roles [roles + 1, obs, d] of those, the last one of agents without a role."""
+    """Targets of agents [N, obs, d], or of roles [roles + 1, obs, d], the last for agents without a role."""
     random = np.random.default_rng(7)
     own = random.standard_normal((roles or spec.num_agents, spec.obs_size - roles, spec.action_size))
     own = own.astype(np.float32)

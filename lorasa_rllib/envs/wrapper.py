@@ -1,4 +1,4 @@
-"""A team environment around another one, which changes what it answers."""
+"""Base class of wrappers that change the steps of a team environment."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lorasa_rllib.spec import TeamSpec
 
 
 class TeamWrapper(VectorTeamEnv):
-    """`env` with its answers changed by `_changed`. spec: what the changed answers follow."""
+    """Wraps `env` and passes every step through `_changed`. spec: describes the changed steps."""
 
     def __init__(self, env: VectorTeamEnv, spec: TeamSpec):
         self.env, self.spec, self.num_envs = env, spec, env.num_envs
 
     @abstractmethod
     def _changed(self, step: TeamStep) -> TeamStep:
-        """The answer to a reset or step."""
+        """Transforms the result of a reset or step."""
 
     @classmethod
     def team_spec(cls, *args: Any, **env_config: Any) -> TeamSpec:
