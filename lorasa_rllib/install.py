@@ -1,4 +1,4 @@
-"""How to install what is missing, as all messages say it. Imports nothing of ours."""
+"""Installation hints used in error messages. Imports nothing from this package."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from importlib.util import find_spec
 
 
 def installing(extra: str = "") -> str:
-    """The command that adds an extra of setup.cfg: this package is installed from its folder, not from a registry."""
+    """The command that installs an extra of setup.cfg; this package is installed from its folder, not a registry."""
     what = f'".[{extra}]"' if extra else "."
     return f"pip install -e {what} -c constraints.txt (in the project's folder)"
 
 
 def is_smac3() -> bool:
-    """Whether the installed distribution "smac" is SMAC3, a tool for hyper-parameters.
+    """Whether the installed distribution "smac" is SMAC3, a hyper-parameter optimiser.
 
-    Distribution and package have the names of the StarCraft Multi-Agent Challenge, which does not need ConfigSpace.
+    Its distribution and package share their names with the StarCraft Multi-Agent Challenge, which does not require
+    ConfigSpace.
     """
     try:
         needs = distribution("smac").requires or []
@@ -25,7 +26,7 @@ def is_smac3() -> bool:
 
 
 def missing_part(name: str) -> str:
-    """Why a module such as "smac.env" is not found: its package is not installed, or another one has that name."""
+    """Why a module such as "smac.env" cannot be found: package not installed, or hidden by another of the same name."""
     package = name.partition(".")[0]
     spec = find_spec(package)
     if spec is None:

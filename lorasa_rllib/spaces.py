@@ -1,8 +1,8 @@
-"""What one agent observes and does in its environment: spaces as plain data, without gymnasium.
+"""Observation and action spaces of one agent as plain data, without gymnasium.
 
-Stored with the team spec, so a policy's files are enough to turn observations of the environment into rows of numbers,
-and rows of numbers into actions that the environment's spaces contain. Observations are flattened as
-`gymnasium.spaces.utils.flatten` does it.
+Stored with the team spec, so a policy's files suffice to turn the environment's observations into rows of numbers, and
+rows of numbers into actions that the environment's spaces contain. Observations are flattened as by
+`gymnasium.spaces.utils.flatten`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 
 MASK = "action_mask"
 SHOWN = 80
-"""Characters of a value in an error."""
+"""Characters of a value shown in an error."""
 
 
 class OutsideSpace(ValueError):
     """A value is not in its space.
 
-    value: what was given.  space: where it should lie.  expected: what would be right, in words.
+    value: the value given.  space: the space it should be in.  expected: a description of valid values.
     """
 
     def __init__(self, value: Any, space: Any, expected: str):
@@ -34,7 +34,7 @@ class OutsideSpace(ValueError):
 
 @dataclass(frozen=True)
 class Box:
-    """Numbers of one shape. low, high: bounds of every number, in order; empty where they do not matter."""
+    """An array of numbers. low, high: bounds of each entry, flattened; empty where they do not matter."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -44,7 +44,7 @@ class Box:
 
     @cached_property
     def size(self) -> int:
-        """Entries of a flattened value."""
+        """Number of entries of a flattened value."""
         return math.prod(self.shape)
 
     @property
@@ -53,11 +53,11 @@ class Box:
 
     @property
     def action_size(self) -> int:
-        """Action dimensions."""
+        """Number of action dimensions."""
         return self.size
 
     def write(self, value: Any, row: np.ndarray) -> None:
-        """Flattens a value into `row` [size], which is zero. Raises OutsideSpace for another shape.
+        """Flattens a value into `row` [size], initially zero. Raises OutsideSpace for a different shape.
 
         Bounds are not checked.
         """
@@ -66,12 +66,12 @@ class Box:
             if numbers.shape == self.shape:
                 row[:] = numbers.reshape(-1)
                 return
-        except (TypeError, ValueError):  # ragged lists, or no numbers
+        except (TypeError, ValueError):  # ragged lists, or not numbers
             pass
         raise OutsideSpace(value, self, f"numbers of shape {self.shape}")
 
     def action(self, row: np.ndarray) -> np.ndarray:
-        """Rows [..., d] in the environment's units as actions [..., *shape] within the bounds, in the space's type."""
+        """Rows [..., d] in the environment's units -> actions [..., *shape] within the bounds, in the space's dtype."""
         actions = row[..., : self.size].reshape((*row.shape[:-1], *self.shape)).astype(self.dtype)
         low, high = self._bounds
         return np.asarray(np.minimum(np.maximum(actions, low), high))
@@ -103,7 +103,7 @@ class Discrete:
 
     @property
     def choices(self) -> tuple[int, ...]:
-        """Choices of every component of an action: here a single one."""
+        """Number of choices of each component of an action; here there is one component."""
         return (self.n,)
 
     @property
@@ -111,7 +111,7 @@ class Discrete:
         return self.n
 
     def write(self, value: Any, row: np.ndarray) -> None:
-        """One-hot."""
+        """Writes the value one-hot into `row`, initially zero. Raises OutsideSpace."""
         try:
             choice = operator.index(value) - self.start
         except TypeError:
@@ -121,7 +121,7 @@ class Discrete:
         row[choice] = 1.0
 
     def action(self, row: Any) -> Any:
-        """Choices [...], counted from 0, as actions; a single one as an int."""
+        """Choices [...], counted from 0 -> actions; a scalar becomes an int."""
         return int(row) + self.start if np.ndim(row) == 0 else row + self.start
 
     def __str__(self) -> str:
@@ -130,7 +130,7 @@ class Discrete:
 
 @dataclass(frozen=True)
 class MultiDiscrete:
-    """Whole numbers of one shape, entry i among start[i] .. start[i] + nvec[i] - 1. Both hold an entry for each."""
+    """An array of whole numbers, entry i in start[i] .. start[i] + nvec[i] - 1; `nvec` and `start` are flattened."""
 
     nvec: tuple[int, ...]
     start: tuple[int, ...]
@@ -143,7 +143,7 @@ class MultiDiscrete:
         return sum(self.nvec)
 
     def write(self, value: Any, row: np.ndarray) -> None:
-        """One-hot for each entry, one after the other."""
+        """Writes every entry one-hot, concatenated, into `row`, initially zero. Raises OutsideSpace."""
         first, nvec, offsets = self._tables
         try:
             numbers = np.asarray(value)
@@ -166,11 +166,11 @@ class MultiDiscrete:
 
     @property
     def action_size(self) -> int:
-        """Choices of all components."""
+        """Number of choices over all components."""
         return self.size
 
     def action(self, row: np.ndarray) -> np.ndarray:
-        """Choices [..., components], counted from 0, as actions [..., *shape] in the space's type."""
+        """Choices [..., components], counted from 0 -> actions [..., *shape] in the space's dtype."""
         return (row + self._tables[0]).reshape((*row.shape[:-1], *self.shape)).astype(self.dtype)
 
     @cached_property
@@ -184,7 +184,7 @@ class MultiDiscrete:
 
 @dataclass(frozen=True)
 class MultiBinary:
-    """Zeros and ones of one shape."""
+    """An array of zeros and ones."""
 
     shape: tuple[int, ...]
     type: Literal["MultiBinary"] = "MultiBinary"
@@ -194,7 +194,7 @@ class MultiBinary:
         return math.prod(self.shape)
 
     def write(self, value: Any, row: np.ndarray) -> None:
-        """As it is."""
+        """Flattens a value into `row`. Raises OutsideSpace."""
         try:
             numbers = np.asarray(value)
             if numbers.shape == self.shape and ((numbers == 0) | (numbers == 1)).all():
@@ -217,7 +217,7 @@ class MultiBinary:
         return 2 * self.size
 
     def action(self, row: np.ndarray) -> np.ndarray:
-        """Zeros and ones [..., entries] as actions [..., *shape]."""
+        """Zeros and ones [..., entries] -> int8 actions [..., *shape]."""
         return row.reshape((*row.shape[:-1], *self.shape)).astype(np.int8)
 
     def __str__(self) -> str:
@@ -226,7 +226,7 @@ class MultiBinary:
 
 @dataclass(frozen=True)
 class Dict:
-    """Values under names, in order."""
+    """Values by key, in order."""
 
     keys: tuple[str | int, ...]
     spaces: tuple[Space, ...]
@@ -237,7 +237,7 @@ class Dict:
         return sum(space.size for space in self.spaces)
 
     def write(self, value: Any, row: np.ndarray) -> None:
-        """The flattened values, one after the other. Further keys are ignored."""
+        """Writes the flattened values, concatenated. Additional keys are ignored. Raises OutsideSpace."""
         if not isinstance(value, Mapping) or not all(key in value for key in self.keys):
             names = ", ".join(f'"{key}"' for key in self.keys)
             raise OutsideSpace(value, self, f"a dictionary with {names}")
@@ -259,7 +259,7 @@ class Tuple:
         return sum(space.size for space in self.spaces)
 
     def write(self, value: Any, row: np.ndarray) -> None:
-        """The flattened values, one after the other."""
+        """Writes the flattened values, concatenated. Raises OutsideSpace."""
         if not isinstance(value, Sequence | np.ndarray) or len(value) != len(self.spaces):
             raise OutsideSpace(value, self, f"a tuple of {len(self.spaces)}")
         _write_parts(self.spaces, value, row, range(len(self.spaces)))
@@ -274,10 +274,10 @@ ActionSpace = Box | Discrete | MultiDiscrete | MultiBinary
 
 @dataclass(frozen=True)
 class AgentView:
-    """How one agent's observations and actions look in its environment.
+    """Spaces of one agent's observations and actions in its environment.
 
-    sees, acts:  its spaces; `sees` without the action mask, if any.
-    masked:      whether its observations are dictionaries that hold an action mask.
+    sees, acts:  observation and action space; `sees` excludes the action mask, if any.
+    masked:      True if its observations are dictionaries that hold an action mask.
     """
 
     sees: Space
@@ -286,7 +286,7 @@ class AgentView:
 
     @cached_property
     def obs_size(self) -> int:
-        """Entries of a row of its observations; an agent that sees nothing has one, always 0."""
+        """Width of its flattened observations; an agent with an empty space has one entry, always 0."""
         return max(1, self.sees.size)
 
     @cached_property
@@ -294,12 +294,12 @@ class AgentView:
         return self.acts.action_size
 
     def observe(self, observation: Any, row: np.ndarray) -> None:
-        """Writes an observation into the first entries of `row`, which are zero. Raises OutsideSpace."""
+        """Writes an observation into the first entries of `row`, initially zero. Raises OutsideSpace."""
         self.sees.write(observation, row if len(row) == self.sees.size else row[: self.sees.size])
 
 
 def space_of(data: Mapping[str, Any]) -> Space:
-    """A space from its fields as plain data, whatever holds its sequences. Raises ValueError for unknown types."""
+    """A space from its fields as plain data (sequences as lists or tuples). Raises ValueError for unknown types."""
     kinds: dict[Any, Any] = {kind.__name__: kind for kind in (Box, Discrete, MultiDiscrete, MultiBinary, Dict, Tuple)}
     if data.get("type") not in kinds:
         raise ValueError(f"{data.get('type')!r} must be a type of space, one of {sorted(kinds)}.")
@@ -309,7 +309,7 @@ def space_of(data: Mapping[str, Any]) -> Space:
 
 
 def view_of(data: Mapping[str, Any]) -> AgentView:
-    """The view from its fields as plain data."""
+    """An `AgentView` from its fields as plain data."""
     acts = space_of(data["acts"])
     if not isinstance(acts, ActionSpace):
         raise ValueError(f"{acts} is not a space of actions.")
@@ -317,9 +317,10 @@ def view_of(data: Mapping[str, Any]) -> AgentView:
 
 
 def available(mask: Any) -> np.ndarray:
-    """bool [..., choices]: a mask of available choices; a tuple of arrays is one component after the other.
+    """A mask of available choices as bool [..., choices]; a tuple of arrays, one per component, is concatenated.
 
-    Raises OutsideSpace unless it holds nothing but 0 and 1: masks to be added to logits (0 and -inf) mean the opposite.
+    Raises OutsideSpace unless all entries are 0 or 1: in masks meant to be added to logits (0 and -inf), 0 means the
+    opposite.
     """
     try:
         parts = isinstance(mask, tuple) and any(np.ndim(part) for part in mask)
@@ -328,13 +329,13 @@ def available(mask: Any) -> np.ndarray:
             return numbers
         if numbers.dtype.kind in "iuf" and ((numbers == 0) | (numbers == 1)).all():
             return numbers.astype(bool)
-    except (TypeError, ValueError, RuntimeError):  # ragged, no numbers, a tensor of another device
+    except (TypeError, ValueError, RuntimeError):  # ragged, not numbers, a tensor on another device
         pass
     raise OutsideSpace(mask, "a mask of available choices", "1 for each choice that is available and 0 otherwise")
 
 
 def described(value: Any) -> str:
-    """A value in an error: its beginning, and its shape if it is an array."""
+    """A value for an error message: the start of its repr, and its shape if it is an array."""
     text = " ".join(repr(value).split())
     shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
     return (text if len(text) <= SHOWN else f"{text[:SHOWN]}...") + shape

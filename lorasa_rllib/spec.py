@@ -1,7 +1,7 @@
-"""The team spec (what an environment tells everyone) and the owner table (who owns which slice of a bank).
+"""The team spec (an environment's description of its team) and the owner table (which owner has which slice of a bank).
 
-No Ray and no torch here: environments, networks, learners and files all read it.
-Letters used everywhere: T steps, E environments, N agents, S state features, d action dimensions,
+Imports neither Ray nor torch: environments, networks, learners and files all read it.
+Letters used throughout: T steps, E environments, N agents, S features of the global state, d action dimensions,
 G backbones, K adapters.
 """
 
@@ -19,31 +19,31 @@ from lorasa_rllib.spaces import AgentView, Discrete, view_of
 ActionKind = Literal["continuous", "discrete"]
 
 PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high", "views", "choices")
-"""Fields of `TeamSpec` with an entry for each of `agents`; some are empty where they do not apply."""
+"""Fields of `TeamSpec` with one entry per agent; empty where they do not apply."""
 
 
 @dataclass(frozen=True)
 class TeamSpec:
-    """What an environment tells everyone about its team. Plain data: stored in model configs and checkpoints.
+    """An environment's description of its team. Plain data: stored in model configs and checkpoints.
 
-    Agents may differ in observation and action size. Arrays are padded to the largest agent; the masks below say
-    which entries are real. A team is either wholly continuous or wholly discrete.
+    Agents may differ in observation and action size. Arrays are padded to the largest agent; the masks below mark
+    the real entries. All agents of a team have continuous actions, or all have discrete ones.
 
-    agents:        ordered names, position = agent index 0 .. N-1.
-    obs_sizes:     [N] number of observation features of every agent.
+    agents:        ordered names; the position is the agent index, 0 .. N-1.
+    obs_sizes:     [N] observation features per agent.
     action_kind:   "continuous" (`action_sizes` counts dimensions) or "discrete" (it counts choices).
     action_sizes:  [N].
-    choices:       [N][c_n] choices of every component of agent n's discrete actions, `action_sizes` in all; empty where
-                   all actions have a single component.
+    choices:       [N][c_n] number of choices of each component of agent n's discrete actions, summing to
+                   `action_sizes[n]`; empty if all actions have a single component.
     action_low, action_high: [N][d_n] bounds in the environment's units; empty for discrete teams.
     state_size:    S, features of the global state that the critic reads.
-    state_per_agent: the state arrays are [..., N, S]: every agent has its own view of the global state.
+    state_per_agent: global states are [..., N, S]: every agent has its own view.
     shared_reward: True if one scalar reward goes to the whole team.
     num_roles:     number of roles an agent may hold (0: the environment has no roles).
-    has_masks:     True if the environment says which discrete choices are available at each step.
+    has_masks:     True if the environment reports at each step which discrete choices are available.
     id_capacity:   width of the one-hot id; at least N, larger to add agents later. 0 means N.
-    views:         [N] how each agent's observations and actions look in its environment; empty where they are rows and
-                   choices as described above.
+    views:         [N] spaces of each agent's observations and actions in its environment; empty where these are plain
+                   rows and choices as described above.
     """
 
     agents: tuple[str, ...]
@@ -114,7 +114,7 @@ class TeamSpec:
 
     @property
     def action_size(self) -> int:
-        """Width of the policy head and of masks: padded action dimensions, or padded number of choices."""
+        """Width of the policy head and of masks: padded number of action dimensions or choices."""
         return max(self.action_sizes)
 
     @property
@@ -129,26 +129,25 @@ class TeamSpec:
 
     @property
     def state_shape(self) -> tuple[int, ...]:
-        """Shape of one environment's state: [S], or [N, S] if every agent has its own view."""
+        """Shape of one environment's global state: [S], or [N, S] if every agent has its own view."""
         return (self.num_agents, self.state_size) if self.state_per_agent else (self.state_size,)
 
     def obs_mask(self) -> np.ndarray:
-        """bool [N, obs_size], True where an observation entry is real."""
+        """bool [N, obs_size], False for padding."""
         return _real_entries(self.obs_sizes)
 
     def action_mask(self) -> np.ndarray:
-        """bool [N, action_size], True where an action dimension (or choice) is real."""
+        """bool [N, action_size] over action dimensions or choices, False for padding."""
         return _real_entries(self.action_sizes)
 
     def dims_mask(self) -> np.ndarray:
-        """bool [N, d], True where an entry of actions and log-probabilities is real."""
+        """bool [N, d] over entries of actions and log-probabilities, False for padding."""
         return self.action_mask() if self.continuous else _real_entries(list(map(len, self._components)))
 
     def choice_table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the choices of every component stand in a row of choices: int64 and bool [N, d, m].
+        """Index of each component's choices in a row of choices, int64 [N, d, m], and whether they exist, bool.
 
-        The bool is False where an agent has no such component or choice; the whole number is 0 there. m is the largest
-        number of choices.
+        The index is 0 where an agent lacks the component or choice. m is the largest number of choices.
         """
         shape = (self.num_agents, self.action_dims, self.component_size)
         place, real = np.zeros(shape, np.int64), np.zeros(shape, bool)
@@ -160,7 +159,7 @@ class TeamSpec:
         return place, real
 
     def first_choices(self) -> np.ndarray:
-        """bool [N, action_size]: the first choice of every component, a mask for those who have nothing to choose."""
+        """bool [N, action_size]: the first choice of each component, a mask for agents without available choices."""
         place, real = self.choice_table()
         first = np.zeros((self.num_agents, self.action_size), bool)
         agent, component = np.nonzero(real[..., 0])
@@ -168,7 +167,7 @@ class TeamSpec:
         return first
 
     def can_choose(self, masks: np.ndarray) -> np.ndarray:
-        """bool [..., N]: whether masks bool [..., N, action_size] leave a choice in every component."""
+        """bool [..., N]: whether masks, bool [..., N, action_size], leave a choice in every component."""
         if not self.choices:
             return np.asarray(masks.any(-1))
         place, real = self.choice_table()
@@ -185,10 +184,10 @@ class TeamSpec:
         return self.choices or tuple((size,) for size in self.action_sizes)
 
     def action_bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [N, action_size] lower and upper bounds; padded dimensions get -1 and 1.
+        """Lower and upper bounds, float32 [N, action_size]; padded dimensions get -1 and 1.
 
-        Rounded inwards: whatever lies between them lies between the environment's bounds, too. (Where these leave room
-        for no float32 at all, both are the nearest one.)
+        Rounded inwards, so actions within them are within the environment's bounds. (If no float32 lies between those,
+        both bounds are the nearest one.)
         """
         low = np.full((self.num_agents, self.action_size), -1.0)
         high = np.full((self.num_agents, self.action_size), 1.0)
@@ -201,10 +200,10 @@ class TeamSpec:
         return np.where(none, middle, above), np.where(none, middle, below)
 
     def to_environment(self, actions: np.ndarray, agents: Sequence[int] | None = None) -> np.ndarray:
-        """Actions of the policy [..., N, d] in the environment's units: [-1, 1] is clipped and mapped to the bounds.
+        """Actions of the policy [..., N, d] in the environment's units: clipped to [-1, 1] and mapped to the bounds.
 
-        Discrete choices [..., N, 1] lose their last axis; those of several components remain as they are.
-        agents: whose rows these are, None for the whole team.
+        Discrete choices [..., N, 1] lose their last axis; choices with several components are returned unchanged.
+        agents: indices of the agents on axis N; None: the whole team.
         """
         if not self.continuous:
             return actions if self.choices else actions[..., 0]
@@ -216,7 +215,7 @@ class TeamSpec:
 
     @cached_property
     def starts(self) -> np.ndarray | None:
-        """int64 [N] or [N, components], the first choices in the environment; None if all count from 0."""
+        """The environment's smallest choices, int64 [N] or [N, components]; None if all start at 0."""
         starts = np.zeros((self.num_agents, self.action_dims), np.int64)
         for row, view in zip(starts, self.views, strict=False):
             start = np.atleast_1d(getattr(view.acts, "start", 0))
@@ -224,9 +223,9 @@ class TeamSpec:
         return None if not starts.any() else starts if self.choices else starts[:, 0]
 
     def action_of(self, agent: int, row: Any) -> Any:
-        """The action that a row of the team's actions means for one agent, in its space if that is known.
+        """One agent's action from its row of the team's actions, in the agent's space if that is known.
 
-        row: numbers [..., d] in the environment's units, choices [...] or [..., components], counted from 0.
+        row: [..., d] in the environment's units; or choices, [...] or [..., components], counted from 0.
         """
         own = row
         if self.continuous:
@@ -244,12 +243,12 @@ class TeamSpec:
         return None if (half == 1).all() and (centre == 0).all() else (centre, half, low, high)
 
     def in_order(self, agents: Sequence[str]) -> TeamSpec:
-        """The same team with its agents in the order of `agents`, which are all of their names."""
+        """The same team with its agents reordered; `agents` lists all of their names."""
         at = [self.agents.index(agent) for agent in agents]
         return replace(self, agents=tuple(agents), **self.per_agent(at))
 
     def per_agent(self, at: Sequence[int]) -> dict[str, Any]:
-        """The fields of `PER_AGENT` for the agents at these places."""
+        """The fields of `PER_AGENT` for the agents at these indices."""
         return {name: tuple(entries[n] for n in at) for name in PER_AGENT if (entries := getattr(self, name))}
 
     def to_dict(self) -> dict[str, Any]:
@@ -264,12 +263,13 @@ class TeamSpec:
 class Owners:
     """Which backbone, adapter and critic each agent uses: a sharing method as data. Stored in every checkpoint.
 
-    method:      name of the sharing method that made this table, for people and files.
-    backbone_of: [N] index of every agent's backbone, 0 .. G-1.
-    adapter_of:  [N] index of every agent's adapter, 0 .. K-1; empty when the method has none.
-    critic_of:   [N] index of every agent's critic, 0 .. C-1; one critic when all are 0.
-    banked:      patterns (fnmatch) of the layers with one weight per backbone; every other layer has a single one.
-    routed_by:   "agent": adapters follow `adapter_of`; "role": the adapter of a row is its role column, K = num_roles.
+    method:       name of the sharing method that made this table, for people and files.
+    backbone_of:  [N] index of each agent's backbone, 0 .. G-1.
+    adapter_of:   [N] index of each agent's adapter, 0 .. K-1; empty without adapters or if routed by role.
+    critic_of:    [N] index of each agent's critic, 0 .. C-1; empty: one critic for all.
+    banked:       patterns (fnmatch) of the layers with one weight per backbone; every other layer has a single one.
+    routed_by:    "agent": adapters follow `adapter_of`; "role": the role column of the data is the adapter index.
+    num_adapters: K; 0: as many as `adapter_of` uses. Larger leaves spare adapters.
     """
 
     method: str

@@ -1,4 +1,4 @@
-"""The actor: one network class for every sharing method. Owners decide which weights a row meets."""
+"""The actor: one network class for all sharing methods. The owner table decides which weights a row uses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Actor(Trunk):
     """Observations to action distributions, for all agents of a team at once.
 
     Layers: feature_norm, mlp.0 .., gru and post.0 .. if recurrent, head, log_std (continuous teams). Padded observation
-    entries are never read; padded action dimensions have mean 0 and take no part in anything; padded choices have
+    entries are ignored; padded action dimensions sample 0 with log-probability and entropy 0; padded choices have
     probability 0.
     """
 
@@ -41,7 +41,7 @@ class Actor(Trunk):
         self.components = Components(spec) if spec.choices else None
 
     def forward(self, obs: Tensor, **rows: Any) -> ActionDistribution:
-        """Distribution of every row's action; arguments as `unroll`."""
+        """Action distribution of each row; arguments as for `unroll`."""
         return self.unroll(obs, **rows)[0]
 
     def unroll(
@@ -55,15 +55,16 @@ class Actor(Trunk):
         state: Tensor | None = None,
         keep: Tensor | None = None,
     ) -> tuple[ActionDistribution, Tensor | None]:
-        """Distribution of every row's action, and the recurrent states after every step (None if feed-forward).
+        """Action distribution of each row, and the hidden states after each step (None if feed-forward).
 
         obs [..., N, obs_size]; with `agent` given: [..., n, obs_size] of n agents (tuple), [..., obs_size] of one
-        (int), or rows [..., obs_size] with an agent index each (Tensor [...], any order). Recurrent: time comes first.
-        roles int64 (obs without its last axis): adapter of every row, where routing is by role; -1 and roles without
-            an adapter: the plain backbone.
+        (int), or rows [..., obs_size] in any order with their agent indices (Tensor [...]). If recurrent, the first
+        axis is time.
+        roles int64 (obs without its last axis): adapter of each row, if routed by role; -1 and roles without an
+            adapter: the plain backbone.
         masks bool [..., action_size]: available choices of discrete teams.
-        state (obs without time and last axis, hidden_size): what is carried into the first step; None: zeros.
-        keep bool, broadcastable to obs without its last axis: False where an episode begins; None: nowhere.
+        state (obs without time and last axis, hidden_size): hidden states before the first step; None: zeros.
+        keep bool, broadcastable to obs without its last axis: False where an episode begins; None: True everywhere.
         """
         if self.obs_norm is not None:
             obs = self.obs_norm(obs, agent)
@@ -78,7 +79,7 @@ class Actor(Trunk):
         return action_distribution(self.head_type, output, log_std, real, masks), states
 
     def real_actions(self, agent: Agent = None) -> Tensor | None:
-        """bool [N, d], the action dimensions that agents have (or those of `agent`); None if nothing is padded."""
+        """bool [N, d], the action dimensions that agents have (only those of `agent`, if given); None: no padding."""
         if self.components is not None:
             real = self.components.dims
         else:
@@ -91,9 +92,9 @@ class Actor(Trunk):
 def action_distribution(
     head: Any, output: Tensor, log_std: Tensor | None, real: Tensor | None, masks: Tensor | None
 ) -> ActionDistribution:
-    """Distribution from the output of the network [..., N, action_size].
+    """Action distribution from the network's output [..., N, action_size].
 
-    head: a continuous one, None for discrete actions of one component.
+    head: class of the continuous head; None: discrete actions with one component.
     """
     if head is not None:
         return head(output if real is None else output * real, log_std, real)

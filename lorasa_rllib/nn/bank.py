@@ -15,7 +15,7 @@ from lorasa_rllib.nn.rows import Slots
 from lorasa_rllib.spec import Owners
 
 MERGE_FROM_ROWS = 60
-"""Rows per slot from which forming dense weights once per forward is cheaper than two skinny products per row
+"""Rows per slot from which forming dense weights once per forward pass is cheaper than two low-rank products per row
 (`benchmarks/many_agents.py` measures both)."""
 
 
@@ -23,16 +23,16 @@ MERGE_FROM_ROWS = 60
 class LoRAConfig:
     """Size and placement of adapters. Names follow PEFT's `LoraConfig`.
 
-    r:                 rank, at least 1. A layer with `r >= min(in, out)` gets one dense matrix `delta` of scale 1.
+    r:                 rank, at least 1. A layer with `r >= min(in, out)` gets one dense matrix `delta` with scale 1.
     lora_alpha:        adapter outputs are scaled by lora_alpha / r.
     use_rslora:        scale by lora_alpha / sqrt(r) instead (Kalajdzievski 2023).
     init_lora_weights: "lorasa" (A = 0, B ~ U(-1/sqrt(r), 1/sqrt(r)), as published) or "peft" (A ~ U(-1/sqrt(in),
                        1/sqrt(in)), B = 0). Both start at zero effect; "peft" moves outputs less per step.
-    target_modules:    patterns (fnmatch) of the adapted layers: mlp.0 .., head, log_std.
-    rank_pattern:      rank of the layers that match a pattern, first match wins.
-    adapt_bias:        adapted layers also get a bias for each adapter (the paper's have none).
-    adapt_norm:        LayerNorms of adapted layers, and feature_norm if it is targeted, get a gain and an offset for
-                       each adapter (the paper's have none).
+    target_modules:    patterns (fnmatch) of the layers to adapt, as listed by `NetworkConfig.layers`.
+    rank_pattern:      ranks of the layers that match a pattern; the first match wins.
+    adapt_bias:        adapted layers also get one bias per adapter (the paper's do not).
+    adapt_norm:        LayerNorms of adapted layers, and feature_norm if targeted, also get one gain and offset per
+                       adapter (the paper's do not).
     """
 
     r: int = 8
@@ -54,7 +54,7 @@ class LoRAConfig:
             raise ValueError(f"init_lora_weights={self.init_lora_weights!r} must be 'lorasa' or 'peft'.")
 
     def rank_of(self, layer: str) -> int:
-        """Rank of the adapter of `layer`; 0 if the layer is not adapted."""
+        """Rank of the adapters of `layer`; 0 if the layer is not adapted."""
         if not any(fnmatch(layer, pattern) for pattern in self.target_modules):
             return 0
         return next((rank for pattern, rank in self.rank_pattern.items() if fnmatch(layer, pattern)), self.r)
@@ -62,7 +62,7 @@ class LoRAConfig:
 
 @dataclass(frozen=True)
 class BankSize:
-    """How many owners a layer has: `backbones` G, `adapters` K, and what an adapter looks like."""
+    """Number of owners of a layer, `backbones` G and `adapters` K, and the settings of its adapters."""
 
     backbones: int = 1
     adapters: int = 0
@@ -71,7 +71,7 @@ class BankSize:
 
 @dataclass(frozen=True)
 class Banks:
-    """Which layer gets how many backbones and adapters: the owner table and LoRA settings, asked by layer name."""
+    """Number of backbones and adapters by layer name, from the owner table and the LoRA settings."""
 
     owners: Owners
     lora: LoRAConfig
@@ -87,12 +87,12 @@ class BankLinear(nn.Module):
         y_s = W_g x_s + b_g + scaling * B_k A_k x_s          g, k: backbone and adapter of slot s
 
     Parameters: weight [G, out, in], bias [G, out], lora_A [K, r, in], lora_B [K, out, r]; or delta [K, out, in] when
-    r >= min(in, out); with `adapt_bias` also bias_delta [K, out], added to the bias. A new adapter has B A = 0 and
-    changes nothing. Hu et al. 2021, eq. 3; one adapter per agent: LoRASA, arXiv 2502.05573.
+    r >= min(in, out); with `adapt_bias` also bias_delta [K, out], added to the bias. A new adapter has B A = 0 and no
+    effect. Hu et al. 2021, eq. 3; one adapter per agent: LoRASA, arXiv 2502.05573.
 
-    The last `id_capacity` columns of the weight belong to a one-hot agent id that is never built: an agent's column is
-    looked up and added like a bias. An adapter has a single such column: its own agent is the only one it meets, and
-    with one per agent the bank would grow with the square of the team.
+    The last `id_capacity` columns of the weight multiply a one-hot agent id that is never built: an agent's column is
+    looked up and added like a bias. An adapter has a single id column for all agents that use it: with one column per
+    agent, the bank would grow with the square of the team.
     """
 
     def __init__(self, name: str, in_size: int, out_size: int, bank: BankSize, gain: float, id_capacity: int = 0):
@@ -111,7 +111,7 @@ class BankLinear(nn.Module):
             self.scaling = bank.lora.lora_alpha / (math.sqrt(self.rank) if bank.lora.use_rslora else self.rank)
             published = bank.lora.init_lora_weights == "lorasa"
             a, b = torch.zeros(bank.adapters, self.rank, width), torch.zeros(bank.adapters, out_size, self.rank)
-            factor = b if published else a  # Kaiming-uniform with a = sqrt(5): U(-1/sqrt(fan_in), 1/sqrt(fan_in))
+            factor = b if published else a  # Kaiming uniform with a = sqrt(5): U(-1/sqrt(fan_in), 1/sqrt(fan_in))
             factor.uniform_(-1 / math.sqrt(factor.shape[-1]), 1 / math.sqrt(factor.shape[-1]))
             self.lora_A, self.lora_B = nn.Parameter(a), nn.Parameter(b)
         self.adapts_bias = bool(self.rank and bank.lora.adapt_bias)
@@ -119,11 +119,11 @@ class BankLinear(nn.Module):
             self.bias_delta = nn.Parameter(torch.zeros(bank.adapters, out_size))
 
     def forward(self, x: Tensor, slots: Slots, adapters: bool = True) -> Tensor:
-        """x [S, B, in] -> [S, B, out]. `adapters=False` leaves the low-rank updates out."""
+        """x [S, B, in] -> [S, B, out]. `adapters=False` omits the adapters."""
         return self.product(slots, adapters, rows=x.shape[1])(x)
 
     def product(self, slots: Slots, adapters: bool, rows: int) -> Affine | Factored:
-        """This layer as a function of x [S, B, in], cheapest if it will see `rows` rows per slot in all."""
+        """This layer as a function of x [S, B, in], in the form cheapest for `rows` rows per slot in total."""
         if not adapters or not self.rank or self.dense or rows >= MERGE_FROM_ROWS:
             return self.merged(slots, adapters)
         features, own = self._columns(slots.pick(self.lora_A, slots.adapter))
@@ -144,13 +144,13 @@ class BankLinear(nn.Module):
         b = slots.pick_adapter(self.lora_B)
         if own is not None:
             bias = bias + self.scaling * (b @ own.unsqueeze(-1)).squeeze(-1)
-        if len(a) == 1 < max(len(weight), len(b)):  # one adapter for several backbones, or for some of the slots
+        if len(a) == 1 < max(len(weight), len(b)):  # one adapter for several backbones, or for some slots
             return Affine(weight + self.scaling * (b @ a), bias)
         return Affine(torch.baddbmm(weight.expand(len(a), -1, -1), b, a, alpha=self.scaling), bias)
 
     @torch.no_grad()
     def adapter_square_norms(self) -> Tensor:
-        """[K]: |scaling B_k A_k|^2, Frobenius, without forming the product; and that of the bias, where adapted."""
+        """[K]: squared Frobenius norm of scaling B_k A_k, without forming the product, plus that of an adapted bias."""
         if not self.rank:
             return self.weight.new_zeros(1)
         of_bias = self.bias_delta.square().sum(1) if self.adapts_bias else 0.0
@@ -177,7 +177,7 @@ class BankLinear(nn.Module):
         return Affine(features, bias + own)
 
     def _columns(self, adapter: Tensor) -> tuple[Tensor, Tensor | None]:
-        """adapter [S or 1, rows, in (+ 1)] -> its columns of the features, and that of its own agent."""
+        """adapter [S or 1, rows, in (+ 1)] -> its feature columns, and its id column (None without ids)."""
         if not self.id_capacity:
             return adapter, None
         features, own = adapter.split((self.in_size, 1), -1)
@@ -193,7 +193,7 @@ class Affine:
 
     def __call__(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        if len(weight) == 1:  # one owner for all slots: a single large product
+        if len(weight) == 1:  # all slots share one owner: a single large product
             if bias is None or len(bias) == 1:
                 return F.linear(x, weight.squeeze(0), None if bias is None else bias.squeeze(0))
             return F.linear(x, weight.squeeze(0)) + bias.unsqueeze(1)
@@ -202,7 +202,7 @@ class Affine:
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
     def of(self, owner: Tensor | None) -> Affine:
-        """The maps of some owners, int64 [S]; None: all of them in order."""
+        """The maps of the owners in `owner`, int64 [S]; None: all, in order."""
         if owner is None or len(self.weight) == len(self.bias) == 1:
             return self
         weight, bias = (t if len(t) == 1 else t.index_select(0, owner) for t in (self.weight, self.bias))
@@ -227,8 +227,8 @@ class BankLayerNorm(nn.Module):
     """Layer normalisation (Ba et al. 2016; biased variance, eps 1e-5) with one affine map per backbone.
 
     Parameters: weight [G, d], bias [G, d]; with `adapt_norm` also weight_delta [K, d] and bias_delta [K, d], added to
-    them. Padded features (`present` 0, and 0 in x) are left out of mean and variance and stay 0.
-    name: the layer whose patterns decide whether it is adapted.
+    them. Padded features (`present` 0, and 0 in x) are excluded from mean and variance and stay 0.
+    name: layer name that `target_modules` is matched against.
     """
 
     def __init__(self, name: str, size: int, bank: BankSize):
@@ -242,7 +242,7 @@ class BankLayerNorm(nn.Module):
             self.bias_delta = nn.Parameter(torch.zeros(bank.adapters, size))
 
     def forward(self, x: Tensor, slots: Slots, present: Tensor | None = None, adapters: bool = True) -> Tensor:
-        """x [S, B, d], present [S, 1 or B, d] (1 where a feature is real) -> [S, B, d]."""
+        """x [S, B, d], present [S, 1 or B, d] (1: real feature, 0: padding) -> [S, B, d]."""
         if present is None and self.weight.shape[0] == 1 and not (adapters and self.adapted):
             return F.layer_norm(x, (self.size,), self.weight.squeeze(0), self.bias.squeeze(0))
         normal = F.layer_norm(x, (self.size,)) if present is None else _masked_standard(x, present)
@@ -266,7 +266,7 @@ class BankLayerNorm(nn.Module):
 
 
 class BankVector(nn.Module):
-    """G free vectors and K additive deltas, such as a state-independent log-std: v_s = weight_g + delta_k."""
+    """G vectors and K additive deltas, such as a state-independent log-std: v_s = weight_g + delta_k."""
 
     def __init__(self, name: str, size: int, bank: BankSize, fill: float):
         super().__init__()
@@ -281,13 +281,13 @@ class BankVector(nn.Module):
         return self.delta.square().sum(1) if self.adapted else self.weight.new_zeros(1)
 
     def forward(self, slots: Slots, adapters: bool = True) -> Tensor:
-        """-> [S or 1, d]."""
+        """The vectors of the slots, [S or 1, d]."""
         vector = slots.pick(self.weight, slots.backbone)
         return vector + slots.pick_adapter(self.delta) if adapters and self.adapted else vector
 
 
 def _masked_standard(x: Tensor, present: Tensor) -> Tensor:
-    count = present.sum(-1, keepdim=True).clamp(min=1)  # rows that only fill up a slot have no feature at all
+    count = present.sum(-1, keepdim=True).clamp(min=1)  # rows that pad a slot have no features
     mean = x.sum(-1, keepdim=True) / count
     centred = (x - mean) * present
     return centred * torch.rsqrt(centred.square().sum(-1, keepdim=True) / count + 1e-5)

@@ -1,4 +1,4 @@
-"""Discrete actions of several components: the output of a head, one component after the other, as logits of each."""
+"""Discrete actions with several components: splits the head's output into logits per component."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from lorasa_rllib.spec import TeamSpec
 
 
 class Components(nn.Module):
-    """Spreads rows of choices [..., action_size] over components [..., d, m], where d and m are the largest.
+    """Spreads rows of choices [..., action_size] over components [..., d, m], padded to the largest d and m.
 
-    Components that an agent lacks get a single choice, so that they cost and weigh nothing. Tables have a row for each
-    agent, and are buffers outside the state dict.
+    Components that an agent lacks get a single choice, so they contribute nothing to losses. Tables have one row per
+    agent and are non-persistent buffers.
     """
 
     def __init__(self, spec: TeamSpec):
         super().__init__()
         place, real = (torch.as_tensor(table) for table in spec.choice_table())
         empty = torch.full(real.shape, -torch.inf)
-        empty[..., 0] = 0.0  # counts only where `real` is not
+        empty[..., 0] = 0.0  # used only by components that an agent lacks
         self.shape = real.shape[1:]
         self.register_buffer("place", place.flatten(1), persistent=False)
         self.register_buffer("real", real.flatten(1), persistent=False)
@@ -33,13 +33,13 @@ class Components(nn.Module):
         self.place: Tensor
         self.real: Tensor
         self.empty: Tensor
-        self.dims: Tensor | None  # bool [N, d], the components that agents have; None if nobody lacks one
+        self.dims: Tensor | None  # bool [N, d], the components each agent has; None if all have all
 
     def logits(self, output: Tensor, masks: Tensor | None, of_rows: Callable[[Tensor], Tensor]) -> Tensor:
-        """[..., action_size] -> [..., d, m], -inf for what is unavailable or not there.
+        """[..., action_size] -> [..., d, m], -inf for unavailable choices and padding.
 
-        masks: bool [..., action_size], choices that are available, None for all. of_rows: from a table [N, x] to what
-        its rows are for the rows of `output`.
+        masks: bool [..., action_size], available choices; None: all. of_rows: maps a table [N, x] to the entries of
+        the agents behind the rows of `output`.
         """
         if masks is not None:
             output = output.masked_fill(~masks, -torch.inf)

@@ -1,4 +1,4 @@
-"""The centralised critic: states to values in units of the value normaliser. It lives on the learner only."""
+"""The centralised critic: global states to normalised values. Learners hold it; env runners step it if recurrent."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ CriticInput = Literal["state", "agent_state"]
 
 
 class Critic(Trunk):
-    """Values of states.
+    """Values of global states.
 
     "state":       one value per environment step, V = 1. Needs a shared reward and one critic.
-    "agent_state": one value per agent, V = N: the state with the agent's id, or the agent's own view of the state where
-                   the environment gives one (`TeamSpec.state_per_agent`).
+    "agent_state": one value per agent, V = N, from the state and the agent's id (no id if every agent has its own
+                   critic), or from the agent's own view of the state (`TeamSpec.state_per_agent`).
     """
 
     def __init__(self, spec: TeamSpec, owners: Owners, critic_input: CriticInput, config: NetworkConfig):
@@ -37,7 +37,7 @@ class Critic(Trunk):
         self.per_agent = spec.state_per_agent
 
     def forward(self, state: Tensor, *args: Any, **rows: Any) -> Tensor:
-        """state [..., S] (or [..., N, S], one for each agent) -> normalised values [..., V]; arguments as `unroll`."""
+        """state [..., S] (or [..., N, S], one per agent) -> normalised values [..., V]; arguments as for `unroll`."""
         return self.unroll(state, *args, **rows)[0]
 
     def unroll(
@@ -47,11 +47,12 @@ class Critic(Trunk):
         keep: Tensor | None = None,
         agents: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Normalised values [..., V], and the recurrent states after every step (None if feed-forward).
+        """Normalised values [..., V], and the hidden states after each step (None if feed-forward).
 
-        state [..., S] or [..., N, S]; recurrent: the first axis is time. hidden [..., V, hidden_size] and keep, bool,
-        broadcastable to the values: as `state` and `keep` of `Actor.unroll`. agents: the values of these only (critics
-        with a value per agent); N and V then count them.
+        state [..., S] or [..., N, S]; if recurrent, the first axis is time.
+        hidden [..., V, hidden_size], without time: before the first step; None: zeros.
+        keep bool, broadcastable to the values: False where an episode begins; None: True everywhere.
+        agents: compute only these agents' values (critics with a value per agent); N and V then count them.
         """
         if self.obs_norm is not None:
             state = self.obs_norm(state, agents if self.per_agent else 0)

@@ -1,7 +1,7 @@
-"""Action distributions of a team, as pure functions of network outputs. Log-probabilities are per action dimension.
+"""Action distributions of a team, built from network outputs. Log-probabilities are per action dimension.
 
-`real` (bool, broadcastable to the actions; None if all are) marks the dimensions an agent has: the others sample 0 and
-have log-probability and entropy 0.
+`real` (bool, broadcastable to the actions; None if all are real) marks the dimensions an agent has: the others sample 0
+and have log-probability and entropy 0.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
 Noise = torch.Generator | Tensor | None
-"""Where a sampled entropy gets its standard normal numbers from: drawn by a generator, or given, [..., d]."""
+"""Source of standard normal noise for sampled entropies: a generator (None: torch's default), or values [..., d]."""
 
 
 class ActionDistribution(Protocol):
-    """What policies and losses need. Shapes: actions, log_prob and entropy [..., d]. `random` draws uniformly."""
+    """Interface of action distributions. Actions, log_prob and entropy are [..., d]. `random` samples uniformly."""
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor: ...
 
@@ -35,12 +35,12 @@ class ActionDistribution(Protocol):
 
 
 class SquashedGaussian:
-    """a = tanh(u), u ~ N(mean, std). The published head: std = sigmoid(log_std) / 2, the same in every state.
+    """a = tanh(u), u ~ N(mean, std), with state-independent std = sigmoid(log_std) / 2: the published head.
 
         log p(a) = log N(atanh(a); mean, std) - log(1 - a^2 + eps)
 
-    eps is the float32 machine epsilon; `a` is kept inside +-(1 - eps) before atanh. Actions lie in [-1, 1].
-    The entropy is that of u plus log(1 - a^2 + eps) at one re-parameterised sample, as published.
+    eps is the float32 machine epsilon; `a` is clamped to +-(1 - eps) before atanh. Actions lie in [-1, 1].
+    The entropy is that of u plus log(1 - a^2 + eps) at one reparameterised sample, as published.
     """
 
     initial_log_std = 1.0
@@ -55,7 +55,7 @@ class SquashedGaussian:
 
     @classmethod
     def from_std(cls, mean: Tensor, std: Tensor, real: Tensor | None = None) -> SquashedGaussian:
-        made = cls.__new__(cls)  # the way back over log_std has no finite gradient where std is saturated
+        made = cls.__new__(cls)  # inverting std_of has no finite gradient where std is saturated
         made.mean, made.std, made.real = mean, std, real
         return made
 
@@ -75,13 +75,13 @@ class SquashedGaussian:
 
     def entropy(self, noise: Noise = None) -> Tensor:
         if not isinstance(noise, Tensor):
-            noise = self.mean.new_empty(self.mean.shape).normal_(generator=noise)  # whatever the strides of the mean
+            noise = self.mean.new_empty(self.mean.shape).normal_(generator=noise)  # draws independent of strides
         squash = torch.log(1 - torch.tanh(self.mean + self.std * noise).square() + EPSILON)
         return _only(self.real, 0.5 + LOG_SQRT_2PI + torch.log(self.std) + squash)
 
 
 class Gaussian:
-    """a ~ N(mean, exp(log_std)), std the same in every state. The runner clips what it hands to the environment."""
+    """a ~ N(mean, exp(log_std)) with state-independent std. Actions are clipped only when passed to the environment."""
 
     initial_log_std = -0.5
     samples_entropy = False
@@ -116,13 +116,13 @@ class Gaussian:
 
 
 class Categorical:
-    """Choice among `logits [..., choices]`; unavailable choices carry -inf. Actions are int64 [..., 1]."""
+    """One choice from `logits [..., choices]`; unavailable choices have logit -inf. Actions are int64 [..., 1]."""
 
     def __init__(self, logits: Tensor):
         self.log_probs = torch.log_softmax(logits, dim=-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        # Gumbel-max: arg max of log-probabilities plus noise is one fused pass over any leading axes.
+        # Gumbel-max trick: one pass for any leading axes.
         noise = torch.empty_like(self.log_probs).exponential_(generator=generator)
         return (self.log_probs - noise.log()).argmax(-1, keepdim=True)
 
@@ -140,9 +140,9 @@ class Categorical:
 
 
 class Categoricals:
-    """Independent choices among the components of `logits [..., d, choices]`. Actions are int64 [..., d].
+    """Independent choices for d components from `logits [..., d, choices]`. Actions are int64 [..., d].
 
-    A component that an agent lacks has a single choice: log-probability and entropy are 0.
+    A component that an agent lacks has a single choice, so its log-probability and entropy are 0.
     """
 
     def __init__(self, logits: Tensor):
@@ -150,7 +150,7 @@ class Categoricals:
 
     @property
     def log_probs(self) -> Tensor:
-        """[..., d * choices], one component after the other."""
+        """[..., d * choices], components concatenated."""
         return self.each.log_probs.flatten(-2)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -170,7 +170,7 @@ class Categoricals:
 
 
 CONTINUOUS: dict[str, Any] = {"squashed_gaussian": SquashedGaussian, "gaussian": Gaussian}
-"""Names of the continuous heads in network settings."""
+"""Continuous heads by their name in network settings."""
 
 
 def _only(real: Tensor | None, x: Tensor) -> Tensor:

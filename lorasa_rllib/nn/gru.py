@@ -12,12 +12,12 @@ from lorasa_rllib.nn.rows import Rows
 
 
 class BankGRU(nn.Module):
-    """GRU (Cho et al. 2014, in PyTorch's form) over sequences of rows, then LayerNorm (optional), here `norm`.
+    """GRU (Cho et al. 2014, in PyTorch's form) over sequences of rows, with an optional LayerNorm, `norm`, after it.
 
         r, z = sigmoid(x_rz + h_rz)     n = tanh(x_n + r h_n)     h' = (1 - z) n + z h
 
-    x_* and h_* are thirds of `input(x)` and `hidden(h)`: bank layers with one adapter each for all three gates
-    (published form). The input projection of all steps is one product before the time loop.
+    x_* and h_* are thirds of `input(x)` and `hidden(h)`, bank layers whose adapters span all three gates, as
+    published. The input projection is computed for all steps at once before the time loop.
     """
 
     def __init__(self, size: int, banks: Banks, layer_norm: bool):
@@ -30,11 +30,11 @@ class BankGRU(nn.Module):
     def forward(
         self, x: Tensor, rows: Rows, state: Tensor | None, keep: Tensor | None, adapters: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """x [S, T * B, size] of rows whose first leading axis is time -> y [S, T * B, size], states [T, ..., size].
+        """x [S, T * B, size], rows whose first leading axis is time -> y [S, T * B, size], states [T, ..., size].
 
-        state [..., size], in the caller's layout without time: what is carried into the first step; None: zeros.
-        keep bool [T, ...], broadcastable to the rows: False where an episode begins; None: nowhere.
-        States are those after every step.
+        state [..., size], in the caller's layout without time: hidden states before the first step; None: zeros.
+        keep bool [T, ...], broadcastable to the rows: False where an episode begins; None: True everywhere.
+        The returned states are the hidden states after each step.
         """
         gates = self.input(x, rows.slots, adapters)
         if rows.alike:
@@ -45,10 +45,10 @@ class BankGRU(nn.Module):
             y = rows.arrange(after)
         return (y if self.norm is None else self.norm(y, rows.slots, adapters=adapters)), after
 
-    # Steps are unbound once: indexing would give each of them a gradient of the whole sequence.
+    # Steps are unbound once: indexing each would allocate a gradient of the whole sequence per step.
 
     def _alike(self, gates: Tensor, rows: Rows, state: Tensor | None, keep: Tensor | None, adapters: bool) -> Tensor:
-        """Hidden states [S, T * B, size] from gates [S, T * B, 3 size], where all steps are laid out alike."""
+        """Hidden states [S, T * B, size] from gates [S, T * B, 3 size], for steps that share one layout."""
         step, time = rows.steps()[0], len(rows.steps())
         of_steps = gates.unflatten(1, (time, -1)).unbind(1)
         h = gates.new_zeros(*of_steps[0].shape[:-1], self.size) if state is None else step.arrange(state)
@@ -67,7 +67,7 @@ class BankGRU(nn.Module):
     def _one_by_one(
         self, gates: Tensor, rows: Rows, state: Tensor | None, keep: Tensor | None, adapters: bool
     ) -> Tensor:
-        """Hidden states [T, ..., size] from gates [S, B, 3 size], where rows may change their slots at every step."""
+        """Hidden states [T, ..., size] from gates [S, B, 3 size], where rows may change slots between steps."""
         per_slot = gates.shape[1]
         gates = rows.restore(gates)  # [T, ..., 3 size]
         state = gates.new_zeros(*gates.shape[1:-1], self.size) if state is None else state
@@ -85,7 +85,7 @@ class BankGRU(nn.Module):
 
 
 def gru_cell(of_input: Tensor, of_hidden: Tensor, h: Tensor) -> Tensor:
-    """The next hidden state [..., h] from both projections [..., 3 h], gates in the order r, z, n."""
+    """The next hidden state [..., size] from both projections [..., 3 size], gates in the order r, z, n."""
     size = h.shape[-1]
     (input_rz, input_n), (hidden_rz, hidden_n) = (x.split((2 * size, size), -1) for x in (of_input, of_hidden))
     r, z = torch.sigmoid(input_rz + hidden_rz).chunk(2, -1)

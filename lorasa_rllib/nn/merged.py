@@ -1,4 +1,4 @@
-"""The merged actor: a snapshot for acting, with everything that is fixed between two weight syncs worked out."""
+"""Merged networks: snapshots for acting, with everything that is constant between weight syncs precomputed."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lorasa_rllib.nn.rows import Slots, TeamRows, known_roles
 
 
 class MergedActor:
-    """Answers as the actor it is made from did at that moment, for whole teams `[..., N, obs_size]`.
+    """A frozen copy of an actor with adapters merged, for whole teams `[..., N, obs_size]`.
 
-    Adapters, id columns and the affine maps of LayerNorms are folded into one dense weight and bias for each owner (an
-    agent, or a role) and layer, one for all if they share it, so that acting costs one batched product per layer. It
-    shares no memory with the actor and follows none of its later changes. Recurrent actors act one step at a time:
-    `obs [1, E, N, obs_size]`. Adapters keyed by role need agents with equal observations. `agent` is a tuple of agents
-    or None, the team.
+    Adapters, id columns and the affine maps of LayerNorms are folded into one dense weight and bias per layer and owner
+    (an agent or a role; one for all if they share it), so acting costs one batched product per layer. It shares no
+    memory with the actor and does not follow later changes. Recurrent actors act one step at a time:
+    `obs [1, E, N, obs_size]`. Adapters keyed by role require equal observation sizes. `agent` is a tuple of agents, or
+    None for the team.
     """
 
     @torch.no_grad()
@@ -42,7 +42,7 @@ class MergedActor:
         self._team = None if self._by_role else slots
 
     def __call__(self, obs: Tensor, **rows: Any) -> ActionDistribution:
-        """Distribution of every row's action; arguments as `unroll`."""
+        """Action distribution of each row; arguments as for `unroll`."""
         return self.unroll(obs, **rows)[0]
 
     def unroll(
@@ -55,8 +55,8 @@ class MergedActor:
         agent: tuple[int, ...] | None = None,
         **_: Any,
     ) -> tuple[ActionDistribution, Tensor | None]:
-        """As `Actor.unroll`; `adapters` is settled already."""
-        if self._obs_norm is not None:  # clipped, so that it cannot become part of the first layer
+        """As `Actor.unroll`; `adapters` was fixed at construction and is ignored here."""
+        if self._obs_norm is not None:  # its output is clipped, so it cannot be folded into the first layer
             obs = self._obs_norm(obs, agent)
         some = None if agent is None else torch.tensor(agent, device=obs.device)
         rows, owner = self._layout(obs, agent, some, roles)
@@ -74,19 +74,19 @@ class MergedActor:
     def _layout(
         self, obs: Tensor, agent: tuple[int, ...] | None, some: Tensor | None, roles: Tensor | None
     ) -> tuple[Any, Tensor | None]:
-        """How rows are laid out, and whose weights each slot meets (None: slot s those of owner s)."""
+        """The layout of the rows, and the owner whose weights each slot uses (None: slot s those of owner s)."""
         lead = obs.shape[:-1]
         if self._by_role and roles is not None and roles.numel() <= ALONE_UP_TO:
             plain = self._router.owners.num_adapters
             return RowsAlone(lead), known_roles(roles, plain, otherwise=plain).reshape(-1)
-        if self._team is not None:  # the usual case, without a detour over index maps
+        if self._team is not None:  # the usual case: no index maps needed
             return TeamRows(self._team if some is None else Slots(len(some)), lead[:-1]), some
         rows: Any = self._router.layout(obs, agent, roles)
         return rows, rows.owner_of_slot
 
 
 class RowsAlone:
-    """A slot for every row: what few rows with owners of their own are cheapest in. As `nn.rows.Rows`."""
+    """One slot per row; fastest for small batches routed by role. Methods as in `nn.rows.Rows`."""
 
     def __init__(self, lead: torch.Size):
         self._lead = lead
@@ -102,7 +102,7 @@ class RowsAlone:
 
 
 class MergedCritic:
-    """The same for a critic that runners step: recurrent critics, one step at a time."""
+    """A frozen copy of a recurrent critic, which env runners step along with the actor, one step at a time."""
 
     @torch.no_grad()
     def __init__(self, critic: Critic):
@@ -112,7 +112,7 @@ class MergedCritic:
         self._values, self._per_agent = critic.num_values, critic.per_agent
 
     def unroll(self, state: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        """state [1, E, S] or [1, E, N, S], hidden [E, V, hidden_size] -> values [1, E, V], hidden [1, E, V, ...]."""
+        """state [1, E, S] or [1, E, N, S], hidden [E, V, h] -> values [1, E, V], hidden after the step [1, E, V, h]."""
         if self._obs_norm is not None:
             state = self._obs_norm(state, None if self._per_agent else 0)
         x = state[0].transpose(0, 1) if self._per_agent else state.expand(self._values, -1, -1)
@@ -121,7 +121,7 @@ class MergedCritic:
 
 
 class _MergedNetwork:
-    """A trunk and its head as a chain of affine maps with plain LayerNorms between them."""
+    """A trunk and its head as a chain of affine maps, separated by LayerNorms without parameters."""
 
     def __init__(self, trunk: Trunk, head: BankLinear, slots: Slots, present: Tensor | None, adapters: bool):
         self._present = None if present is None else present[:, None]  # [N, 1, features]
@@ -149,7 +149,7 @@ class _MergedNetwork:
     def __call__(self, x: Tensor, h: Tensor | None, owner: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x [S, B, features], h [S, B, hidden_size] (zeros if None) -> output [S, B, out] and the next h.
 
-        owner int64 [S]: whose weights each slot meets; None: slot s those of owner s.
+        owner int64 [S]: the owner whose weights each slot uses; None: slot s those of owner s.
         """
         x = self._standardised(x, owner)
         for layer in self._mlp:
@@ -168,7 +168,7 @@ class _MergedNetwork:
         return F.layer_norm(x, x.shape[-1:]) if self._normalises else x
 
     def _standardised(self, x: Tensor, owner: Tensor | None) -> Tensor:
-        """Features with zero mean and unit variance over the real ones of every row."""
+        """Standardises the real features of each row (if the trunk has a feature_norm) and zeroes padding."""
         if self._present is None:
             return F.layer_norm(x, x.shape[-1:]) if self._standardises else x
         present, count = self._present, self._count
@@ -183,12 +183,12 @@ class _MergedNetwork:
 
 
 def _of(bank: Tensor, owner: Tensor) -> Tensor:
-    """[O, ...] -> [S, ...]; what all owners share stays [1, ...]."""
+    """[O, ...] -> [S, ...]; banks shared by all owners stay [1, ...]."""
     return bank if len(bank) == 1 else bank.index_select(0, owner)
 
 
 def _fold(norm: BankLayerNorm | None, present: Tensor | None, layer: Affine, slots: Slots, adapters: bool) -> Affine:
-    """W (g x + c) + b as (W g) x + (W c + b): the affine map of a LayerNorm becomes part of the layer after it."""
+    """Folds the affine map of a LayerNorm into the layer after it: W (g x + c) + b = (W g) x + (W c + b)."""
     weight, bias = layer.weight, layer.bias
     if norm is not None:
         gain, offset = norm.affine(slots, adapters)
@@ -198,17 +198,17 @@ def _fold(norm: BankLayerNorm | None, present: Tensor | None, layer: Affine, slo
 
 
 ALONE_UP_TO = 64
-"""Up to so many rows it is cheaper to fetch every row's dense weights than to sort rows by role."""
+"""Number of rows up to which gathering dense weights per row is cheaper than sorting rows by role."""
 
 MERGE_UP_TO = 128
-"""Up to so many agents (or roles) act with merged weights (`benchmarks/many_agents.py` measures both)."""
+"""Number of agents (or roles) up to which acting uses merged weights (`benchmarks/many_agents.py` measures both)."""
 
 
 def acting_form(actor: Actor, adapters: bool) -> Actor | MergedActor:
-    """What to act with until the weights change: everything folded into dense weights of each adapter's owner.
+    """The fastest form of an actor for acting until its weights change: merged into dense weights per owner.
 
-    Very many owners act through the factored path instead: their dense weights would no longer fit the processor's
-    caches.
+    The actor itself is returned for more than `MERGE_UP_TO` owners, whose dense weights would not fit the processor's
+    caches, and for adapters keyed by role if observation sizes differ.
     """
     owners, by_role = actor.router.owners, actor.router.by_role
     many = adapters and (owners.num_adapters if by_role else len(owners.backbone_of)) > MERGE_UP_TO

@@ -1,4 +1,4 @@
-"""Settings and building blocks that actor and critic share: hidden layers and the trunk."""
+"""Settings and building blocks shared by actor and critic: hidden layers and the trunk."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ ObsNorm = Literal["layer", "running", "running_team"] | None
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Shape of actor and critic. Both have the same trunk.
+    """Architecture of actor and critic, which have the same trunk.
 
-    Defaults are what a setting means that a file does not name; configs begin with `obs_norm="running"`.
+    The defaults apply to settings that a file omits; configs start from `obs_norm="running"`.
 
     hidden_size:   width of every hidden layer.
     num_layers:    hidden layers of the MLP, named mlp.0, mlp.1 ...
     activation:    "relu" or "tanh".
-    obs_norm:      how observations (and the critic's states) are normalised; padding, ids and masks never are.
+    obs_norm:      how observations (and the critic's global states) are normalised; padding, ids and masks never are.
                    "layer": a LayerNorm over the features, named feature_norm. It removes their common scale and offset,
-                   which costs when these mean something.
-                   "running": each feature by its own running mean and variance, clipped to +-10 (`nn.obs_norm`), a set
-                   for each agent. Learners update the statistics after every iteration.
-                   "running_team": the same with one set for the whole team, for agents whose features mean the same.
-                   What is constant for an agent and tells it from others (its type, say) stays visible so.
-                   None: observations as they are.
+                   which hurts if these carry information.
+                   "running": each feature by its running mean and variance, clipped to +-10 (`nn.obs_norm`), one set
+                   per agent. Learners update the statistics after every iteration.
+                   "running_team": the same with one set for the whole team, for agents with the same features. Features
+                   that are constant per agent but differ between agents (its type, say) remain visible.
+                   None: no normalisation.
     layer_norm:    LayerNorm after every hidden layer.
     recurrent:     a GRU after the MLP of the actor, then `post_layers` more hidden layers, named post.0 ...
-    critic_recurrent: the same for the critic. Env runners then step the critic, too, and store values and states.
-    id_features:   "one_hot": the policy knows which agent it acts for; "none": it does not; "auto": one-hot unless
+    critic_recurrent: the same for the critic. Env runners then also step the critic and store its values and states.
+    id_features:   "one_hot": the policy is given the agent's one-hot id; "none": it is not; "auto": one-hot unless
                    adapters are keyed by role.
-    distribution:  continuous head, with the same standard deviations in every state. "squashed_gaussian" (published):
-                   tanh of a Gaussian, std = sigmoid(log_std) / 2. "gaussian": std = exp(log_std), and what exceeds the
-                   bounds is clipped on its way to the environment.
-    initial_log_std: where the continuous head's log_std starts. None: 1 if squashed (std 0.37), else -0.5 (std 0.61).
+    distribution:  continuous head, with state-independent standard deviations. "squashed_gaussian" (published): tanh of
+                   a Gaussian, std = sigmoid(log_std) / 2. "gaussian": std = exp(log_std); actions are clipped to the
+                   bounds when passed to the environment.
+    initial_log_std: initial log_std of the continuous head. None: 1 if squashed (std 0.37), else -0.5 (std 0.61).
     head_gain:     gain of the orthogonal initialisation of the action head.
     """
 
@@ -81,7 +81,7 @@ class NetworkConfig:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of {list(known)}.")
 
     def layers(self) -> list[str]:
-        """Names of the actor's layers that adapters can go to, in order."""
+        """Names of the actor's layers that can be adapted, in order."""
         hidden = [f"mlp.{k}" for k in range(self.num_layers)]
         memory = ["gru.input", "gru.hidden", "gru.norm", *(f"post.{k}" for k in range(self.post_layers))]
         first = ["feature_norm"] if self.obs_norm == "layer" else []
@@ -102,7 +102,7 @@ class NetworkConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> NetworkConfig:
-        """Reads `to_dict`, also of older versions."""
+        """Reads the output of `to_dict`, including that of older versions."""
         return cls(**completed(data))
 
 
@@ -110,7 +110,7 @@ OBS_NORMS = ("layer", "running", "running_team", None)
 
 
 def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of `NetworkConfig` under their present names: obs_norm was feature_norm, a bool, once."""
+    """Fields of `NetworkConfig` under their current names: obs_norm replaced feature_norm, a bool."""
     current = dict(settings)
     if "feature_norm" in current:
         before = "layer" if current.pop("feature_norm") else None
@@ -120,12 +120,12 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def completed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """`NetworkConfig.to_dict` of an older version as this one writes it: with the fields added since."""
+    """Upgrades a `NetworkConfig.to_dict` of an older version: renames fields and adds new ones."""
     return {"initial_log_std": None} | renamed(data)
 
 
 class BankBlock(BankLinear):
-    """A hidden layer: bank linear, activation and (optionally) LayerNorm, here `norm`."""
+    """A hidden layer: `BankLinear`, activation and an optional LayerNorm, `norm`."""
 
     def __init__(self, name: str, in_size: int, bank: BankSize, config: NetworkConfig, id_capacity: int = 0):
         super().__init__(name, in_size, config.hidden_size, bank, GAIN[config.activation], id_capacity)
@@ -138,10 +138,10 @@ class BankBlock(BankLinear):
 
 
 class Trunk(nn.Module):
-    """Normalised features, hidden layers, and if recurrent a GRU and more layers: [S, B, d] -> [S, B, hidden_size].
+    """Feature norm, hidden layers and, if recurrent, a GRU and further layers: [S, B, d] -> [S, B, hidden_size].
 
-    Recurrent trunks take sequences: rows whose first leading axis is time. Running statistics (`obs_norm`) of
-    `observers` agents are applied by subclasses, in the caller's layout.
+    Recurrent trunks take sequences: rows whose first leading axis is time. Subclasses apply the running statistics
+    (`obs_norm`, for `observers` agents) in the caller's layout.
     """
 
     def __init__(
@@ -183,12 +183,12 @@ class Trunk(nn.Module):
         state: Tensor | None = None,
         keep: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """x [S, B, features] -> features, and the recurrent states after every step (None if feed-forward).
+        """x [S, B, features] -> [S, B, hidden_size], and the hidden states after each step (None if feed-forward).
 
-        present [S, 1 or B, features] marks real features, None if all are. state, keep: see `BankGRU.forward`.
+        present bool [S, 1 or B, features]: False for padding; None: no padding. state, keep: see `BankGRU.forward`.
         """
         if present is not None:
-            x = torch.where(present, x, 0.0)  # selected, not multiplied: padding may hold anything
+            x = torch.where(present, x, 0.0)  # not multiplied: padding may hold NaN
         if self.feature_norm is not None:
             x = self.feature_norm(x, rows.slots, present, adapters)
         for layer in self.mlp:

@@ -1,4 +1,4 @@
-"""The observation normaliser: running statistics of what agents observe, so that features have unit size."""
+"""The observation normaliser: running statistics of observations, so that features have unit scale."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from lorasa_rllib.nn.rows import Agent
 
 CLIP = 10.0
-"""Normalised features are kept within +-CLIP."""
+"""Normalised features are clipped to +-CLIP."""
 EPSILON = 1e-8
-"""Added to variances: of a constant feature nothing but 0 is left."""
+"""Added to variances; a constant feature normalises to 0."""
 
 
 class FixedNorm(nn.Module):
@@ -26,19 +26,19 @@ class FixedNorm(nn.Module):
         self.scale: Tensor
 
     def forward(self, x: Tensor, agent: Agent = None) -> Tensor:
-        """Arguments as `RunningNorm.forward`."""
+        """Arguments as for `RunningNorm.forward`."""
         return _normalised(x, self.mean, self.scale, agent)
 
 
 class RunningNorm(nn.Module):
-    """Running mean and variance of every feature, a set for each of N agents (N = 1: of a state that all share).
+    """Running mean and variance of every feature, one set per agent (N = 1: for a global state that all share).
 
         y = clip((x - mean) / sqrt(var + 1e-8), -10, 10)
 
     Buffers mean, var and count [N, d]: saved, restored, equal on all learners, and part of the weights that env runners
-    get. They start as mean 0 and variance 1, and change only in `update`. An agent's count is the number of its live
-    rows seen; features that an agent does not have stay at 0. `pooled`: one set from the rows of all agents, kept N
-    times, for teams whose agents' features mean the same.
+    receive. They start at mean 0 and variance 1 and change only in `update`. count is the number of live rows seen, 0
+    for features that an agent lacks. `pooled`: one set from the rows of all agents, stored N times, for teams whose
+    agents have the same features.
     """
 
     def __init__(self, agents: int, size: int, pooled: bool = False):
@@ -52,7 +52,7 @@ class RunningNorm(nn.Module):
         self.count: Tensor
 
     def forward(self, x: Tensor, agent: Agent = None) -> Tensor:
-        """x [..., N, d]; with `agent` as in `Actor.unroll`: [..., n, d] of some agents, or rows [..., d]."""
+        """x [..., N, d]; with `agent` as in `Actor.unroll`, [..., n, d] of some agents or rows [..., d]."""
         return _normalised(x, self.mean, self._scale(), agent)
 
     def fixed(self) -> FixedNorm:
@@ -60,18 +60,18 @@ class RunningNorm(nn.Module):
         return FixedNorm(self.mean, self._scale())
 
     def of_agent(self, agent: int, size: int) -> FixedNorm:
-        """The same for the first `size` features of one agent."""
+        """A snapshot for the first `size` features of one agent."""
         return FixedNorm(self.mean[agent, :size], self._scale()[agent, :size])
 
     @torch.no_grad()
     def update(self, x: Tensor, counted: Tensor, all_sum: Callable[[Tensor], Tensor]) -> None:
-        """Adds rows x [..., N, d] where `counted` (bool, broadcastable to x), those of all learners at once.
+        """Adds rows x [..., N, d] where `counted` (bool, broadcastable to x) is True, over all learners at once.
 
         Chan et al. 1979: with n new values of mean m' and variance v', w = n / (count + n),
 
             mean <- mean + w (m' - mean)      var <- (1 - w) var + w v' + w (1 - w) (m' - mean)^2
 
-        Sums are taken in double precision, of distances from the mean so far: large offsets cost no digits.
+        Sums are of deviations from the current mean, in double precision, so large offsets cost no digits.
         """
         away = torch.where(counted, x.double() - self.mean, 0.0).flatten(0, -3)
         rows = counted.expand(x.shape).flatten(0, -3).sum(0).double()
@@ -90,7 +90,7 @@ class RunningNorm(nn.Module):
 
 
 def for_more_agents(statistics: Mapping[str, Tensor], agents: int) -> dict[str, Tensor]:
-    """Buffers of a `RunningNorm` for a larger team: new agents get the statistics of all present ones together."""
+    """Buffers of a `RunningNorm` for a larger team: new agents get the pooled statistics of the existing ones."""
     mean, var, count = (statistics[name].double() for name in ("mean", "var", "count"))
     total = count.sum(0, keepdim=True)
     share = torch.where(total > 0, count / total.clamp(min=1), 1 / len(count))

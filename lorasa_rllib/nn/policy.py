@@ -1,4 +1,4 @@
-"""The team policy: actor, critic, value normaliser and phase in one module. Everything acting needs is inside."""
+"""The team policy: actor, critic, value normaliser and phase in one module."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from lorasa_rllib.spec import Owners, TeamSpec
 
 Phase = Literal["backbone", "adapters", "joint"]
 Group = Literal["backbone", "adapters", "critic"]
-"""What has an optimiser of its own."""
+"""Parameter groups, each with its own optimiser."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
 ADAPTER_PARAMETERS = ("lora_A", "lora_B", "delta", "bias_delta", "weight_delta")
 
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """All that a policy is built from. Plain data: stored in model configs and checkpoints."""
+    """Everything needed to build a policy. Plain data: stored in model configs and checkpoints."""
 
     spec: TeamSpec
     owners: Owners
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     critic_input: CriticInput = "state"
-    fresh_norm_std: float = 1.0  # of a value normaliser that has seen nothing
+    fresh_norm_std: float = 1.0  # standard deviation of the value normaliser before its first update
 
     def __post_init__(self) -> None:
         if self.critic_input not in get_args(CriticInput):
@@ -93,10 +93,11 @@ class PolicyConfig:
 class TeamPolicy(nn.Module):
     """The policy of a team under one sharing method.
 
-    phase "backbone": adapters are left out and frozen. "adapters": the backbone is frozen (LayerNorms and shared
-    log-std included). "joint": both train. The critic trains in every phase. The phase is a buffer and travels with
-    the weights.
-    With `inference_only` there is neither critic nor normaliser, except a recurrent critic, which env runners step.
+    phase "backbone": adapters are frozen and not computed. "adapters": the backbone is frozen (including LayerNorms and
+    shared log-std). "joint": both train. The critic trains in every phase. The phase is a buffer, so it is saved and
+    synced with the weights.
+    With `inference_only` there is neither critic nor value normaliser, except a recurrent critic, which env runners
+    step.
     """
 
     def __init__(self, config: PolicyConfig, inference_only: bool = False):
@@ -118,22 +119,22 @@ class TeamPolicy(nn.Module):
 
     @property
     def adapters_on(self) -> bool:
-        """Whether this phase computes adapters."""
+        """Whether adapters are computed in this phase."""
         return self._adapters
 
     def set_phase(self, phase: Phase) -> None:
-        """Freezes and unfreezes what the phase says. Idempotent."""
+        """Sets the phase and freezes parameters accordingly. Idempotent."""
         if phase != "backbone" and not self.config.owners.num_adapters:
             raise ValueError(f"phase={phase!r} needs adapters; sharing method {self.config.owners.method!r} has none.")
         self._phase.fill_(PHASES.index(phase))
         self._follow_phase()
 
     def distribution(self, obs: Tensor, **rows: Any) -> Any:
-        """Action distribution; arguments as `Actor.forward`."""
+        """Action distribution of each row; arguments as for `Actor.unroll`."""
         return self.actor(obs, adapters=self._adapters, **rows)
 
     def parameters_of(self, group: Group) -> dict[str, nn.Parameter]:
-        """Named parameters of one optimiser, each with a leading owner axis."""
+        """Named parameters of one optimiser, each with owners as its first axis."""
         if group == "critic":
             return dict(self.critic.named_parameters())
         adapters = group == "adapters"
@@ -144,17 +145,17 @@ class TeamPolicy(nn.Module):
         }
 
     def adapter_norms(self) -> Tensor:
-        """[K]: Frobenius norm of what each adapter adds to the weights of all layers."""
+        """[K]: Frobenius norm of each adapter's update over all layers."""
         kinds = BankLinear | BankVector | BankLayerNorm
         layers = [layer for layer in self.actor.modules() if isinstance(layer, kinds)]
         return torch.stack(torch.broadcast_tensors(*(layer.adapter_square_norms() for layer in layers))).sum(0).sqrt()
 
     def acting(self) -> Actor | MergedActor:
-        """What to act with until the weights change, see `nn.merged.acting_form`."""
+        """The actor in its fastest form for acting until the weights change, see `nn.merged.acting_form`."""
         return acting_form(self.actor, self._adapters)
 
     def acting_critic(self) -> MergedCritic | None:
-        """The recurrent critic to step beside the actor until the weights change; None if critics are feed-forward."""
+        """The recurrent critic, merged, to step along with the actor until the weights change; None if feed-forward."""
         return MergedCritic(self.critic) if self.config.network.critic_recurrent else None
 
     def _follow_phase(self) -> None:

@@ -1,4 +1,4 @@
-"""Networks by name. Imports no torch, so that command lines can list them at once."""
+"""Network presets by name. Does not import torch, so the command line can list them quickly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "normalised": {"obs_norm": "running"},
     "normalised_team": {"obs_norm": "running_team"},
 }  # fmt: skip
-"""Networks by name. "published": that of LoRASA, A2PO and MAPPO's authors, actor and critic alike. "feedforward": the
-same without memory, two hidden layers. The others are the default one with other inputs. "raw_inputs": as they are,
-for observations whose scale means something. "normalised": by running statistics of each agent, the default;
-"normalised_team": of the team."""
+"""Settings of `NetworkConfig` by preset name. "published": the network of the authors of LoRASA, A2PO and MAPPO, for
+actor and critic. "feedforward": the same without recurrence, with two hidden layers. The others change only how inputs
+are normalised. "raw_inputs": not at all, for observations whose scale carries information. "normalised": by running
+statistics per agent, the default of configs; "normalised_team": by running statistics of the team."""

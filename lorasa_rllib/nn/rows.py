@@ -1,10 +1,10 @@
-"""How rows of data are laid out for bank layers: every layer sees `x [S, B, d]`, S slots of B rows with one owner each.
+"""Layouts of rows for bank layers: every layer sees `x [S, B, d]`, S slots of B rows with one owner each.
 
-Three layouts, one interface. The layers themselves never ask which one they serve:
+Three layouts share one interface, so layers do not depend on which one is used:
 
-    TeamRows      x [..., N, d], one slot per agent (a view, no copy): routing fixed by agent; the team or some of it
+    TeamRows      x [..., N, d], one slot per agent, for the team or some of its agents; routing by agent
     AgentRows     x [..., d], rows of one agent: one slot
-    SortedRows    x [R, d] with an owner per row, sorted once into slots: routing held in data (roles)
+    SortedRows    x [R, d] with an owner per row, sorted once into slots; routing by data (roles)
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from torch import Tensor
 from lorasa_rllib.spec import Owners
 
 Agent = Tensor | int | tuple[int, ...] | None
-"""Whose rows they are, see `Router.layout`."""
+"""Which agents the rows belong to, see `Router.layout`."""
 
 
 @dataclass(frozen=True)
 class Slots:
     """The owners of S slots. `None` for `backbone` or `adapter` means that slot s belongs to owner s.
 
-    backbone: [S] backbone of every slot      adapter: [S] adapter of every slot
-    agent:    [S] agent of every slot, for id features; None when a slot mixes agents (role routing)
-    adapted:  bool [S], False for slots of the plain backbone; None: all have an adapter
+    backbone: [S] backbone of each slot      adapter: [S] adapter of each slot
+    agent:    [S] agent of each slot, for id features; None if slots mix agents (role routing)
+    adapted:  bool [S], False for slots without an adapter (plain backbone); None: all have one
     size:     S
-    team:     whether they are one slot for each agent, in order
+    team:     True if there is one slot per agent, in order
     """
 
     size: int
@@ -41,23 +41,23 @@ class Slots:
     team: bool = False
 
     def pick(self, bank: Tensor, owner: Tensor | None) -> Tensor:
-        """bank [O, ...] -> [S, ...]; banks with one owner stay [1, ...] and broadcast."""
+        """bank [O, ...] -> [S, ...]; a bank with one owner stays [1, ...] and broadcasts."""
         if bank.shape[0] == 1 or owner is None:
             return bank
         return bank.index_select(0, owner)
 
     def pick_adapter(self, bank: Tensor) -> Tensor:
-        """The part of adapters [K, ...] that decides whether they have an effect -> [S or 1, ...], 0 without one."""
+        """`pick` for adapters [K, ...], with zeros for slots without an adapter. Zeroing one factor suffices."""
         picked = self.pick(bank, self.adapter)
         return picked if self.adapted is None else picked * self.adapted.view(-1, *[1] * (bank.dim() - 1))
 
 
 class Rows(Protocol):
-    """What bank networks need to know of a layout. Tables hold one entry per agent, vectors one per slot."""
+    """Interface of a layout. Tables have one entry per agent, vectors one per slot."""
 
     slots: Slots
     alike: bool
-    """Whether [S, T * B, d] holds the time steps one after the other, each laid out alike."""
+    """True if [S, T * B, d] holds the time steps in order, all with the same layout."""
 
     def arrange(self, x: Tensor) -> Tensor:
         """[..., d] in the caller's layout -> [S, B, d]."""
@@ -72,7 +72,7 @@ class Rows(Protocol):
         ...
 
     def steps(self) -> Sequence[Rows]:
-        """Layouts of the single time steps, for rows whose first leading axis is time."""
+        """Layout of each time step, for rows whose first leading axis is time."""
         ...
 
     def table_in(self, table: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class Rows(Protocol):
 class TeamRows:
     """All agents of a team (or some of them) at once: x [..., N, d] with any leading axes.
 
-    agents: int64 [n], which ones; None: the whole team in order.
+    agents: int64 [n], their indices; None: the whole team in order.
     """
 
     alike = True
@@ -117,7 +117,7 @@ class TeamRows:
 
 
 class AgentRows:
-    """Rows of one agent: x [..., d]. Only that agent's slices of the banks are touched."""
+    """Rows of one agent: x [..., d]. Only that agent's slices of the banks are read."""
 
     alike = True
 
@@ -146,12 +146,12 @@ class AgentRows:
 
 
 class SortedRows:
-    """Rows in any order with an owner each, sorted once into blocks of one owner: x [..., d] flattened to R rows.
+    """Rows in any order, sorted once into blocks of one owner: x [..., d] flattened to R rows.
 
-    Owners with many rows take several slots, so padding is at most one block per owner and the work stays within
-    twice that of equal counts, however uneven the owners are.
+    An owner with many rows takes several slots, so padding is less than one block per owner and the work at most
+    twice that of equal counts, however uneven the counts are.
 
-    owner: int64 [R], what the rows are sorted by (agent or role)      agent: int64 [R], the agent of every row
+    owner: int64 [R], the agent or role to sort by      agent: int64 [R], the agent of each row
     """
 
     alike = False
@@ -160,16 +160,16 @@ class SortedRows:
         rows = owner.numel()
         block = max(1, -(-rows // num_owners))
         counts = torch.bincount(owner, minlength=num_owners)
-        blocks = -(-counts // block)  # [O] slots of every owner
+        blocks = -(-counts // block)  # [O] slots per owner
         first_slot = blocks.cumsum(0) - blocks
         order = owner.argsort(stable=True)
         sorted_owner = owner[order]
         rank = torch.arange(rows, device=owner.device) - (counts.cumsum(0) - counts)[sorted_owner]
-        position = first_slot[sorted_owner] * block + rank  # place of every sorted row in [S * B]
+        position = first_slot[sorted_owner] * block + rank  # of each sorted row in [S * B]
         self.owner_of_slot = torch.repeat_interleave(torch.arange(num_owners, device=owner.device), blocks)
         self.slots = make_slots(self.owner_of_slot)
         self._block = block
-        self._place = torch.empty_like(position).scatter_(0, order, position)  # place of row r
+        self._place = torch.empty_like(position).scatter_(0, order, position)  # position of row r
         self._owner, self._num_owners, self._make_slots = owner, num_owners, make_slots
         self._agent = agent
         self._lead = lead
@@ -192,7 +192,7 @@ class SortedRows:
         def at(t: int) -> Rows:
             return SortedRows(owners[t], agents[t], self._num_owners, self._make_slots, self._lead[1:])
 
-        if bool((owners == owners[0]).all()):  # nobody changes owner: sort once
+        if bool((owners == owners[0]).all()):  # owners do not change over time: sort once
             return [at(0)] * self._lead[0]
         return [at(t) for t in range(self._lead[0])]
 
@@ -208,7 +208,7 @@ class SlotMaker(Protocol):
 
 
 class Router(torch.nn.Module):
-    """Turns an owner table into layouts. Index maps are buffers outside the state dict: they follow the device."""
+    """Turns an owner table into layouts. Its index maps are non-persistent buffers, so they move with the module."""
 
     def __init__(self, owners: Owners):
         super().__init__()
@@ -226,15 +226,16 @@ class Router(torch.nn.Module):
         self._team: Slots | None = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._team = None  # its index maps follow the buffers
+        self._team = None  # rebuilt from the moved buffers
         return super()._apply(fn, recurse)
 
     def layout(self, x: Tensor, agent: Agent = None, roles: Tensor | None = None, adapters: bool = True) -> Rows:
         """Layout of rows x.
 
-        x [..., N, d] with `agent=None`; [..., n, d] of n agents with `agent` a tuple; [..., d] of one agent with
-        `agent` an int; [..., d] in any order with `agent` int64 [...]. `roles` (x without its last axis) is read only
-        if adapters are keyed by role, and count (`adapters`); rows of unknown roles meet the plain backbone.
+        x is [..., N, d] if `agent` is None, [..., n, d] for a tuple of n agents, [..., d] for the int of one agent, and
+        [..., d] in any order for a tensor int64 [...] with the agent of each row. `roles` (shape of x without its last
+        axis) is needed if adapters are keyed by role and in use (`adapters`); rows with unknown roles use the plain
+        backbone.
         """
         lead = x.shape[:-1]
         if self.by_role and adapters:
@@ -255,7 +256,7 @@ class Router(torch.nn.Module):
         return SortedRows(agent, agent, self.num_agents, self.slots_of_agents, lead)
 
     def slots_of_agents(self, owner_of_slot: Tensor | slice) -> Slots:
-        """Slots that belong to the given agents; `slice(None)` is the whole team in order."""
+        """Slots of the given agents; `slice(None)`: the whole team in order."""
         whole = owner_of_slot == slice(None) if isinstance(owner_of_slot, slice) else False
         if whole:
             if self._team is None:
@@ -269,22 +270,22 @@ class Router(torch.nn.Module):
         return Slots(len(agents), owner(self._backbones), owner(self._adapters), agents)
 
     def slots_of_roles(self, owner_of_slot: Tensor) -> Slots:
-        """Slots that belong to the given roles; to the plain backbone where it says `num_adapters`."""
+        """Slots of the given roles; the entry `num_adapters` stands for the plain backbone."""
         adapted = owner_of_slot < self.owners.num_adapters
         return Slots(len(adapted), None, owner_of_slot.clamp(max=self.owners.num_adapters - 1), adapted=adapted)
 
     def slots_of_all(self) -> Slots:
-        """One slot for each agent, in order; where routing is by role, for each role, and the plain backbone."""
+        """One slot per agent, in order; if routed by role, one per role and a last one for the plain backbone."""
         if self.by_role:
             return self.slots_of_roles(torch.arange(self.owners.num_adapters + 1, device=self._agents.device))
         return self.slots_of_agents(slice(None))
 
 
 def known_roles(roles: Tensor, num_roles: int, otherwise: int = -1) -> Tensor:
-    """Roles, and `otherwise` for those that no adapter belongs to: below 0, or num_roles and above."""
+    """Roles, with those outside 0 .. num_roles - 1 replaced by `otherwise`."""
     return torch.where((roles >= 0) & (roles < num_roles), roles, otherwise)
 
 
 def _unless_identity(table: tuple[int, ...], owners: int) -> Tensor | None:
-    """None if agent n has owner n and there are no further owners."""
+    """The table as a tensor; None if it is empty, or if agent n has owner n and there are no further owners."""
     return None if tuple(table) in ((), tuple(range(owners))) else torch.tensor(table)

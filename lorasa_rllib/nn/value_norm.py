@@ -1,4 +1,4 @@
-"""The value normaliser: running statistics of returns, so that critics learn targets of unit size."""
+"""The value normaliser: running statistics of returns, so that the critic's targets have unit scale."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ValueNorm(nn.Module):
         mu = m / max(D, eps)                  var = max(q / max(D, eps) - mu^2, min_var)
 
     Statistics are buffers: saved, restored and equal on all learners. With beta near 1 and bias correction this is
-    nearly the average over all updates so far. Yu et al. 2022 (MAPPO), appendix; a fresh normaliser has mu = 0 and
-    `fresh_var` as variance.
+    nearly the average over all updates so far. Before the first update mu = 0 and var = `fresh_var`. Yu et al. 2022
+    (MAPPO), appendix.
     """
 
     beta = 0.99999
@@ -42,17 +42,17 @@ class ValueNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, mean: Tensor, mean_sq: Tensor, seen: Tensor | None = None) -> None:
-        """Takes in the mean and mean square [size] of one batch of returns; not where `seen` (bool [size]) is False."""
+        """Adds mean and mean square [size] of a batch of returns, only where `seen` (bool [size]; None: all)."""
         for old, new in ((self.mean, mean), (self.mean_sq, mean_sq), (self.debias, torch.ones_like(self.debias))):
             updated = old * self.beta + new * (1 - self.beta)
             old.copy_(updated if seen is None else torch.where(seen, updated, old))
 
     def normalise(self, x: Tensor, outputs: Any = slice(None)) -> Tensor:
-        """x [..., size] in units of reward -> unit size. outputs: the entries that x has, an index; all of them."""
+        """x [..., size] in units of reward -> normalised. outputs: index of the critic outputs that x holds."""
         mean, std = self.statistics()
         return (x - mean[outputs]) / std[outputs]
 
     def denormalise(self, x: Tensor) -> Tensor:
-        """x [..., size] of unit size -> units of reward."""
+        """x [..., size], normalised -> units of reward."""
         mean, std = self.statistics()
         return x * std + mean
