@@ -1,4 +1,4 @@
-"""The Ray layer. Importing it registers the algorithms and environments with Tune."""
+"""The RLlib layer. Importing it registers the algorithms and environments with Tune."""
 
 from __future__ import annotations
 

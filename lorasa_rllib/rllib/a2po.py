@@ -1,4 +1,4 @@
-"""A2PO as an RLlib algorithm: its settings, its learner and its name. The mathematics is in `learning.a2po`."""
+"""A2PO as an RLlib algorithm: config, learner and algorithm class. The mathematics is in `learning.a2po`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOPS = ("agent", "epoch")
 
 
 class A2POConfig(TeamConfig):
-    """A2PO (Wang et al. 2023, arXiv 2302.06205) for teams that share a policy: agents are updated one after the other.
+    """Config of A2PO (Wang et al. 2023, arXiv 2302.06205), which updates the agents of a team sequentially.
 
     config = (
         A2POConfig()
@@ -29,14 +29,14 @@ class A2POConfig(TeamConfig):
         .sharing("lora", r=8, total_env_steps=10_000_000, phase_switch=0.2)
     )
 
-    What moves in one step is an owner: an agent, the agents of a group, or a role. With LoRASA's adapters an epoch
-    costs about as much as one of MAPPO's. Where all agents share what trains (PS, the backbone phase), every step moves
-    everybody, and an epoch costs about N evaluations of the team; `agents_per_step` shortens it.
+    Each step updates one owner: an agent, the agents of a group, or a role. With LoRASA's adapters an epoch costs about
+    as much as one of MAPPO. If all agents share the trained weights (PS, the backbone phase), every step changes all
+    policies and an epoch costs about N evaluations of the team; `agents_per_step` reduces that.
     """
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or A2PO)
-        self.critic_input = "agent_state"  # one value for the whole team would score all agents alike
+        self.critic_input = "agent_state"  # a single value per team would give all agents the same score
         self.agent_order = "semi_greedy"
         self.agents_per_step = 1
         self.update_loop = "agent"
@@ -59,25 +59,29 @@ class A2POConfig(TeamConfig):
         clip_growth: float = NotProvided,
         **kwargs: Any,
     ) -> Self:
-        """Numbers of the update, beside those of `TeamConfig.training`. Returns this config.
+        """Sets the update's hyperparameters, in addition to those of `TeamConfig.training`. Returns this config.
 
-        Unlike there, `critic_input` is "agent_state" by default: values tell agents apart, and so do scores.
+        The default of `critic_input` is "agent_state" here: per-agent values give per-agent scores.
 
         Args:
-            agent_order: who goes first. "semi_greedy": in turns the one with the largest mean |advantage| left, and
-                anyone; "greedy", "random", "cyclic" (as numbered), or "reverse_" and one of these.
-            agents_per_step: agents (groups, roles) that move together. 1 corrects best; large teams save time.
-            update_loop: "agent": one agent takes all its epochs, then the next. "epoch": every epoch goes through all
-                agents, and advantages are corrected for everybody in between.
-            two_stage_critic: before each step of actor and critic, one of the critic alone.
-            off_policy_correction: of advantages, for agents that moved before. "capped_factors": each step's ratio
-                is capped at 1 (as in V-trace); "capped_product": the running product is; None: no correction.
-            others_clip: the product of the others' ratios, which weighs an agent's own, is kept within 1 +- this. None:
-                half the agent's clip range.
-            minibatch_size: environment steps per optimiser step; each pass of an agent goes through all of them. Where
-                steps also move other agents, their ratios are brought up to date after the pass. "auto": as there,
-                None: all at once.
-            clip_growth: agent k of n is clipped at clip_param * (1 - clip_growth * (1 - k / n)): early ones move less.
+            agent_order: order of updates. "semi_greedy": alternately the remaining agent with the largest mean
+                |advantage| and a random one; "greedy", "random", "cyclic" (by index), or "reverse_" followed by one of
+                these.
+            agents_per_step: agents (groups, roles) updated together. 1 gives the most exact corrections; higher values
+                save time in large teams.
+            update_loop: "agent": each agent runs all its epochs before the next one starts. "epoch": every epoch
+                updates all agents, and advantages are corrected for all of them between epochs.
+            two_stage_critic: precede each step of actor and critic by a step of the critic alone.
+            off_policy_correction: correction of advantages for the agents already updated. "capped_factors": the ratio
+                of each time step is capped at 1 (as in V-trace); "capped_product": the running product is; None: no
+                correction.
+            others_clip: the product of the other agents' ratios, which multiplies an agent's own ratio, is clipped to
+                1 +- others_clip. None: half the agent's clip range.
+            minibatch_size: environment steps per optimiser step; each pass of an agent covers the whole batch. If steps
+                also change other agents' policies, their ratios are recomputed after the pass. "auto": as for MAPPO,
+                equal parts of about 500 over all learners; None: the whole batch.
+            clip_growth: the k-th of n updates uses the clip range clip_param * (1 - clip_growth * (1 - k / n)), so
+                early ones change less.
         """
         super().training(**kwargs)
         return self._store(
@@ -106,7 +110,7 @@ class A2POConfig(TeamConfig):
 
     @override(TeamConfig)
     def validate(self) -> None:
-        """Judges all settings together. Raises ValueError that names the setting and what to do."""
+        """Validates all settings. Raises ValueError that names the setting and the remedy."""
         for name, value, known in (
             ("agent_order", self.agent_order, sorted(ORDERS)),
             ("update_loop", self.update_loop, list(LOOPS)),
@@ -124,7 +128,7 @@ class A2POConfig(TeamConfig):
 
 
 class A2POLearner(TeamLearner):
-    """A2PO for every sharing method."""
+    """Learner of A2PO, for all sharing methods."""
 
     @override(TeamLearner)
     def update_policy(self, rollout: Any, settings: Any) -> dict[str, Tensor]:
@@ -132,7 +136,7 @@ class A2POLearner(TeamLearner):
 
 
 class A2PO(TeamAlgorithm):
-    """A2PO on teams that share a policy. See `A2POConfig`."""
+    """The A2PO algorithm. See `A2POConfig`."""
 
     @classmethod
     @override(PPO)

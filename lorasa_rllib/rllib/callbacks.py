@@ -1,13 +1,13 @@
-"""Callbacks of users: those that team env runners call, and those that nothing in this package ever calls.
+"""User callbacks: calls those of env runners, and lists the RLlib hooks that are never called. Env runners call
 
     on_environment_created  env_runner, metrics_logger, env, env_context
     on_episode_end          episode, prev_episode_chunks, env_runner, metrics_logger, env, env_index, rl_module
     on_sample_end           env_runner, metrics_logger, samples
 
-Where RLlib passes an episode, `episode` is an `EpisodeSummary` of the whole episode (and `prev_episode_chunks` empty);
-`samples` is a list with one `Sampled`; `env` is the `VectorTeamEnv`. When an episode ends, the next one of its slot has
-already begun. What is logged with `metrics_logger` arrives in the results under "env_runners". A callback that raises
-ends the run with a `CallbackError` that names it.
+`episode` is an `EpisodeSummary` of the whole episode, `prev_episode_chunks` is empty, `samples` is a list with one
+`Sampled`, and `env` is the `VectorTeamEnv`. By the time `on_episode_end` is called, the slot's next episode has already
+begun. Values logged with `metrics_logger` appear in the results under "env_runners". If a callback raises, the run ends
+with a `CallbackError` that names it.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ BY_ALGORITHMS = (
     "on_checkpoint_loaded",
 )
 NEVER = tuple(sorted({n for n in vars(RLlibCallback) if n.startswith("on_")} - {*BY_RUNNERS, *BY_ALGORITHMS}))
-"""Hooks of RLlib that are not called: no episode object exists while an episode runs, and some are for other uses."""
+"""RLlib hooks that are never called: there are no episode objects while episodes run, and some do not apply here."""
 
 
 def never_called(callback: Any) -> list[str]:
-    """The hooks that a callback class (or what makes callback objects) defines although nothing calls them."""
+    """Hooks that a callback class (or factory) overrides although they are never called."""
     listener = callback if isinstance(callback, type) else callback()
     return [hook for hook in NEVER if _defines(listener, hook)]
 
 
 def _defines(listener: Any, hook: str) -> bool:
-    """Whether a callback class or object has its own version of a hook."""
+    """Whether a callback class or object overrides a hook."""
     cls = listener if isinstance(listener, type) else type(listener)
     return getattr(cls, hook) is not getattr(RLlibCallback, hook)
 
 
 class RunnerCallbacks:
-    """The callbacks of one env runner. Costs nothing where the user has set none."""
+    """The callbacks of one env runner. No overhead if the user has set none."""
 
     def __init__(self, runner: Any):
         self._runner = runner
@@ -68,7 +68,7 @@ class RunnerCallbacks:
         self._call("on_sample_end", samples=sampled)
 
     def episode_end(self) -> Callable[[EpisodeSummary, int], None] | None:
-        """What to call with every finished episode and its environment slot; None if nobody listens."""
+        """Function to call with each finished episode and its environment slot; None if no callback is set."""
         hook = "on_episode_end"
         if not self._functions(hook) and not any(_defines(listener, hook) for listener in self._objects):
             return None

@@ -1,4 +1,4 @@
-"""The sampling loop itself, without Ray: acts in E environments in lock step and writes arrays `[T, E, N, ...]`."""
+"""The sampling loop: steps E environments in lock step and fills arrays `[T, E, N, ...]`."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from lorasa_rllib.rllib.sampled import EpisodeSummary
 from lorasa_rllib.spec import TeamSpec
 
 SEEDS = 2**31 - 2**20
-"""Number of seeds: what every simulator takes (some take 32 bits with sign), less room for the copies' own numbers."""
+"""Number of distinct first seeds: they fit a signed 32-bit integer, with room for the offsets of the copies."""
 
 
 def first_seed(seed: int | None) -> int | None:
-    """What environments are reset with at first, in an env runner with a seed.
+    """Seed of the first reset of the environments of an env runner with this seed; None if it has none.
 
-    Seeds of env runners are consecutive, and copy e of one takes its seed + e: they are spread out.
+    Env runners have consecutive seeds and copy e uses `seed + e`, so the seeds are spread to keep copies distinct.
     """
     return None if seed is None else seed * 10_007 % SEEDS
 
 
 @dataclass(frozen=True)
 class Acting:
-    """How to act: with which network, whether its adapters count, and how actions are drawn from its distribution.
+    """How to choose actions: the actor, whether its adapters are active, and how actions are drawn.
 
-    draw: "sample", "mode" (greedy) or "random" (uniform, whatever the network says).
-    critic: a recurrent critic to step beside it, None if critics are feed-forward.
+    draw: "sample", "mode" (greedy) or "random" (uniform, independent of the policy).
+    critic: recurrent critic to step along with the actor; None if the critic is feed-forward.
     """
 
     actor: Actor | MergedActor
@@ -50,7 +50,7 @@ class Acting:
 
 @dataclass
 class Round:
-    """What one call collected. seconds: time spent in "env" and "policy"."""
+    """Episodes and counters of one sampling call. seconds: time spent in "env" and "policy"."""
 
     episodes: list[EpisodeSummary] = field(default_factory=list)
     env_steps: int = 0
@@ -59,9 +59,9 @@ class Round:
 
 
 class Collector:
-    """Episodes that go on from call to call in E environment slots.
+    """Samples from E environment slots; episodes in progress continue across calls of `steps`.
 
-    on_episode_end: called with the summary and the slot of every episode that counts, in the step that ended it.
+    on_episode_end: called with the summary and slot of every counted episode, in the step that ended it.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Collector:
         self._step: TeamStep | None = None
 
     def running_return(self) -> float:
-        """Mean return so far of the episodes in progress."""
+        """Mean return so far over the episodes in progress."""
         return self._meter.running_return()
 
     def restart(self) -> None:
-        """Begins a new episode in every slot; the first time with the seed, later in its stream.
+        """Begins a new episode in every slot; seeded the first time, later continuing the random stream.
 
-        Like everything that steps environments, raises `TeamEnvError` for what nobody can learn from.
+        Like all methods that step environments, raises TeamEnvError if one fails or returns unusable data.
         """
         first, self._step = self._step is None, None
         with named_errors(self.env):
@@ -100,7 +100,7 @@ class Collector:
         self._memory.clear()
 
     def steps(self, num_steps: int, acting: Acting) -> tuple[TeamRollout, Round]:
-        """`num_steps` steps of every slot as a rollout."""
+        """Collects a rollout of `num_steps` steps of every slot."""
         if self._step is None:
             self.restart()
         assert self._step is not None
@@ -147,9 +147,10 @@ class Collector:
         return rollout, taken
 
     def episodes(self, num_episodes: int, acting: Acting, patience: float | None = None) -> Round:
-        """Whole episodes from fresh starts, each slot its fixed share; slots that are done idle along uncounted.
+        """Plays whole episodes from fresh resets; each slot has a fixed share of them.
 
-        Raises EndlessEpisode if none of those that count has ended for `patience` seconds.
+        Slots that have finished their share keep stepping but are not counted. Raises EndlessEpisode if no counted
+        episode has ended for `patience` seconds (None: no limit).
         """
         self.restart()
         assert self._step is not None
@@ -174,7 +175,7 @@ class Collector:
                     "a time limit (such as max_episode_steps in env_config), evaluate a number of steps with "
                     'evaluation_duration_unit="timesteps", or raise evaluation_sample_timeout_s.'
                 )
-        self.restart()  # training goes on with episodes that began under its own rules
+        self.restart()  # training must not continue these episodes
         return taken
 
     def _count(self, summary: EpisodeSummary, slot: int, taken: Round) -> None:
@@ -183,7 +184,7 @@ class Collector:
             self._on_episode_end(summary, slot)
 
     def _advance(self, step: TeamStep, acting: Acting, taken: Round) -> tuple[TeamStep, np.ndarray, np.ndarray]:
-        """One forward pass and one step of all slots: what came of it, actions and log-probabilities [E, N, d]."""
+        """One forward pass and one step of all slots. Returns the step, actions and log-probabilities [E, N, d]."""
         began = time.perf_counter()
         with torch.inference_mode():
             distribution, memory = acting.actor.unroll(
@@ -215,21 +216,21 @@ class Collector:
         return step, drawn, log_probs
 
     def _tensor(self, column: np.ndarray) -> Tensor:
-        """A column of one step; recurrent networks see it as a sequence of one."""
+        """A column of one step as a tensor; for recurrent actors, with a time axis of length 1."""
         tensor = torch.from_numpy(column)
         return tensor[None] if self._memory.recurrent else tensor
 
 
 def _rows_of(envs: np.ndarray, obs: Any, state: Any) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """The number, observations and state of every environment in `envs`."""
+    """Index, observations and global state of every environment in `envs`, as copies."""
     return [(int(e), obs[i].copy(), state[i].copy()) for i, e in enumerate(envs)]
 
 
 @contextmanager
 def named_errors(env: VectorTeamEnv) -> Iterator[None]:
-    """Raises what an environment raises as TeamEnvError with the copy's number, where that is known.
+    """Re-raises errors of an environment as TeamEnvError with the index of the copy, if known.
 
-    So it does with SystemExit, which would end the process without a word.
+    Includes SystemExit, which would otherwise end the process silently.
     """
     try:
         yield
@@ -241,9 +242,9 @@ def named_errors(env: VectorTeamEnv) -> Iterator[None]:
 
 
 def check(step: TeamStep, spec: TeamSpec, begun: np.ndarray) -> None:
-    """Raises TeamEnvError for numbers that are not finite, agents without any choice, and episodes without agents.
+    """Raises TeamEnvError for non-finite values, agents without an available action, and episodes without agents.
 
-    begun: the environments whose episode begins with this step.
+    begun: indices of the environments whose episode begins with this step.
     """
     if not (alive := step.active[begun].any(1)).all():
         raise TeamEnvError(
@@ -270,7 +271,7 @@ def check(step: TeamStep, spec: TeamSpec, begun: np.ndarray) -> None:
 
 
 def empty_rollout(env: VectorTeamEnv, steps: int, first: TeamStep, memory: Memory) -> TeamRollout:
-    """Unfilled arrays for `steps` steps, with the optional columns that `first` and `memory` have."""
+    """An uninitialised rollout of `steps` steps, with the optional columns that `first` and `memory` have."""
     spec = env.spec
     shape = (steps, env.num_envs, spec.num_agents)
     return TeamRollout(

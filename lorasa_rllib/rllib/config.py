@@ -1,4 +1,4 @@
-"""Configs: `TeamConfig` is what algorithms of this package share, `MAPPOConfig` adds MAPPO's numbers."""
+"""`TeamConfig`: the settings that MAPPO and A2PO share, and what follows from them."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from lorasa_rllib.rllib.validation import (
 NETWORK = tuple(field.name for field in fields(NetworkConfig))
 
 NO_SETTINGS = ("multiagent", "_enable_new_api_stack")
-"""Names in dictionaries of settings that are not settings themselves; nor are those of Tune, which begin with __."""
+"""Keys in dictionaries of settings that are not settings; neither are Tune's own keys, which begin with __."""
 WITH_BUDGET = "lr?"
-"""Of `linear_decay`, until a learning rate is set: it decays if the budget is known."""
+"""Entry of `linear_decay` until a learning rate is set: the default rate decays if the budget is known."""
 
 
 class TeamConfig(SharingConfig):
     """Settings of team algorithms: environment, sharing method, network, and RLlib's own.
 
-    They begin with the recommended recipe (`learning.recipe`): small minibatches, a learning rate that decays to 0 over
-    `total_env_steps` where these are set, and observations normalised by running statistics.
+    Defaults are the recommended recipe (`learning.recipe`): small minibatches, a learning rate that decays to 0 over
+    `total_env_steps` if that is set, and observations normalised by running statistics.
     """
 
     def __init__(self, algo_class: type | None = None):
@@ -89,21 +89,21 @@ class TeamConfig(SharingConfig):
         self.compile: bool | str = "auto"
         self.learner_threads: int | None = None
         self.sample_ahead = False
-        self.sample_timeout_s = 300.0  # a runner that takes longer is ended: generous, for slow environments
+        self.sample_timeout_s = 300.0  # slower runners are terminated; generous, for slow environments
         self.delay_between_env_runner_restarts_s = 1.0
         self.trial_name: str | None = None  # set by studies that run several trials
 
     @override(PPOConfig)
     @knows_its_keywords()
     def env_runners(self, *, sample_ahead: bool = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
-        """RLlib's settings of env runners, and one more. Returns this config.
+        """Sets RLlib's env runner settings and `sample_ahead`. Returns this config.
 
         Args:
-            sample_ahead: env runners sample the next round while learners learn from the last one, so that neither
-                waits for the other. Actions are then one update older than otherwise; probability ratios say so, and
-                the update corrects for it as for any other ratio.
+            sample_ahead: env runners sample the next round while learners update on the last one, so that neither
+                waits for the other. The sampling policy is then one update older; the probability ratios account
+                for that like for any other policy change.
         """
-        for name in ("num_envs_per_env_runner", "rollout_fragment_length"):  # judged together with the others
+        for name in ("num_envs_per_env_runner", "rollout_fragment_length"):  # checked in `validate`
             if name in kwargs:
                 setattr(self, name, kwargs.pop(name))
         super().env_runners(**kwargs)
@@ -112,24 +112,24 @@ class TeamConfig(SharingConfig):
     @override(PPOConfig)
     @knows_its_keywords()
     def learners(self, *, learner_threads: int | None = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
-        """RLlib's settings of learners, and one more. Returns this config.
+        """Sets RLlib's learner settings and `learner_threads`. Returns this config.
 
         Args:
-            learner_threads: threads of torch in an update. None: one, as env runners and learners share the cores; a
-                local learner without remote env runners uses all cores of its process (`OMP_NUM_THREADS`, in Tune the
-                trial's CPUs) where an optimiser step has thousands of rows for each of them.
+            learner_threads: torch threads in an update. None: one, as env runners and learners share the cores; but a
+                local learner without any remote env runner uses one per 4,096 rows of an optimiser step, at most the
+                cores of its process (`OMP_NUM_THREADS`, in Tune the trial's CPUs).
         """
         super().learners(**kwargs)
         return self._store(learner_threads=learner_threads)
 
-    @knows_its_keywords(*NETWORK, "feature_norm")  # that of older versions
+    @knows_its_keywords(*NETWORK, "feature_norm")  # its name in older versions
     def network(self, preset: str | None = None, **settings: Any) -> Self:
-        """Shape of actor and critic: the fields of `nn.network.NetworkConfig`. Returns this config.
+        """Sets the architecture of actor and critic: fields of `nn.network.NetworkConfig`. Returns this config.
 
-        Observations are normalised by running statistics, `obs_norm="running"`, unless this says otherwise.
+        The default of `obs_norm` is "running" here.
 
         Args:
-            preset: a key of `nn.network.PRESETS`, such as "published": its fields first, then `settings`.
+            preset: a key of `nn.network.PRESETS`, such as "published"; `settings` override its fields.
         """
         if preset is not None and preset not in PRESETS:
             raise ValueError(f"network preset {preset!r} is unknown; choose one of {sorted(PRESETS)}.")
@@ -155,47 +155,49 @@ class TeamConfig(SharingConfig):
         compile: bool | str = NotProvided,
         **kwargs: Any,
     ) -> Self:
-        """Numbers of the update; RLlib's own (`lr`, `gamma`, `lambda_`, `clip_param`, `num_epochs` ...) as in PPO.
+        """Sets the update's hyperparameters; RLlib's (`lr`, `gamma`, `clip_param` ...) as in PPO. Returns this config.
 
         Args:
             critic_input: "state": one value per environment step (needs a shared reward); "agent_state": one per agent,
-                from the state and the agent's id. None: "state" where possible.
-            huber_delta: value errors beyond it count linearly; None: squared error throughout.
-            joint_ratio: clip the ratio of an agent's whole action instead of each dimension on its own.
-            vf_active_only: leave dead agents out of value loss and normaliser (critics with a value per agent). They
-                count by default, as published; they never count in policy loss and advantage statistics.
-            chunk_length: steps of the sequences that recurrent networks are trained on.
-            obs_norm_in_adapter_phase: the actor's running statistics of observations, `.network(obs_norm="running")`,
-                go on in the adapter phase. False: they rest with the backbone, which was trained on them.
-            reference: True reproduces the quirks of the published implementation, or `learning.quirks.Quirks(...)`.
-            lr: learning rate, or RLlib's schedule [[env steps, rate], ...]. ("linear", rate): it decays to 0 over
-                `total_env_steps` of `.sharing(...)`. "linear": the rate set before does, and so does the default one
-                where `total_env_steps` is set.
-            critic_lr: learning rate of the critic, given as `lr`; None: `lr`.
-            entropy_coeff: weight of the entropy bonus, given as `lr`.
-            recompute_advantages: before every pass but the first, values, returns and advantages are computed again
-                with the critic as it then is (A2PO: before every pass of a unit). Costs a forward pass of the critic
-                over the batch each time; not for recurrent critics.
-            target_kl: no further pass over the batch once the policy, in the mean over a pass, is further from that
-                of the rollout than this KL divergence (A2PO: no further pass of that unit; with update_loop="epoch",
-                of anybody). 0.01 to 0.05 are usual. None: `num_epochs` passes always.
-            adam_epsilon: epsilon of every Adam.
-            compile: optimiser steps as one compiled graph, which takes a quarter of the time where minibatches are
-                small. "auto": compiled in the background once steps have taken some seconds, kept on disk for other
-                trials and later runs, and used as soon as it is there; a line of the log says where that is not
-                possible (feed-forward MAPPO on a CPU, with a C++ compiler). True: training waits for it, and fails
-                where it is not possible. False: never.
-            vf_clip_param: MAPPO's value clipping, in normalised units; None: no clipping.
-            grad_clip: largest gradient norm of every owner on its own (backbone, each adapter, critic); None: no limit.
-            train_batch_size: environment steps of an iteration, summed over environments and learners.
-            train_batch_size_per_learner: those of one learner, instead of `train_batch_size`.
-            minibatch_size: environment steps (each with all its agents) per optimiser step of a learner. "auto": the
-                batch in equal parts of about 500, over all learners; None: the whole batch.
+                from the global state and the agent's id. None: "state" if possible.
+            huber_delta: value errors beyond this count linearly; None: squared error.
+            joint_ratio: clip the ratio of an agent's whole action instead of one ratio per action dimension.
+            vf_active_only: exclude dead agents from the value loss and normaliser (critics with a value per agent). By
+                default they are included, as published; policy loss and advantage statistics always exclude them.
+            chunk_length: length of the sequences that recurrent networks are trained on, in environment steps.
+            obs_norm_in_adapter_phase: keep updating the actor's running observation statistics
+                (`.network(obs_norm="running")`) in the adapter phase. False: they are frozen with the backbone, which
+                was trained on them.
+            reference: True reproduces all quirks of the published implementation; `learning.quirks.Quirks(...)`
+                selects some.
+            lr: learning rate, or RLlib's schedule [[env steps, rate], ...]. ("linear", rate): decays to 0 over the
+                `total_env_steps` of `.sharing(...)`. "linear": the current rate decays that way. The default rate
+                decays if `total_env_steps` is set.
+            critic_lr: learning rate of the critic, in the forms of `lr`; None: same as `lr`.
+            entropy_coeff: weight of the entropy bonus, in the forms of `lr`.
+            recompute_advantages: recompute values, returns and advantages with the current critic before every pass
+                but the first (A2PO: before every pass of a unit). Costs a forward pass of the critic over the batch
+                each time; not available for recurrent critics.
+            target_kl: stop passing over the batch once the KL divergence between the rollout's policy and the current
+                one, averaged over a pass, exceeds this (A2PO: ends the passes of that unit; with update_loop="epoch",
+                of all units). 0.01 to 0.05 are usual. None: always `num_epochs` passes.
+            adam_epsilon: epsilon of all Adam optimisers.
+            compile: run optimiser steps as one compiled graph, about four times faster for small minibatches. Only for
+                feed-forward MAPPO on a CPU with a C++ compiler, without adapters by role and reference=True. "auto":
+                compiles in the background after some seconds of optimiser steps, uses the graph once it is ready, and
+                caches it on disk for other trials and later runs; logs the reason if steps cannot be compiled. True:
+                waits for the graph, and raises if steps cannot be compiled. False: never.
+            vf_clip_param: clip range of MAPPO's value loss, in normalised units; None: no clipping.
+            grad_clip: maximum gradient norm per owner (backbone, each adapter, critic); None: no limit.
+            train_batch_size: environment steps per iteration, summed over environments and learners.
+            train_batch_size_per_learner: environment steps per iteration and learner, instead of `train_batch_size`.
+            minibatch_size: environment steps (each with all its agents) per optimiser step of a learner. "auto": equal
+                parts of the batch, about 500 steps over all learners; None: the whole batch.
         """
-        for name in ("vf_clip_param", "grad_clip", "minibatch_size"):  # None is "off" here, also where RLlib drops it
+        for name in ("vf_clip_param", "grad_clip", "minibatch_size"):  # None means "off" here; RLlib would ignore it
             if name in kwargs:
                 setattr(self, name, kwargs.pop(name))
-        if {"train_batch_size", "train_batch_size_per_learner"} & set(kwargs):  # the last call counts
+        if {"train_batch_size", "train_batch_size_per_learner"} & set(kwargs):  # the last call wins
             self.train_batch_size, self.train_batch_size_per_learner = recipe.BATCH, None
         for name in ("lr", "entropy_coeff"):
             if name in kwargs:
@@ -218,8 +220,8 @@ class TeamConfig(SharingConfig):
 
     @override(PPOConfig)
     def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
-        """Takes settings by name, as Tune and `evaluation_config` have them. Raises ValueError for unknown names."""
-        for name, _ in config_dict.items():  # RLlib also hands over configs, which have items and cannot be iterated
+        """Sets settings by name, as Tune and `evaluation_config` give them. Raises ValueError for unknown names."""
+        for name, _ in config_dict.items():  # RLlib also passes configs: not iterable, but with items()
             if name.startswith("__") or name in NO_SETTINGS:
                 continue
             if not hasattr(self, self._translate_special_keys(name, warn_deprecated=False)):
@@ -234,9 +236,9 @@ class TeamConfig(SharingConfig):
 
     @override(PPOConfig)
     def get_state(self) -> dict[str, Any]:
-        """Everything that makes this config again, also for algorithms, which are built from a copy.
+        """State from which `from_state` restores this config; algorithms are built from such a copy.
 
-        Raises ValueError for settings of -1, which RLlib would leave out.
+        Raises ValueError for numbers set to -1, which RLlib would drop.
         """
         check_not_dropped(vars(self))
         return super().get_state()
@@ -244,15 +246,15 @@ class TeamConfig(SharingConfig):
     @classmethod
     @override(PPOConfig)
     def from_state(cls, state: Mapping[str, Any]) -> Any:
-        """The config of `get_state`. What an older version's lacks means what it did then: no learning rate decayed."""
+        """Restores a config from `get_state`. States of older versions without `linear_decay` have no decay."""
         return super().from_state({"linear_decay": (), **state})
 
     # What the settings mean
 
     def describe(self) -> str:
-        """The settings and what follows from them, in words: team, owners, phases, sizes, steps of an iteration.
+        """A readable summary of the settings and what follows from them: team, owners, phases, sizes, steps.
 
-        Raises ValueError where settings do not fit together.
+        Raises ValueError if no environment is set or the settings are invalid.
         """
         return describe(self)
 
@@ -260,7 +262,7 @@ class TeamConfig(SharingConfig):
         return summary(self)
 
     def policy_config(self) -> PolicyConfig:
-        """Everything the policy is built from."""
+        """The complete specification of the policy."""
         spec, owners = self.team_spec(), self.owners()
         team_value = spec.shared_reward and owners.num_critics == 1 and not spec.state_per_agent
         critic_input = self.critic_input or ("state" if team_value else "agent_state")
@@ -268,18 +270,18 @@ class TeamConfig(SharingConfig):
         return PolicyConfig(spec, owners, self.lora(), network, critic_input, 0.1 if fresh else 1.0)  # type: ignore[arg-type]
 
     def row_spaces(self) -> tuple[gym.Space, gym.Space]:
-        """Observation and action space of one agent's row, padded to the largest agent."""
+        """Observation and action space of a single row, padded to the largest agent."""
         return row_spaces(self.team_spec())
 
     def spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
-        """Spaces as RLlib passes them around, for example to `build_learner(spaces=...)`."""
+        """Spaces in RLlib's format, for example for `build_learner(spaces=...)`."""
         observation, action = self.row_spaces()
         agents = self.team_spec().agents
         every = gym.spaces.Dict(dict.fromkeys(agents, observation)), gym.spaces.Dict(dict.fromkeys(agents, action))
         return {INPUT_ENV_SPACES: every, INPUT_ENV_SINGLE_SPACES: every, MODULE_ID: (observation, action)}
 
     def update_settings(self, entropy_coeff: float) -> MAPPOSettings:
-        """The numbers of one update, with the value that a schedule has reached."""
+        """Hyperparameters of one update. entropy_coeff: the current value of its schedule."""
         return MAPPOSettings(**self._numbers(entropy_coeff))
 
     def _numbers(self, entropy_coeff: float) -> dict[str, Any]:
@@ -305,7 +307,7 @@ class TeamConfig(SharingConfig):
 
     @property
     def minibatch_steps(self) -> int | None:
-        """`minibatch_size` as a number; None: the whole batch."""
+        """`minibatch_size` with "auto" resolved; None: the whole batch."""
         if self.minibatch_size != "auto":
             return self.minibatch_size  # type: ignore[return-value]
         network, learners = NetworkConfig.from_dict(self.network_settings), max(1, self.num_learners)
@@ -313,7 +315,7 @@ class TeamConfig(SharingConfig):
         return recipe.minibatch_of(self.total_train_batch_size // learners, learners, length)
 
     def learning_rates(self) -> dict[str, Any]:
-        """Learning rate (or schedule, as RLlib takes it) of every optimiser."""
+        """Learning rate, or RLlib schedule, of every optimiser."""
         usual = 1.0 if self.schedule() == "joint" else 3.0
         scale = usual if self.adapter_lr_scale is None else self.adapter_lr_scale
         lr = self._scheduled("lr", self.lr)
@@ -328,11 +330,11 @@ class TeamConfig(SharingConfig):
         }
 
     def entropy_schedule(self) -> Any:
-        """Weight of the entropy bonus, or its schedule, as RLlib takes it."""
+        """Weight of the entropy bonus, or its RLlib schedule."""
         return self._scheduled("entropy_coeff", self.entropy_coeff)
 
     def _decaying(self, name: str, given: Any) -> Any:
-        """What to set `name` to. Of "linear" and ("linear", number) the number, with a note that it decays."""
+        """The value to store for `name`; "linear" and ("linear", value) also record it in `linear_decay`."""
         if given is NotProvided:
             return given
         value, linear = given, isinstance(given, str) and given == "linear"
@@ -345,11 +347,11 @@ class TeamConfig(SharingConfig):
         return value
 
     def _scheduled(self, name: str, value: Any) -> Any:
-        """A setting with its decay, in environment steps."""
+        """`value`, or its RLlib schedule in environment steps if the setting `name` decays."""
         return [[0, value], [self.total_env_steps, 0.0]] if self.decays(name) else value
 
     def decays(self, name: str = "lr") -> bool:
-        """Whether a setting decays linearly to 0 over the budget."""
+        """Whether a setting decays linearly to 0 over `total_env_steps`."""
         usual = name == "lr" and WITH_BUDGET in self.linear_decay and self.total_env_steps is not None
         return name in self.linear_decay or (usual and not isinstance(self.lr, list | tuple))
 
@@ -367,13 +369,13 @@ class TeamConfig(SharingConfig):
 
     @override(PPOConfig)
     def validate(self) -> None:
-        """Judges all settings together. Raises ValueError that names the setting and what to do."""
+        """Validates all settings. Raises ValueError that names the setting and the remedy."""
         if not self._validate_config:
             return
         settle_numbers(self)
         if self.env is not None and not is_team_env(self.env):
             self.environment(self.env)
-        if self.needs_groups and self.env is not None:  # whatever they will be, the rest can be judged
+        if self.needs_groups and self.env is not None:  # validate the rest with placeholder groups
             one_group = dict.fromkeys(self.team_spec().agents, 0)
             return self.copy(copy_frozen=False).sharing(groups=one_group).validate()
         check_network(self.network_settings, NETWORK)
@@ -398,7 +400,7 @@ class TeamConfig(SharingConfig):
 
     @override(PPOConfig)
     def get_evaluation_config_object(self) -> Any:
-        """Evaluation is greedy unless `evaluation_config` says otherwise; agents are those of training, by name."""
+        """Config of evaluation: greedy unless `evaluation_config` sets `explore`; same agents, matched by name."""
         config = super().get_evaluation_config_object()
         if config is not None and self.env is not None:
             config._know(self.learn_team().moved_to(config.env, config.env_config))

@@ -1,4 +1,4 @@
-"""What a config amounts to, in words: for `config.describe()`, its repr and `algo.print_trainable_parameters()`."""
+"""Readable summaries of a config: `config.describe()`, its repr and `algo.print_trainable_parameters()`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ GROUPS = ("backbone", "adapters", "critic")
 
 
 def describe(config: Any) -> str:
-    """The settings of a `TeamConfig` and what follows from them, a line for each part.
+    """The settings of a `TeamConfig` and what follows from them, one line per part.
 
-    Raises ValueError, as `validate`, where no environment is set or settings do not fit together.
+    Raises ValueError, like `validate`, if no environment is set or the settings are invalid.
     """
     config = config.copy(copy_frozen=False)
     config.validate()
@@ -25,7 +25,7 @@ def describe(config: Any) -> str:
 
 
 def summary(config: Any) -> str:
-    """The settings of a `TeamConfig` that tell it from others, for its repr. Never fails."""
+    """The distinguishing settings of a `TeamConfig`, for its repr. Never raises."""
     env = getattr(config.env, "__name__", config.env)
     told = [f"env={env!r}"] if env is not None else []
     told += [f"{name}={value!r}" for name, value in (getattr(config, "env_config", None) or {}).items()]
@@ -38,7 +38,7 @@ def summary(config: Any) -> str:
 
 
 def trainable_parameters(config: PolicyConfig, phase: Phase) -> str:
-    """How many numbers train in a phase, in all and for each part, after PEFT's `print_trainable_parameters`."""
+    """Parameter counts of a phase, in total and per part, in the format of PEFT's `print_trainable_parameters`."""
     sizes, trained = _sizes(config, phase)
     of, every = sum(trained.values()), sum(sizes.values())
     parts = [f"{name} {sizes[name]:,}{'' if trained[name] else ' (frozen)'}" for name in GROUPS if sizes[name]]
@@ -119,7 +119,7 @@ def _network(network: NetworkConfig) -> str:
 
 
 def _sizes(config: PolicyConfig, phase: Phase) -> tuple[dict[str, int], dict[str, int]]:
-    """Numbers of every part, and those that train. Random numbers elsewhere are not disturbed."""
+    """Total and trainable parameter counts per part. Leaves torch's CPU random state unchanged."""
     with torch.random.fork_rng(devices=[]):
         policy = TeamPolicy(config)
     policy.set_phase(phase)

@@ -1,4 +1,4 @@
-"""Bookkeeping of episodes that run in E slots: returns, lengths, and a fair share of episodes for each slot."""
+"""Tracks the episodes of E slots: returns and lengths, and each slot's share of a number of episodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, EpisodeSummary
 
 
 class EpisodeMeter:
-    """Returns [E, R] and lengths of the episodes running in every slot."""
+    """Tracks returns [E, R] and lengths [E] of the running episodes."""
 
     def __init__(self, num_envs: int, num_rewards: int):
         self._returns = np.zeros((num_envs, num_rewards))
@@ -19,18 +19,18 @@ class EpisodeMeter:
         self._started = np.full(num_envs, time.perf_counter())
 
     def restart(self) -> None:
-        """All slots begin a new episode."""
+        """Begins a new episode in all slots."""
         self._returns[:] = 0.0
         self._lengths[:] = 0
         self._started[:] = time.perf_counter()
 
     def add(self, step: TeamStep) -> None:
-        """Takes in one step."""
+        """Adds the rewards of one step."""
         self._returns += step.rewards
         self._lengths += 1
 
     def finish(self, step: TeamStep) -> list[EpisodeSummary]:
-        """The episodes that the step just added has ended, in the order of `step.ended`; their slots begin anew."""
+        """Summaries of the episodes ended by `step`, the last one added, in the order of `step.ended`. Resets slots."""
         now = time.perf_counter()
         won = [None] * len(step.ended) if step.won is None else step.won.tolist()
         metrics = [{}] * len(step.ended) if step.metrics is None else step.metrics
@@ -57,7 +57,7 @@ class EpisodeMeter:
 
 
 def share_of_slots(num_episodes: int, num_envs: int) -> np.ndarray:
-    """int64 [E]: how many of `num_episodes` each slot runs, fixed beforehand so that short ones are not favoured."""
+    """int64 [E]: number of episodes per slot, fixed in advance so that short episodes are not over-represented."""
     share = np.full(num_envs, num_episodes // num_envs, np.int64)
     share[: num_episodes % num_envs] += 1
     return share

@@ -1,4 +1,4 @@
-"""RLlib's PPO with the evaluation of `rllib.evaluation` in place of its own, which drops what env runners raise."""
+"""RLlib's PPO with the evaluation of `rllib.evaluation`; RLlib's own discards the errors of env runners."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lorasa_rllib.rllib.sampled import Sampled
 
 
 class EvaluatingPPO(PPO):
-    """Evaluates with `TeamEnvRunner`s; the faults of a run are recorded in `_faults`."""
+    """PPO that evaluates with `TeamEnvRunner`s and records the faults of the run in `_faults`."""
 
     @override(PPO)
     def setup(self, config: Any) -> None:
@@ -35,10 +35,11 @@ class EvaluatingPPO(PPO):
 
     @override(PPO)
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
-        """Plays `evaluation_duration` episodes (or steps) and returns their results.
+        """Runs `evaluation_duration` episodes (or steps) and returns their results.
 
-        Raises ValueError if no env runner can evaluate, EvaluationSkipped if those that should are lost or an episode
-        does not end (see `rllib.evaluation`), TeamEnvError or CallbackError for what environments and callbacks raise.
+        Raises ValueError if there is no env runner to evaluate with, EvaluationSkipped if the evaluation env runners
+        are lost or an episode does not end (see `rllib.evaluation`), and TeamEnvError, CallbackError or RuntimeError
+        for errors of environments, callbacks and anything else.
         """
         runner = self.env_runner
         without = runner is None or (runner.collector is None and self.config.num_env_runners > 0)
@@ -78,7 +79,7 @@ class EvaluatingPPO(PPO):
         return self._evaluated(self._evaluation.while_training(group, parallel_train_future.done, seconds))
 
     def _evaluated(self, found: list[tuple[list[Sampled], Any]]) -> tuple[None, int, int, list[Any]]:
-        """Puts what env runners have found among the results. Returns what RLlib's loop takes: steps, no batches."""
+        """Adds the env runners' metrics to the results. Returns the tuple RLlib expects: step counts, no batches."""
         self.metrics.aggregate([metrics for _, metrics in found], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
         parts = [part for sampled, _ in found for part in sampled]
         if not any(part.episodes for part in parts):

@@ -1,9 +1,9 @@
-"""Evaluation: episodes (or steps) played by evaluation env runners, and what happens when they fail.
+"""Evaluation on env runners, by episodes or steps, and its fault handling.
 
-An environment that raises is made anew and the evaluation continues; after `ATTEMPTS` tries in a row without a result
-the run ends with what was raised, as in training. A callback that raises ends it at once. Where env runners have died
-or hang, or no episode ends for `evaluation_sample_timeout_s`, the evaluation is skipped: every such iteration says so
-in `faults`, and `evaluation_error_after_n_consecutive_skips` of them in a row end the run (never, by default).
+An environment that raises is rebuilt and the evaluation continues; as in training, the run ends with the error after
+`ATTEMPTS` consecutive attempts without a result. A callback that raises ends the run at once. If all env runners died
+or hang, or if no episode ends within `evaluation_sample_timeout_s`, the evaluation is skipped: the iteration reports it
+in `faults`, and `evaluation_error_after_n_consecutive_skips` skips in a row end the run (by default, none do).
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from lorasa_rllib.rllib.sampled import Sampled
 from lorasa_rllib.rllib.sampling import ATTEMPTS, GRACE, Answer, answers, ask, faults_in, name_of
 
 POLL = 0.05
-"""Seconds between two looks at env runners that evaluate while training runs."""
+"""Seconds that each poll of the env runners waits, during evaluation in parallel with training."""
 
 
 class EvaluationSkipped(RuntimeError):
-    """There is no result: env runners are lost, or an episode does not end."""
+    """Raised if an evaluation has no result: env runners are lost, or an episode does not end."""
 
 
 class Evaluation:
-    """Asks evaluation env runners for episodes.
+    """Requests episodes from evaluation env runners.
 
-    config: that of the evaluation env runners.
+    config: the config of the evaluation env runners.
     """
 
     def __init__(self, config: Any, faults: FaultRecord):
         self._config, self._faults = config, faults
-        self._number = 0  # of the evaluation: late answers to an earlier one are not looked at
+        self._number = 0  # of the evaluation; late answers to earlier ones are ignored
         self._barren = 0
 
     def locally(self, runner: Any) -> list[tuple[list[Sampled], Any]]:
-        """What a local env runner samples, and its metrics."""
+        """Samples and metrics of a local env runner."""
         return self._until_done(lambda left: {0: runner.attempt(**self._request(left, True))})
 
     def remotely(self, group: Any) -> list[tuple[list[Sampled], Any]]:
-        """What remote env runners sample, and their metrics."""
+        """Samples and metrics of remote env runners."""
         self._number += 1
         begun: set[int] = set()
 
@@ -62,7 +62,7 @@ class Evaluation:
     def while_training(
         self, group: Any, trained: Callable[[], bool], seconds: float
     ) -> list[tuple[list[Sampled], Any]]:
-        """What remote env runners sample until `trained()`, at least once. seconds: how long training usually takes."""
+        """Evaluates on remote env runners until `trained()`, at least once. seconds: the usual duration of training."""
         self._number += 1
         self._barren, began = 0, time.monotonic()
         found: list[tuple[list[Sampled], Any]] = []
@@ -111,7 +111,7 @@ class Evaluation:
         return found
 
     def _good(self, answered: Mapping[int, Answer]) -> dict[int, tuple[list[Sampled], Any]]:
-        """The usable answers. Tells of the others, and raises if they end the evaluation or the run."""
+        """Usable answers. Reports the others, and raises if they end the evaluation or the run."""
         good = {runner: answer for runner, answer in answered.items() if not isinstance(answer, Fault)}
         self._barren = 0 if good else self._barren + 1
         failed = [(name_of(runner, evaluates=True), fault) for runner, fault in faults_in(answered)]
@@ -138,7 +138,7 @@ class Evaluation:
         return int(min(self._config.evaluation_auto_duration_max_env_steps_per_sample, max(least, estimate)))
 
     def _limit(self, amount: int) -> float | None:
-        """Seconds until every env runner has played its share, or has ended itself."""
+        """Seconds within which every env runner has played its share or terminated itself; None: no limit."""
         limit = self._config.evaluation_sample_timeout_s
         if limit is None:
             return None

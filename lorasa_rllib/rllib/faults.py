@@ -1,7 +1,7 @@
-"""What goes wrong while env runners work: exceptions that travel to the driver, and the record of them.
+"""Faults of env runners: exceptions sent to the driver, and a record of them.
 
-A fault is told in three places: its first line in the results of the iteration (`faults`), the line and once the whole
-traceback in the log, and both in the exception if it ends the run.
+A fault is reported in three places: its first line in the results of the iteration (`faults`), that line and, the first
+time, the traceback in the log, and both in the exception if it ends the run.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ logger = logging.getLogger(__name__)
 
 
 class CallbackError(RuntimeError):
-    """A callback of the user's raised. Ends the run: another env runner would fail in the same way."""
+    """A user callback raised. Ends the run, as it would fail on any env runner."""
 
 
 class EndlessEpisode(TeamEnvError):
-    """No episode ended for longer than evaluation waits for one."""
+    """No episode ended within `evaluation_sample_timeout_s`."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An exception of an env runner.
+    """An exception raised in an env runner.
 
-    line:  what happened, in one line. trace: the traceback of what raised first; empty where the line says it all.
+    line:  one-line description. trace: traceback of the original exception; empty if there is none behind the line.
     kind:  class of the exception that ends a run: TeamEnvError, EndlessEpisode, CallbackError or RuntimeError.
     cause: the exception itself, if it was raised in this process.
     """
@@ -41,7 +41,7 @@ class Fault:
 
     @classmethod
     def of(cls, error: Exception, travels: bool) -> Fault:
-        """travels: whether the fault goes to another process, which may know nothing of the exception's class."""
+        """Wraps an exception. travels: sent to another process, which may be unable to import the exception's class."""
         kinds = (EndlessEpisode, TeamEnvError, CallbackError)
         kind = next((known for known in kinds if isinstance(error, known)), RuntimeError)
         foreign = kind is RuntimeError
@@ -55,11 +55,11 @@ class Fault:
 
     @property
     def of_callback(self) -> bool:
-        """Whether a callback raised it."""
+        """True if a callback raised it."""
         return self.kind is CallbackError
 
     def exception(self, who: str) -> Exception:
-        """What to raise where the fault ends the run. who: the env runner."""
+        """The exception with which the fault ends the run. who: name of the env runner."""
         raised = self.kind(f"{who}: {self.line}" + (f"\n\n{self.trace}" if self.trace else ""))
         raised.__cause__ = self.cause
         return raised
@@ -71,12 +71,12 @@ def first_line(error: BaseException) -> str:
 
 
 def named(error: BaseException) -> str:
-    """Class and first line of the message of an exception."""
+    """Class name and first line of the message of an exception."""
     return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
 
 
 class FaultRecord:
-    """The faults of a run. count: how many so far."""
+    """The faults of a run. count: number so far."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -85,7 +85,7 @@ class FaultRecord:
         self._shown: set[str] = set()
 
     def tell(self, line: str, trace: str = "", is_fault: bool = True) -> None:
-        """One line for the results of this iteration and for the log; there with the traceback, if it is a new one."""
+        """Adds a line to the results of this iteration and to the log, there with the traceback if it is a new one."""
         self.count += is_fault
         self._lines.append(line)
         if is_fault:
@@ -94,19 +94,19 @@ class FaultRecord:
         logger.warning(line if known or not trace else f"{line}\n{trace}")
 
     def take(self) -> list[str]:
-        """The lines told since the last call."""
+        """Returns the lines added since the last call."""
         lines, self._lines = self._lines, []
         return lines
 
     def last(self) -> str:
-        """The last faults, for the message of an exception."""
+        """The last three faults, for exception messages."""
         return "; ".join(self._last) or "nothing else was reported"
 
 
 class OnlyOnce(logging.Filter):
-    """Drops RLlib's second report of an env runner's death: it logs the same words once more for every open request.
+    """Drops RLlib's repeated reports of an env runner's death: after the first line, one traceback per open request.
 
-    What has a cause of its own, such as an exception in a constructor, passes.
+    Failed constructors pass, as they have a cause of their own.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:

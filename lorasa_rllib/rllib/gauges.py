@@ -1,6 +1,6 @@
-"""Numbers of a run as Ray metrics: on every Prometheus endpoint of the cluster, for the dashboard and Grafana.
+"""Exports results of a run as Ray metrics to Prometheus, for the Ray dashboard and Grafana.
 
-Ray adds the prefix `ray_`; `cluster/grafana_dashboard.json` draws them.
+Ray adds the prefix `ray_`; `cluster/grafana_dashboard.json` plots them.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SERIES = {
     "lorasa_env_runners": ("Remote env runners that answer", ()),
     "lorasa_faults": ("Faults survived so far: env runners lost, rollouts lost, environments made anew", ()),
 }
-"""Name -> what it is, and its tags beside "run"."""
+"""Name -> description, and tags in addition to "run"."""
 
 
 class Gauges:
-    """The gauges of one run. Cheap: values are sent to the node's metrics agent in the background."""
+    """The gauges of one run. Values are sent to the node's metrics agent in the background."""
 
     def __init__(self, run: str):
         self._gauges = {name: Gauge(name, what, ("run", *tags)) for name, (what, tags) in SERIES.items()}
@@ -39,13 +39,13 @@ class Gauges:
             gauge.set_default_tags({"run": run})
 
     def show(self, results: Mapping[str, Any], env_runners: int) -> None:
-        """Takes over what the results of an iteration hold."""
+        """Sets the gauges from the results of an iteration."""
         for (name, *tag), value in values_of(results, env_runners).items():
             self._gauges[name].set(value, dict(zip(SERIES[name][1], tag, strict=True)))
 
 
 def values_of(results: Mapping[str, Any], env_runners: int) -> dict[tuple[str, ...], float]:
-    """(series, its tag if it has one) -> value, from the results of an iteration."""
+    """(series, tag if any) -> value, from the results of an iteration; omits missing values."""
     runners, learner = results[ENV_RUNNER_RESULTS], results.get(LEARNER_RESULTS, {}).get(MODULE_ID, {})
     split = results.get(SPLIT, {})
     norms = {key.removeprefix(ADAPTER_NORM): norm for key, norm in learner.items() if key.startswith(ADAPTER_NORM)}

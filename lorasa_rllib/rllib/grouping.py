@@ -1,4 +1,4 @@
-"""Before training with SePS: a short random rollout, from which `sharing.seps` finds the groups."""
+"""Groups for SePS: clusters agents with `sharing.seps` on a short random rollout before training."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lorasa_rllib.sharing.seps import find_groups, transitions
 logger = logging.getLogger(__name__)
 
 ENV_STEPS = 4000
-"""Length of the rollout, summed over environments; as published."""
+"""Length of the rollout, summed over environments, as published."""
 
 
 def with_groups(config: Any) -> Any:
-    """The config with `groups` found, where its sharing method needs them and none are given; else itself.
+    """A copy of the config with `groups` set, if its sharing method needs them and none are given; else the config.
 
-    A run that goes on from another one with groups takes over those.
+    A run that starts from a checkpoint with groups (`fork_from`, `backbone`) reuses them.
     """
     if not config.needs_groups:
         return config
@@ -53,7 +53,7 @@ def _grouped(config: Any, groups: tuple[int, ...]) -> Any:
 
 
 def random_rollout(config: Any) -> TeamRollout:
-    """Uniform actions for `ENV_STEPS` steps, in an env runner of its own: remote if the config has remote ones."""
+    """Samples `ENV_STEPS` steps of uniform actions in a temporary env runner, remote if the config has remote ones."""
     scout = config.copy(copy_frozen=False).sharing("ps", adapter_key="agent", num_adapters=None)
     scout.learners(num_learners=0).debugging(seed=config.seed or 0)
     scout.callbacks_class, scout.backbone_checkpoint, scout.adapter_files = [], None, None
@@ -64,7 +64,7 @@ def random_rollout(config: Any) -> TeamRollout:
         runner = TeamEnvRunner(config=scout.env_runners(num_env_runners=0), worker_index=0)
         try:
             rollout = _only(runner.attempt(num_timesteps=ENV_STEPS, random_actions=True))
-            config.learn_team().seen.keep(runner.give_away_env())  # training begins in the same copies
+            config.learn_team().seen.keep(runner.give_away_env())  # reused for training
             return rollout
         finally:
             runner.stop()
@@ -80,7 +80,7 @@ def random_rollout(config: Any) -> TeamRollout:
 
 
 TIMEOUT = 900.0
-"""Seconds for it all, the start of a remote process and of its simulators included."""
+"""Seconds for the whole rollout, including the start of a remote process and its simulators."""
 
 
 def _only(answer: tuple[list[Sampled], Any] | Fault) -> TeamRollout:

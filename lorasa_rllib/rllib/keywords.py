@@ -1,4 +1,4 @@
-"""Unknown names of settings: refused at the call, with the nearest one that exists."""
+"""Rejects unknown setting names at the call and suggests the nearest known one."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ A_PAGE = 60
 
 
 def knows_its_keywords(*more: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
-    """Decorator of a setter: a keyword that neither it nor those it extends take is a TypeError with a suggestion.
+    """Decorator for setters: TypeError with a suggestion for keywords that neither it nor its base setters accept.
 
-    more: keywords that the setter takes as `**settings`.
+    more: keywords that the setter accepts through `**settings`.
     """
 
     def decorate(setter: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
@@ -36,7 +36,7 @@ def knows_its_keywords(*more: str) -> Callable[[Callable[Concatenate[S, P], R]],
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """What to say of an unknown name: the nearest one that exists, and all of them unless they fill a page."""
+    """Message for an unknown name: the nearest known one, and all of them if there are at most `A_PAGE`."""
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     meant = f"; did you mean {nearest[0]!r}?" if nearest else "."
@@ -45,7 +45,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 @functools.cache
 def _keywords(cls: Any, setter: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The keywords of a setter and of those it overrides: current ones, and deprecated ones, which RLlib explains."""
+    """Current and deprecated keywords of a setter and of those it overrides. RLlib reports the deprecated ones."""
     current: set[str] = set()
     old: set[str] = set()
     for base in cls.__mro__:

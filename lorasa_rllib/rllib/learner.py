@@ -1,4 +1,4 @@
-"""The MAPPO learner: carries rollouts and gradients between RLlib and `learning.mappo`; holds no formula of its own."""
+"""The base learner of MAPPO and A2PO: connects RLlib to `learning`, which holds all the mathematics."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ GENERATOR = "minibatch_generator"
 
 
 class TeamLearner(TorchLearner):
-    """What every learner of this package shares: optimisers per bank, phases, several learners, checkpoints.
+    """Base class of this package's learners: an optimiser per group, phases, multiple learners, checkpoints.
 
-    Subclasses define `update_policy`. Several learners hold equal parameters: rank 0's are broadcast at build, and
-    everything that decides an update is summed over learners before it is divided.
+    Subclasses implement `update_policy`. All learners hold equal parameters: rank 0 broadcasts its own at build, and
+    all sums and counts behind an update are reduced over learners before they are divided.
     """
 
     @override(TorchLearner)
@@ -71,7 +71,7 @@ class TeamLearner(TorchLearner):
 
     @override(TorchLearner)
     def _make_modules_ddp_if_necessary(self) -> None:
-        """Gradients are summed by us: RLlib's wrapper does not allow parameters that freeze within a run."""
+        """Disabled: `update_policy` sums gradients itself, as DDP does not support freezing parameters during a run."""
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -101,9 +101,9 @@ class TeamLearner(TorchLearner):
         _no_metrics_reduce: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """One iteration on the rollouts of this learner, in the given phase.
+        """Runs one iteration on the rollouts of this learner, in the given phase.
 
-        If any learner's data is lost, all of them skip the iteration together and say so under "skipped_updates".
+        If any learner's data are lost, all learners skip the iteration and report it as "skipped_updates".
         """
         self._check_is_built()
         self.before_gradient_based_update(timesteps=timesteps)
@@ -128,7 +128,7 @@ class TeamLearner(TorchLearner):
         return None if _no_metrics_reduce else self.metrics.reduce()
 
     def update_policy(self, rollout: Any, settings: Any) -> dict[str, Tensor]:
-        """The algorithm: one iteration on a rollout on the device. Returns statistics, equal on all learners."""
+        """One iteration of the algorithm, on a rollout on the device. Returns statistics, equal on all learners."""
         raise NotImplementedError
 
     @property
@@ -159,7 +159,7 @@ class TeamLearner(TorchLearner):
 
     @override(TorchLearner)
     def _log_trainable_parameters(self) -> None:
-        """At every update: the phase changes them."""
+        """Logs parameter counts at every update, as they change with the phase."""
         parameters = list(self.policy.parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         fixed = sum(p.numel() for p in parameters) - trained
@@ -168,7 +168,7 @@ class TeamLearner(TorchLearner):
                 self.metrics.log_value((module, key), value, reduce="mean", window=1)
 
     def load_weights(self, weights: dict[str, Any]) -> None:
-        """Takes over some of the weights of another run, by their names in the policy."""
+        """Overwrites the weights with these names in the policy; the rest stay."""
         own = self.policy.state_dict()
         own.update({name: torch.as_tensor(value) for name, value in weights.items()})
         self.policy.load_state_dict(own)
@@ -188,7 +188,7 @@ class TeamLearner(TorchLearner):
 
     @override(Learner)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes weights whatever their number: a restored checkpoint may be older than what the learner holds."""
+        """Loads weights whatever their sequence number, as a restored checkpoint may be older than the current ones."""
         if COMPONENT_RL_MODULE in state:
             self.module.set_state(state[COMPONENT_RL_MODULE])
         super().set_state({name: part for name, part in state.items() if name != COMPONENT_RL_MODULE})
@@ -201,7 +201,7 @@ class TeamLearner(TorchLearner):
 
 
 def restore_generator(generator: torch.Generator, state: Tensor) -> None:
-    """Goes on where the generator of a checkpoint was; of one on a device of another kind, from a seed made of it."""
+    """Restores a generator; a state from another device type, which cannot be loaded, is hashed into a seed."""
     if state.shape == generator.get_state().shape:
         generator.set_state(state)
     else:

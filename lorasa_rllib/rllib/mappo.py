@@ -1,4 +1,4 @@
-"""MAPPO as an RLlib algorithm: its settings, its learner and its name. The mathematics is in `learning.mappo`."""
+"""MAPPO as an RLlib algorithm: config, learner and algorithm class. The mathematics is in `learning.mappo`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lorasa_rllib.rllib.learner import TeamLearner
 
 
 class MAPPOConfig(TeamConfig):
-    """MAPPO (Yu et al. 2022, arXiv 2103.01955) for teams that share a policy.
+    """Config of MAPPO (Yu et al. 2022, arXiv 2103.01955) for teams that share a policy.
 
     config = (
         MAPPOConfig()
@@ -36,7 +36,7 @@ class MAPPOConfig(TeamConfig):
 
 
 class MAPPOLearner(TeamLearner):
-    """MAPPO for every sharing method."""
+    """Learner of MAPPO, for all sharing methods."""
 
     @override(TeamLearner)
     def build(self) -> None:
@@ -51,7 +51,7 @@ class MAPPOLearner(TeamLearner):
 
 
 class MAPPO(TeamAlgorithm):
-    """MAPPO on teams that share a policy. See `MAPPOConfig`."""
+    """The MAPPO algorithm. See `MAPPOConfig`."""
 
     @classmethod
     @override(PPO)

@@ -1,4 +1,4 @@
-"""What recurrent networks remember between the steps of E environment slots."""
+"""Hidden states of recurrent networks between the steps of E environment slots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lorasa_rllib.nn.policy import PolicyConfig
 
 
 class Memory:
-    """Hidden states of actor [E, N, h] and critic [E, V, h]; None where the network is feed-forward."""
+    """Hidden states of actor [E, N, h] and critic [E, V, h]; None if the network is feed-forward."""
 
     def __init__(self, config: PolicyConfig, num_envs: int, chunk_length: int):
         network, spec = config.network, config.spec
@@ -35,16 +35,16 @@ class Memory:
         return self._states.get("critic")
 
     def clear(self, slots: np.ndarray | None = None) -> None:
-        """Forgets everything in the given slots, or in all of them: an episode begins there."""
+        """Zeroes the hidden states of the given slots, or of all: an episode begins there."""
         for state in self._states.values():
             state[slice(None) if slots is None else torch.from_numpy(slots)] = 0.0
 
     def keep(self, network: str, state: Tensor) -> None:
-        """Remembers what "actor" or "critic" carries out of a step, [E, N or V, h]."""
+        """Stores the hidden state [E, N or V, h] of "actor" or "critic" after a step."""
         self._states[network].copy_(state)
 
     def columns(self, steps: int) -> dict[str, Any]:
-        """Unfilled columns of a rollout of `steps` steps."""
+        """The recurrent networks' columns of a rollout of `steps` steps, uninitialised."""
         columns: dict[str, Any] = {}
         for name, state in self._states.items():
             shape = -(-steps // self.chunk_length), *state.shape
@@ -55,17 +55,17 @@ class Memory:
         return columns
 
     def note(self, rollout: TeamRollout, t: int) -> None:
-        """Writes what is carried into step t, if a chunk begins there."""
+        """Writes the hidden states before step t to the rollout, if a chunk begins there."""
         if t % self.chunk_length == 0:
             for name, state in self._states.items():
                 getattr(rollout, f"{name}_state")[t // self.chunk_length] = state.numpy()
 
 
 class RunningCritic:
-    """Steps a recurrent critic beside the actor and writes its values; without one, does nothing.
+    """Steps a recurrent critic along with the actor and records its values; a no-op if `critic` is None.
 
-    Normalised values: of every step's state, of the state after the last step, and of the true last states of
-    episodes and agents that were truncated.
+    Records normalised values of the global state at every step, after the last step, and of the true last global states
+    of truncated episodes and agents.
     """
 
     def __init__(self, critic: Any, memory: Memory):
@@ -73,7 +73,7 @@ class RunningCritic:
         self._final: list[np.ndarray] = []
 
     def look(self, rollout: TeamRollout, t: int, step: TeamStep) -> None:
-        """Values the state of step t and remembers it; at t = T only values it: the next rollout begins there."""
+        """Records the values of step t and advances the hidden state; not at t = T, where the next rollout begins."""
         if self._critic is None:
             return
         with torch.inference_mode():
@@ -83,9 +83,9 @@ class RunningCritic:
                 self._memory.keep("critic", hidden[0])
 
     def end(self, last: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> None:
-        """Values the true last states of slots where something was cut (slot, observations, state).
+        """Records the values of the true last states of truncated slots: (slot, observations, global state) of each.
 
-        Called before the memory is cleared.
+        Must be called before the memory is cleared.
         """
         if self._critic is None or not last:
             return

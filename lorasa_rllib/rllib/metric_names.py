@@ -1,4 +1,4 @@
-"""Names of metrics in checkpoints, whose parts RLlib joins by "--", and takes apart there when it restores."""
+"""Escapes metric names in checkpoints: RLlib joins their parts with "--" and splits there when it restores."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ JOINT = "--"
 
 
 def with_safe_names(state: dict[str, Any], stats: dict[str, Any]) -> dict[str, Any]:
-    """The state of a `MetricsLogger` whose `stats` may have names, of agents for example, with the joint in them."""
+    """The state of a `MetricsLogger` with names escaped. stats: may have parts, such as agents, that contain "--"."""
     safe = {JOINT.join(path): JOINT.join(map(_safe, path)) for path in _paths(stats)}
     return {**state, "stats": {safe.get(name, name): value for name, value in state["stats"].items()}}
 
 
 def with_own_names(stats: dict[str, Any]) -> dict[str, Any]:
-    """The `stats` of a logger that such a state was restored into, with the names as they were."""
+    """The `stats` of a logger restored from such a state, with the original names."""
     return _renamed(stats, lambda part: part.replace("-\0", "-"))
 
 

@@ -1,4 +1,4 @@
-"""The RLModule: the team policy as RLlib sees it."""
+"""The RLModule that wraps the team policy for RLlib."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from lorasa_rllib.nn.distributions import CONTINUOUS, Categorical, Categoricals
 from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS, PolicyConfig, TeamPolicy
 
 MODULE_ID = "shared_policy"
-"""The one module that all agents are mapped to."""
+"""The module that all agents are mapped to."""
 
 OBS, AGENT, STATE, MASK, ROLE = "obs", "agent", "state", "action_mask", "role"
-"""Entries of the observation dictionary of flat rows."""
+"""Keys of the observation dictionary of flat rows."""
 
 ACTING = (
     "Actions of a trained team: policy = lorasa_rllib.load_policy(algo.save_policy(folder)), then policy.act(obs) with "
     "the observations that the environment gives."
 )
-"""What to do where RLlib's ways to act do not fit."""
+"""Remedy in errors about RLlib's own action APIs, which are not supported."""
 
 
 def map_to_shared_policy(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:
-    """The policy mapping: every agent, one module."""
+    """Policy mapping function: maps every agent to the shared module."""
     return MODULE_ID
 
 
 class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
-    """Team policy on flat rows that carry their agent index, in any order.
+    """The team policy on flat rows, each with its agent index, in any order.
 
-    `model_config` is `PolicyConfig.to_dict()`; an entry "phase" sets the phase to begin in (the backbone's by default;
-    our algorithms set it themselves). Observations are dictionaries: "obs" [B, obs_size], "agent" int [B] or
-    [B, 1], and, where the policy reads them, "state" [B, S], "action_mask" [B, choices], "role" [B]. Env runners and
-    learners of this package use `policy` directly, on whole teams.
+    `model_config` is `PolicyConfig.to_dict()`, optionally with the initial "phase" (default: "backbone"; this package's
+    algorithms set it themselves). Observations are dictionaries: "obs" [B, obs_size], "agent" int [B] or [B, 1] and, if
+    the policy uses them, "state" [B, S], "action_mask" [B, choices], "role" [B]. Env runners and learners of this
+    package use `policy` directly, on whole teams.
     """
 
     @override(RLModule)
@@ -79,7 +79,7 @@ class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
     @override(ValueFunctionAPI)
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
-        """[B] values in units of reward."""
+        """Values [B], in units of reward."""
         rows = batch[Columns.OBS]
         values = self.policy.value_norm.denormalise(self.policy.critic(rows[STATE]))  # [B, V]
         if values.shape[-1] == 1:
@@ -88,13 +88,16 @@ class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
     @override(TorchRLModule)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Loads weights. Raises ValueError if they are of another policy; entries for the learner only are ignored."""
+        """Loads weights. Raises ValueError if they do not fit; inference-only modules ignore learner-only entries."""
         check_state(self.state_dict(), state, self.get_non_inference_attributes() if self.inference_only else [])
         self.load_state_dict(convert_to_torch_tensor(dict(state)), strict=False)
 
 
 def check_state(own: dict[str, Any], given: dict[str, Any], ignored: list[str]) -> None:
-    """Compares names and shapes of two state dicts. Raises one ValueError that says what differs and what to do."""
+    """Raises ValueError, with differences and remedy, unless names and shapes of two state dicts agree.
+
+    ignored: prefixes of names that may be missing from `own`.
+    """
     prefix = tuple(f"{name}." for name in ignored)
     missing = sorted(set(own) - set(given))
     unknown = sorted(name for name in set(given) - set(own) if not name.startswith(prefix or ("\0",)))
@@ -115,7 +118,7 @@ def check_state(own: dict[str, Any], given: dict[str, Any], ignored: list[str]) 
 
 
 def distribution_inputs(distribution: Any) -> Tensor:
-    """A distribution as one tensor [B, width], as RLlib stores it with every row."""
+    """A distribution as one tensor [B, width], the format RLlib stores with every row."""
     if isinstance(distribution, Categorical | Categoricals):
         return distribution.log_probs.clamp(min=torch.finfo(distribution.log_probs.dtype).min)
     mean, std = torch.broadcast_tensors(distribution.mean, distribution.std)
@@ -124,9 +127,9 @@ def distribution_inputs(distribution: Any) -> Tensor:
 
 
 def row_distribution(head: Any, components: int | None = None) -> type[TorchDistribution]:
-    """RLlib distribution class of a continuous head (None: discrete). Log-probabilities are sums over dimensions.
+    """RLlib distribution class for a continuous head (None: discrete). Log-probabilities are summed over dimensions.
 
-    components: of discrete actions; None: they are single numbers.
+    components: number of components of a discrete action; None: an action is a single integer.
     """
     return type("TeamRowDistribution", (_RowDistribution,), {"head": head, "components": components})
 

@@ -1,4 +1,4 @@
-"""The numbers and flags that configs take, with their ranges: one table for `validate()`, its test and the manual."""
+"""Numeric settings and flags with their ranges: one table for `validate()`, its test and the documentation."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SWITCH = "environment steps (int), a fraction of total_env_steps (float from 0 t
 class Setting:
     """An argument of a setter, such as `.training(gamma=...)`.
 
-    setter, name: of the method and of its argument.
-    kind:       "flag", "count" (whole), "number", or "switch" (of `phase_switch` alone).
-    low, high:  the smallest and the largest value; never NaN, and finite where there is no bound.
-    above, below: the value lies strictly above `low`, strictly below `high`.
-    none:       what None means; "" where None is not allowed.
-    words:      strings that are allowed, too.
-    schedule:   `[[environment steps, value], ...]` is allowed, too; values change linearly in between.
-    attribute:  of the config, where its name is another.
+    setter, name: names of the method and its argument.
+    kind:       "flag", "count" (integer), "number", or "switch" (only `phase_switch`).
+    low, high:  smallest and largest value; infinite if unbounded, but values themselves must be finite.
+    above, below: the value must be strictly above `low`, strictly below `high`.
+    none:       meaning of None; "" if None is not allowed.
+    words:      strings that are also allowed.
+    schedule:   whether `[[environment steps, value], ...]` is also allowed; values are interpolated linearly.
+    attribute:  attribute of the config, if named differently.
     """
 
     setter: str
@@ -45,7 +45,7 @@ class Setting:
     attribute: str = ""
 
     def __str__(self) -> str:
-        """What the setting may be, in words."""
+        """The allowed values, in words."""
         if self.kind == "switch":
             return SWITCH
         low, high = (f"{bound:,.0f}" if bound >= 1000 else f"{bound:g}" for bound in (self.low, self.high))
@@ -64,13 +64,13 @@ class Setting:
         return text + "".join(others)
 
     def checked(self, value: Any) -> Any:
-        """`value` in Python's own types: NumPy's numbers, and whole ones such as 1e6, are converted.
+        """`value` as a built-in type: converts NumPy numbers, and for counts whole floats such as 1e6.
 
         Raises ValueError that names the setting and its range.
         """
         if (value is None and self.none) or (isinstance(value, str) and value in self.words):
             return value
-        if self.kind == "switch":  # `PhaseSchedule` judges it together with the budget
+        if self.kind == "switch":  # `PhaseSchedule` validates it together with the budget
             number = isinstance(value, Real) and not isinstance(value, bool)
             return (int(value) if isinstance(value, Integral) else float(value)) if number else value
         if self.schedule and isinstance(value, list | tuple):
@@ -215,7 +215,7 @@ SETTINGS: tuple[Setting, ...] = (
 
 
 def check_not_dropped(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError for settings of -1: RLlib takes it for "not set" where it makes a config from another one."""
+    """Raises ValueError for settings of -1, which RLlib treats as "not set" when it copies a config."""
     for setting in SETTINGS:
         value = settings.get(setting.attribute or setting.name)
         if setting.setter != "network" and isinstance(value, Real) and value == -1:
@@ -223,16 +223,16 @@ def check_not_dropped(settings: Mapping[str, Any]) -> None:
 
 
 def settle_numbers(config: Any) -> None:
-    """Puts every number of a config into Python's own types, and settings of older versions under their present names.
+    """Converts the numbers of a config to built-in types and renames settings of older versions, in place.
 
-    Raises ValueError that names all settings that are out of their range, or not numbers or flags at all.
+    Raises ValueError that names all settings that are out of range or of the wrong type.
     """
     problems = []
     vars(config)["network_settings"] = renamed(config.network_settings)
     for setting in SETTINGS:
         place = config.network_settings if setting.setter == "network" else vars(config)
         key = setting.attribute or setting.name
-        if key not in place:  # of another algorithm, or of the network and left at its default
+        if key not in place:  # belongs to another algorithm, or to the network with its default
             continue
         try:
             place[key] = setting.checked(place[key])

@@ -1,4 +1,4 @@
-"""Result keys: RLlib's standard ones, always present and finite, and ours beside them."""
+"""Result keys: RLlib's standard ones, always present and finite, and this package's own."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ from lorasa_rllib.spec import TeamSpec
 
 WIN_RATE = "win_rate"
 METRICS = "metrics"
-"""Numbers that environments report about their episodes, by name: see `metrics_key` of `PettingZooTeam`."""
+"""Key of the metrics that environments report about their episodes: see `metrics_key` of `PettingZooTeam`."""
 NUM_RESTARTS = "num_simulator_restarts_lifetime"
 SPLIT = "split"
-"""Where the seconds of an iteration went: "sample", "transfer" (rollouts to learners), "learn", "sync" (weights)."""
+"""Key of an iteration's seconds by part: "sample", "transfer" (rollouts to learners), "learn", "sync" (weights)."""
 
 
 EPISODE_KEYS = (
     EPISODE_RETURN_MEAN, EPISODE_RETURN_MIN, EPISODE_RETURN_MAX, EPISODE_LEN_MEAN, EPISODE_LEN_MIN, EPISODE_LEN_MAX,
     EPISODE_DURATION_SEC_MEAN, WIN_RATE,
 )  # fmt: skip
-"""What `episode_statistics` says."""
+"""Keys of `episode_statistics`."""
 
 
 def log_restarts(metrics: Any, restarts: int) -> None:
-    """Simulators (games of StarCraft, say) of one runner that failed and were started again since the last round."""
+    """Logs how many simulators (such as StarCraft games) of a runner were restarted since the last round."""
     metrics.log_value(NUM_RESTARTS, restarts, reduce="lifetime_sum")
 
 
 def log_sampling(metrics: Any, sampled: Sampled, spec: TeamSpec, weights_seq_no: int) -> None:
-    """Counters and times of one round of one runner; RLlib adds them up over runners."""
+    """Logs counters and times of one round of a runner; RLlib aggregates them over runners."""
     env_steps, agent_steps = sampled.num_env_steps, sampled.agent_steps()
     sums = {NUM_ENV_STEPS_SAMPLED: env_steps, NUM_EPISODES: len(sampled.episodes)}
     lifetime = {NUM_EPISODES_LIFETIME: len(sampled.episodes)}
@@ -74,9 +74,9 @@ def log_sampling(metrics: Any, sampled: Sampled, spec: TeamSpec, weights_seq_no:
 
 
 def log_evaluation(metrics: Any, sampled: Sampled) -> None:
-    """Episode statistics of an evaluation runner: over exactly the episodes of this round.
+    """Logs the episode statistics of an evaluation runner, over exactly the episodes of this round.
 
-    RLlib averages the means of several evaluation runners: over all episodes if each has as many.
+    RLlib averages the runners' means, which is the mean over all episodes only if all runners have equally many.
     """
     for key, value in episode_statistics(sampled.episodes).items():
         reduce = "min" if key.endswith("_min") else "max" if key.endswith("_max") else "mean"
@@ -86,13 +86,13 @@ def log_evaluation(metrics: Any, sampled: Sampled) -> None:
 
 
 def forget_evaluation(metrics: Any) -> None:
-    """Takes the keys of `log_evaluation` out of a runner that samples again: the algorithm logs these itself."""
+    """Removes the keys of `log_evaluation` from a training runner: in training, the algorithm logs these itself."""
     for key in (*EPISODE_KEYS, METRICS):
         metrics.delete(key, key_error=False)
 
 
 class RecentEpisodes:
-    """The last episodes of a run: what `episode_return_mean` and its kin are taken over."""
+    """Sliding window of episodes behind `episode_return_mean` and related keys. window: number of episodes."""
 
     def __init__(self, window: int):
         self._episodes: deque[EpisodeSummary] = deque(maxlen=window)
@@ -108,21 +108,21 @@ class RecentEpisodes:
 
     @property
     def any(self) -> bool:
-        """Whether an episode has ended yet."""
+        """Whether any episode has ended."""
         return bool(self._episodes)
 
     def statistics(self) -> dict[str, float]:
-        """Over recent episodes; before the first one ends, the return so far of the running ones stands in."""
+        """Statistics of recent episodes; until the first one ends, based on the return so far of the running ones."""
         if self._episodes:
             return episode_statistics(self._episodes)
         return episode_statistics([EpisodeSummary(self._running_return, 0, 0.0)])
 
     def reported_metrics(self) -> dict[str, float]:
-        """What environments reported, over recent episodes."""
+        """Mean metrics reported by environments, over recent episodes."""
         return reported_metrics(self._episodes)
 
     def agent_returns(self) -> list[float]:
-        """Mean return of every agent over recent episodes; empty where they share a reward."""
+        """Mean return of each agent over recent episodes; empty for shared rewards and large teams."""
         returns = [e.agent_returns for e in self._episodes if e.agent_returns is not None]
         return np.mean(returns, axis=0).tolist() if returns else []
 
@@ -135,7 +135,7 @@ class RecentEpisodes:
 
 
 def episode_statistics(episodes: Iterable[EpisodeSummary]) -> dict[str, float]:
-    """RLlib's episode keys, and the win rate where episodes can be won. Empty for no episodes."""
+    """RLlib's episode keys, and the win rate if episodes can be won. Empty without episodes."""
     episodes = list(episodes)
     if not episodes:
         return {}
@@ -155,7 +155,7 @@ def episode_statistics(episodes: Iterable[EpisodeSummary]) -> dict[str, float]:
 
 
 def reported_metrics(episodes: Iterable[EpisodeSummary]) -> dict[str, float]:
-    """Mean of every metric that environments report, over the episodes that have it."""
+    """Mean of every metric that environments report, over the episodes that contain it."""
     values: dict[str, list[float]] = {}
     for episode in episodes:
         for name, value in episode.metrics.items():

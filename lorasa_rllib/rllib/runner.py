@@ -1,4 +1,4 @@
-"""The env runner: steps E environments in lock step with one forward pass per step for all E x N rows."""
+"""The env runner: steps E environments in lock step, with one forward pass per step for all E x N rows."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from lorasa_rllib.rllib.sampled import Sampled
 logger = logging.getLogger(__name__)
 
 REMADE = 1_000_003
-"""Between the seeds of environments and of those made anew after an error."""
+"""Added to the seed each time environments are rebuilt after an error."""
 
 SLACK = 5.0
-"""Seconds that an episode may take beyond `evaluation_sample_timeout_s` until the env runner counts as stuck."""
+"""Extra seconds that an evaluation round may take, beyond `evaluation_sample_timeout_s` per episode of a slot."""
 
 
 class TeamEnvRunner(EnvRunner, Checkpointable):
     """RLlib env runner for vectorised team environments.
 
-    A round of `sample()` fills arrays `[T, E, N, ...]` and returns one `Sampled` with a shard per learner; with
-    `num_episodes` (evaluation) it runs a fixed number of episodes in every environment slot, so that short episodes are
-    not favoured, and returns their summaries only.
+    `sample()` fills arrays `[T, E, N, ...]` and returns one `Sampled` with a shard per learner; with `num_episodes`
+    (evaluation) it runs a fixed number of episodes per environment slot, so that short ones are not over-represented,
+    and returns only their summaries.
 
-    fault: why a remote env runner could not be built. The driver asks for it: an actor whose constructor raises is gone
-        with its reason.
+    fault: why a remote env runner could not be built, for the driver to read; if the constructor raised, Ray would
+        discard the actor and the reason with it.
     """
 
     def __init__(self, *, config: Any, **kwargs: Any):
@@ -95,7 +95,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def make_env(self) -> None:
         self.stop()
         self.num_envs = self.config.num_envs_per_env_runner
-        # Environments made anew go on with another stream: the same one could fail in the same step.
+        # Rebuilt environments get another random stream, as the same one could fail in the same step.
         seed = None if self._seed is None else self._seed + REMADE * self._remade
         self.env = self.config.make_team_env(first_seed(seed), self._whose())
         memory = Memory(self.config.policy_config(), self.num_envs, self.config.chunk_length)
@@ -104,7 +104,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._callbacks.environment_created()
 
     def _whose(self) -> Worker:
-        """What constructors of environments are told about this env runner."""
+        """Description of this env runner for constructors of environments."""
         index = self.worker_index or 0
         context = ray.get_runtime_context()
         restarted = context.worker.mode == ray.WORKER_MODE and context.was_current_actor_reconstructed
@@ -127,10 +127,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     # Sampling
 
     def attempt(self, **what: Any) -> tuple[list[Sampled], Any] | Fault:
-        """`sample(**what)` with its metrics, or what was raised.
+        """Returns `sample(**what)` and its metrics, or the fault if it raised.
 
-        After a fault of an environment the next attempt makes all of them anew. RLlib's answer to errors, restarting
-        the whole env runner, would take seconds and hide what was raised.
+        After a fault, unless a callback raised, the next attempt rebuilds all environments. RLlib would restart the
+        whole env runner instead, which takes seconds and hides the error.
         """
         if self.fault is not None and self.module is None:
             return self.fault
@@ -148,7 +148,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def _discard_env(self) -> None:
         try:
             self.stop()
-        except Exception:  # it has failed before: what matters is told
+        except Exception:  # it had already failed, and that error is reported
             logger.warning("closing an environment that had failed raised:", exc_info=True)
         self.env = self.collector = None
 
@@ -163,20 +163,22 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         force_reset: bool = False,
         **kwargs: Any,
     ) -> list[Sampled]:
-        """One round.
+        """Samples one round.
 
-        num_timesteps: environment steps summed over slots, rounded up to whole steps of all of them; by default the
-        configured fragment. num_episodes: episodes to run in all, shared out evenly over slots beforehand.
-        explore: sampled actions if True, greedy if False; by default as configured, evaluation greedy.
+        num_timesteps: environment steps summed over slots, rounded up to whole steps of all of them; None: the
+            configured fragment.
+        num_episodes: total number of episodes, divided evenly over the slots in advance.
+        explore: True: sampled actions; False: greedy ones. None: as configured for training or evaluation.
         random_actions: uniform actions within the bounds instead of the policy's.
+        force_reset: begin new episodes first.
 
-        Raises TeamEnvError for what environments do, CallbackError for callbacks.
+        Raises TeamEnvError if an environment fails, CallbackError if a callback does.
         """
         if self.collector is None:
             raise RuntimeError("this env runner has no environment: sample with the remote ones.")
         started = time.perf_counter()
         evaluates = self.config.in_evaluation or num_episodes is not None
-        if explore is None:  # `evaluate()` without evaluation env runners comes here with the training config
+        if explore is None:  # evaluation on the training env runners passes the training config
             borrowed = evaluates and not self.config.in_evaluation
             explore = (self.config.get_evaluation_config_object() if borrowed else self.config).explore
         acting = self._acting("random" if random_actions else "sample" if explore else "mode")
@@ -221,7 +223,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         return Acting(self._actor, self.policy.adapters_on, draw, self._critic)
 
     def _shards(self, rollout: TeamRollout) -> list[Any]:
-        """One part per learner; remote env runners leave them in their node's object store and pass references."""
+        """One part per learner; remote env runners put them into their node's object store and return references."""
         parts = rollout.split(max(1, self.config.num_learners))
         return [ray.put(part) for part in parts] if self.worker_index else list(parts)
 
@@ -254,7 +256,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     @override(Checkpointable)
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes weights whatever their number: those of another run, or of a checkpoint, may have the same one."""
+        """Loads weights whatever their sequence number, which weights of another run or a checkpoint may share."""
         if COMPONENT_RL_MODULE in state and self.module is not None:
             weights = state[COMPONENT_RL_MODULE]
             self.module.set_state(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
@@ -264,7 +266,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
 
     def set_weights(self, weights: dict[str, Any]) -> None:
-        """Takes weights by module: RLlib's `Algorithm.set_weights` calls it."""
+        """Loads weights by module id; called by RLlib's `Algorithm.set_weights`."""
         self.set_state({COMPONENT_RL_MODULE: weights})
 
     @override(Checkpointable)
@@ -277,10 +279,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     @override(EnvRunner)
     def assert_healthy(self) -> None:
-        """Always: why a remote one could not be built is in `fault`."""
+        """Never raises: `fault` says why a remote env runner could not be built."""
 
     def give_away_env(self) -> VectorTeamEnv:
-        """Its environments, which are up to the caller from now on."""
+        """Hands over the environments; the caller has to close them."""
         assert self.env is not None, "this env runner has no environment"
         env, self.env, self.collector = self.env, None, None
         return env
@@ -294,14 +296,14 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
 @contextmanager
 def ends_if_stuck(seconds: float | None) -> Iterator[None]:
-    """Ends this process if the body takes longer, with a traceback in its log that shows where it hangs.
+    """Terminates this process if the body takes longer, with a traceback in its log that shows where it hangs.
 
-    Works also where the environment holds Python's lock. Ray then starts the env runner again.
+    Works even while an environment holds the GIL. Ray then restarts the env runner. None: no limit.
     """
     if seconds is None:
         yield
         return
-    faulthandler.dump_traceback_later(seconds, exit=True, file=2)  # 2: its log
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)  # 2: stderr, the log
     try:
         yield
     finally:

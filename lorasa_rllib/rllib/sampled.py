@@ -1,4 +1,4 @@
-"""What an env runner's `sample()` returns and how it reaches the learners: references, episode summaries, times."""
+"""Results of an env runner's `sample()` and how they reach the learners: references, episode summaries, times."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lorasa_rllib.learning.rollout import TeamRollout
 
 @dataclass(frozen=True)
 class EpisodeSummary:
-    """A finished episode.
+    """Summary of a finished episode.
 
-    team_return: shared rewards count once, others are added up. won: None if unknown. agent_returns: of every agent,
-    where each has its own reward and there are at most `PER_AGENT_KEYS_UP_TO`. metrics: numbers that the environment
-    reports about it, by name.
+    team_return: shared rewards count once, individual ones are summed over agents. won: None if unknown.
+    agent_returns: return of each agent, if each has its own reward and there are at most `PER_AGENT_KEYS_UP_TO`.
+    metrics: numbers that the environment reports about the episode, by name.
     """
 
     team_return: float
@@ -30,22 +30,22 @@ class EpisodeSummary:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
     def get_return(self) -> float:
-        """The team's return: as RLlib's own episodes answer."""
+        """The team return; the interface of RLlib's episodes."""
         return self.team_return
 
 
 PER_AGENT_KEYS_UP_TO = 32
-"""Teams up to this size get result keys per agent; larger ones would drown everything else."""
+"""Largest team with result keys per agent; more would clutter the results."""
 
 
 @dataclass
 class Sampled:
-    """One runner's part of a sampling round. Light: the arrays stay in the object store of the runner's node.
+    """One env runner's part of a sampling round. Small: arrays of remote runners stay in their node's object store.
 
     shards:          one rollout (or reference to it) per learner; empty for evaluation.
-    steps_of_agents: int64 [N], steps that each agent was alive.
+    steps_of_agents: int64 [N], steps for which each agent was alive.
     episodes:        episodes that ended in this round.
-    running_return:  mean return so far of the episodes still running, for the time before the first one ends.
+    running_return:  mean return so far of the episodes in progress, reported until the first one ends.
     seconds:         time spent in "env", "policy" and all of "sample".
     """
 
@@ -65,7 +65,7 @@ class Sampled:
 
 @dataclass
 class TeamTrainingData(TrainingData):
-    """RLlib's training data with one list of rollouts (or references) per learner. The driver never opens them."""
+    """RLlib's training data: one list of rollouts (or references) per learner. The driver never resolves them."""
 
     shards: Sequence[Sequence[Any]] = ()
 
@@ -79,10 +79,10 @@ class TeamTrainingData(TrainingData):
         return [(TeamTrainingData(shards=[shard]), {}) for shard in self.shards]
 
     def solve_refs(self) -> None:
-        """Left to the learner, see `rollout`."""
+        """Does nothing: the learner resolves references in `rollout`."""
 
     def rollout(self, timeout_s: float | None) -> TeamRollout | None:
-        """The rollouts of one learner joined along the environment axis; None if a reference was lost."""
+        """The rollouts of one learner, joined along the environment axis; None if one was lost or timed out."""
         (shard,) = self.shards
         try:
             parts = [ray.get(r, timeout=timeout_s) if isinstance(r, ray.ObjectRef) else r for r in shard]

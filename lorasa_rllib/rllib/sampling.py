@@ -1,8 +1,8 @@
-"""Rounds of sampling over all env runners, and what happens when some of them fail.
+"""Sampling rounds over all env runners, and their fault handling.
 
-A runner that dies, hangs or whose environment fails loses its part of a round and nothing else: the others are asked
-for more, the lost one comes back when Ray has restarted it, and the results say so (`faults`). Nothing waits without a
-limit. A callback that raises ends the run.
+If a runner dies, hangs or its environment fails, only its part of the round is lost: the other runners sample more, the
+lost runner rejoins once Ray has restarted it, and the results report it (`faults`). Waits are limited, unless
+`sample_timeout_s` is None. A callback that raises ends the run.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from lorasa_rllib.rllib.faults import Fault, FaultRecord
 from lorasa_rllib.rllib.sampled import Sampled
 
 ATTEMPTS = 3
-"""Rounds without a single usable answer before training gives up."""
+"""Consecutive rounds without any usable answer after which the run ends."""
 
 GRACE = 10.0
-"""Seconds that the driver waits beyond `sample_timeout_s`, so that a runner that hangs has ended itself by then."""
+"""Seconds that the driver waits beyond `sample_timeout_s`, within which a hanging runner terminates itself."""
 
 SAMPLE, PROBE = "team_sample", "team_probe"
 
 Answer = tuple[list[Sampled], Any] | Fault
-"""What an env runner sampled, and its metrics; or why it could not."""
+"""What an env runner sampled and its metrics, or the fault that prevented it."""
 
 
 def _attempt(runner: Any, **what: Any) -> Answer:
@@ -35,7 +35,7 @@ def _ping(runner: Any) -> str:
 
 
 def ask(group: Any, tag: str, requests: Mapping[int, Mapping[str, Any]]) -> None:
-    """Lets remote env runners begin to sample. requests: arguments of `sample()` by env runner."""
+    """Starts sampling on remote env runners, without waiting. requests: arguments of `sample()` by env runner."""
     if requests:
         runners = sorted(requests)
         arguments = [dict(requests[runner]) for runner in runners]
@@ -43,40 +43,40 @@ def ask(group: Any, tag: str, requests: Mapping[int, Mapping[str, Any]]) -> None
 
 
 def answers(group: Any, tag: str, seconds: float | None) -> dict[int, Answer]:
-    """What the env runners that were asked with `tag` have answered after so many seconds."""
+    """Answers to the requests with `tag` that arrive within `seconds` (None: no limit), by env runner."""
     return dict(group.fetch_ready_async_reqs(tags=tag, timeout_seconds=seconds))
 
 
 class Sampling:
-    """Asks env runners for rollouts.
+    """Requests rollouts from env runners.
 
-    restore: brings lost env runners back if they answer; called while none is left.
+    restore: takes back lost env runners that answer again; called repeatedly while none is left.
     """
 
     def __init__(self, group: Any, config: Any, faults: FaultRecord, restore: Callable[[], Any]):
         self._group, self._config, self._restore = group, config, restore
         self.faults = faults
         self._barren = 0
-        self._busy: set[int] = set()  # env runners with a round on its way
+        self._busy: set[int] = set()  # env runners with a round in progress
         self._began: dict[int, float] = {}
 
     def begin(self) -> None:
-        """Lets every env runner start a round, unless it is still busy with one."""
+        """Starts a round on every env runner that is not busy with one."""
         idle = set(self._group.healthy_env_runner_ids()) - self._busy
         ask(self._group, SAMPLE, {runner: {} for runner in idle})
         self._busy.update(idle)
         self._began.update(dict.fromkeys(idle, time.monotonic()))
 
     def drop(self) -> None:
-        """Waits for rounds that have begun, and forgets them."""
+        """Waits for the rounds in progress and discards them."""
         self._fetch()
 
     def round(self) -> tuple[list[Sampled], list[Any]]:
-        """At least a training batch of environment steps, and the runners' metrics.
+        """Samples at least a training batch of environment steps. Returns the samples and the runners' metrics.
 
-        Raises CallbackError at once; and after `ATTEMPTS` asks in a row without any usable answer (at the first one
-        with `restart_failed_env_runners=False`) TeamEnvError for what an environment did, else RuntimeError. All carry
-        the message and traceback of what was raised.
+        Raises CallbackError as soon as a callback fails. After `ATTEMPTS` consecutive requests without any usable
+        answer, or at the first fault if `restart_failed_env_runners` is False, raises TeamEnvError if an environment
+        failed, otherwise RuntimeError, with the message and traceback of the fault.
         """
         sampled: list[Sampled] = []
         metrics: list[Any] = []
@@ -96,7 +96,7 @@ class Sampling:
         return sampled, metrics
 
     def _ask(self) -> dict[int, Answer]:
-        """One answer of every env runner that gives one in time."""
+        """One answer from every env runner that answers in time; reports all others."""
         group = self._group
         if not group.num_remote_env_runners():
             answered = {0: group.local_env_runner.attempt()}
@@ -126,7 +126,7 @@ class Sampling:
         return "died"
 
     def _fetch(self) -> dict[int, Answer]:
-        """The answers of busy env runners; those that have died are busy no more."""
+        """Answers of busy env runners. Those that answered or died are no longer busy."""
         if not self._busy:
             return {}
         answered = answers(self._group, SAMPLE, self._limit())
@@ -156,19 +156,19 @@ class Sampling:
 
 
 def name_of(runner: int, evaluates: bool = False) -> str:
-    """What messages call an env runner; 0 is that of the driver."""
+    """Name of an env runner in messages; 0 is the driver's."""
     kind = "evaluation env runner" if evaluates else "env runner"
     return f"{kind} {runner}" if runner else f"the local {kind}"
 
 
 def faults_in(answered: Mapping[int, Answer]) -> list[tuple[int, Fault]]:
-    """Env runners that failed, those whose callbacks did first."""
+    """Env runners that failed, with their faults; failed callbacks come first."""
     failed = [(runner, answer) for runner, answer in answered.items() if isinstance(answer, Fault)]
     return sorted(failed, key=lambda item: (not item[1].of_callback, item[0]))
 
 
 def returned(group: Any) -> list[int]:
-    """The env runners that were lost and answer again. Asks in passing: those that do not answer cost no time."""
+    """Lost env runners that answer again. Pings the others without waiting; their answers count in later calls."""
     lost = set(range(1, group.num_remote_env_runners() + 1)) - set(group.healthy_env_runner_ids())
     if not lost:
         return []

@@ -1,4 +1,4 @@
-"""The part of a config that says how agents share weights: method, adapters, phases."""
+"""The part of a config that determines how agents share weights: method, adapters, phases."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lorasa_rllib.spec import Owners, TeamSpec
 
 
 class SharingConfig(PPOConfig):
-    """What `.sharing(...)` sets, and what follows from it: the team, its owner table, the adapters, the phases."""
+    """Settings of `.environment(...)` and `.sharing(...)`, and what follows: team, owners, adapters, phases."""
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)
@@ -52,14 +52,14 @@ class SharingConfig(PPOConfig):
         """Sets the environment. Returns this config.
 
         Args:
-            env: a name of `envs.registry.ENVIRONMENTS`, or a `VectorTeamEnv` class. Or an environment of one team as
-                RLlib and PettingZoo have them, which becomes "pettingzoo" with `env_config={"env": ...}`: a class or
-                function that makes it, a name of `ray.tune.register_env`, a module or "module:name".
-            env_config: settings of the environment. Those of a `MultiAgentEnv`, and of a function that takes one
-                argument, are handed over as one dictionary, those of a `ParallelEnv` by their names.
+            env: a key of `envs.registry.ENVIRONMENTS`, or a `VectorTeamEnv` class. Or an RLlib or PettingZoo
+                environment, which is stored as "pettingzoo" with `env_config={"env": ...}`: a class or function that
+                builds it, a name registered with `ray.tune.register_env`, a module or "module:name".
+            env_config: settings of the environment. A `MultiAgentEnv` class, or a function with one argument, receives
+                them as one dictionary; anything else as keyword arguments.
         """
         if env is not NotProvided and env != self.env and self.env == GAMES:
-            self.env_config.pop("env", None)  # of the environment before
+            self.env_config.pop("env", None)  # belongs to the previous environment
         super().environment(env, env_config=env_config, **kwargs)
         if self.env is not None and not is_team_env(self.env):
             if "env" in self.env_config:
@@ -73,7 +73,7 @@ class SharingConfig(PPOConfig):
 
     @override(PPOConfig)
     def build_algo(self, env: Any = None, use_copy: bool = True) -> Any:
-        """The algorithm. env: see `environment`."""
+        """Builds the algorithm. env: see `environment`."""
         if env is not None:
             self.environment(env)
         return super().build_algo(use_copy=use_copy)
@@ -102,44 +102,44 @@ class SharingConfig(PPOConfig):
         adapters: Any = NotProvided,
         fork_from: str | None = NotProvided,
     ) -> Self:
-        """How agents share weights. Returns this config.
+        """Sets how agents share weights. Returns this config.
 
         Args:
-            method: a key of `lorasa_rllib.sharing.methods.METHODS`. "ps": one policy. "nps": an actor and a critic for
-                each agent. "mtl": one trunk, a head for each agent. "seps": an actor for each group of agents. "lora":
-                LoRASA, one backbone and an adapter for each agent. "seps_lora": adapters on a backbone for each group.
-            schedule: "two_phase": the backbone trains first, then freezes and the adapters train. "joint": both train
-                from the start. None: two phases where `total_env_steps` or `phase_switch` says when the second one
-                begins, else joint.
-            total_env_steps: budget of the run, summed over environments. Only a fraction as `phase_switch` and
-                "linear" rates need it; stopping a run is up to the caller (`stop=` of Tune).
-            phase_switch: environment steps (int) or fraction of the budget (float) after which the adapters begin, or
-                "auto": when the return rises at half its fastest rate (`learning.auto_switch` has the rule). None:
-                after 0.3 of the budget.
-            adapter_key: whose adapter a row uses. "agent": each agent its own. "role": that of the agent's role (unit
-                type ...), a whole number which the environment gives at every step; -1 and roles beyond the bank use
-                the plain backbone. A table, as sequence or by agent's name: agents that share adapters, from 0. A
-                function from `TeamStep` to whole numbers [E, N]: roles of your own; needs `num_adapters`.
-            num_adapters: size of the bank of adapters; None: as many as agents, roles or the table use.
-            groups: of SePS, a number from 0 for every agent, as a sequence in the team's order or by name. None: found
-                when the algorithm is built, from a random rollout; checkpoints keep them.
-            r: adapter rank. Raised: more freedom per agent; adapter parameters grow in proportion.
+            method: a key of `lorasa_rllib.sharing.methods.METHODS`. "ps": one policy. "nps": an actor and a critic per
+                agent. "mtl": one trunk, a head per agent. "seps": an actor per group of agents. "lora": LoRASA, one
+                backbone and an adapter per agent. "seps_lora": a backbone per group and adapters.
+            schedule: "two_phase": the backbone trains first, then is frozen while the adapters train. "joint": both
+                train from the start. None: "two_phase" if `total_env_steps` or `phase_switch` is set, else "joint".
+            total_env_steps: budget of the run, summed over environments. Required by "linear" rates and, with two
+                phases, unless `phase_switch` is a number of steps; also makes the default learning rate decay. Does not
+                stop the run (use `stop=` of Tune).
+            phase_switch: environment steps (int) or fraction of the budget (float) after which the adapter phase
+                begins, or "auto": once the return rises at less than half its fastest rate (`learning.auto_switch`).
+                None: after 0.3 of the budget.
+            adapter_key: which adapter a row uses. "agent": one per agent. "role": that of the agent's role (unit type
+                ...), an integer that the environment returns at every step; -1 and roles beyond the bank use the plain
+                backbone. A table, as a sequence or by agent name: adapter indices from 0, equal for agents that share
+                one. A function from `TeamStep` to integers [E, N]: custom roles; needs `num_adapters`.
+            num_adapters: size of the adapter bank; None: as many as the agents, roles or table use.
+            groups: groups for SePS, an index from 0 per agent, as a sequence in the team's order or by name. None:
+                found from a random rollout when the algorithm is built; checkpoints store them.
+            r: adapter rank. Higher ranks give agents more freedom; adapter parameters grow in proportion.
             lora_alpha: adapter outputs are scaled by lora_alpha / r.
             use_rslora: scale by lora_alpha / sqrt(r) instead.
-            init_lora_weights: "peft" or "lorasa", which factor starts at zero. See `nn.bank.LoRAConfig`.
-            target_modules: patterns of the adapted layers.
-            rank_pattern: rank of layers that match a pattern.
-            adapt_bias, adapt_norm: adapters have biases, and gains and offsets of LayerNorms, too. Not as published.
-            adapter_lr_scale: learning rate of the adapters as a multiple of `lr`. None: 3 in the adapter phase of two,
-                where adapters alone must move the policy, and 1 in joint training.
-            backbone: path (or URI, s3://...) of a checkpoint of this package or of a policy's files, whose backbone,
-                critic and normaliser this run starts from; with `phase_switch=0` training starts in the adapter phase.
-                Files without a critic give the actor alone, also to a team with more agents.
-            adapters: where the adapters start from: a checkpoint or a policy's files, each from that of the same name;
-                or name -> folder of one adapter, such as {"scout": "policy/adapters/front"}. The rest start plain.
+            init_lora_weights: "peft" or "lorasa", which factor is initialised to zero. See `nn.bank.LoRAConfig`.
+            target_modules: patterns of the layers to adapt.
+            rank_pattern: ranks of layers that match a pattern, instead of `r`.
+            adapt_bias, adapt_norm: also adapt biases, or gains and offsets of LayerNorms. Not as published.
+            adapter_lr_scale: learning rate of the adapters as a multiple of `lr`. None: 3 in two-phase training, where
+                the adapters alone must change the policy, and 1 in joint training.
+            backbone: path (or URI, s3://...) of a checkpoint of this package or a policy's files, whose backbone,
+                critic and normalisers initialise this run; with `phase_switch=0` training starts in the adapter phase.
+                Files without a critic initialise the actor only, and may be from a smaller team.
+            adapters: what the adapters are initialised from: a checkpoint or a policy's files, matched by name; or
+                name -> folder of one adapter, such as {"scout": "policy/adapters/front"}. Others start with no effect.
                 Adapters must train from the start: `phase_switch=0` or joint.
-            fork_from: path (or URI) of a checkpoint of a run with the same settings that this run goes on from, with
-                its counters and optimisers; only what comes later, such as `phase_switch`, may differ.
+            fork_from: path (or URI) of a checkpoint of a run with the same settings that this run continues, including
+                counters and optimisers; only settings that take effect later, such as `phase_switch`, may differ.
         """
         return self._store(
             sharing_method=method,
@@ -168,20 +168,20 @@ class SharingConfig(PPOConfig):
     def team_spec(self) -> TeamSpec:
         """The team of the configured environment.
 
-        Learnt once, and kept with this config wherever it goes, so that every process has the agents in one order: if
-        only a copy of the environment can tell, one is built and closed again. Forgotten if the environment changes.
+        Determined once, by building and closing a copy of the environment if necessary, and stored with this config and
+        its copies, so that all processes use the same order of agents. Reset if the environment changes.
         """
         spec = self.learn_team().spec
         return with_roles(spec, self._num_own_roles()) if self._roles_by_function() else spec
 
     def worker(self, index: int = 0, recreated: bool = False) -> Worker:
-        """One of the env runners, as constructors of environments are told."""
+        """Description of env runner `index` for constructors of environments."""
         return Worker(index, self.num_env_runners, self.num_envs_per_env_runner, recreated, self.in_evaluation)
 
     def learn_team(self, keep: bool = False, worker: Worker | None = None) -> KnownTeam:
-        """What `team_spec` is about.
+        """The known team behind `team_spec`; determines it if necessary.
 
-        keep: a copy that has to be built stays open for `make_team_env`. worker: whose it is, None: the driver's.
+        keep: leave a copy that has to be built open for `make_team_env`. worker: its env runner; None: the driver's.
         """
         known = self.known_team
         if known is None or not known.belongs_to(self.env, self.env_config):
@@ -192,9 +192,9 @@ class SharingConfig(PPOConfig):
         return known
 
     def order_agents(self, agents: Sequence[str]) -> None:
-        """Lets the team have its agents in another order, that of a checkpoint, say.
+        """Reorders the agents of the team, for example to the order of a checkpoint.
 
-        Tables by position (`groups`, `adapter_key`) become tables by name. Raises ValueError for other names.
+        Tables by position (`groups`, `adapter_key`) become tables by name. Raises ValueError if the names differ.
         """
         known = self.learn_team()
         if known.spec.agents == tuple(agents):
@@ -206,13 +206,13 @@ class SharingConfig(PPOConfig):
         self._know(known.in_order(agents))
 
     def make_team_env(self, seed: int | None = None, worker: Worker | None = None) -> VectorTeamEnv:
-        """The environments of one env runner, None: the driver's. seed: the one that their first `reset` will have."""
+        """Builds the environments of an env runner (None: the driver's). seed: passed later to their first `reset`."""
         worker = worker or self.worker()
         env = self.learn_team(True, worker).environments(self.num_envs_per_env_runner, seed, worker)
         return KeyedTeam(env, self.sharing_adapter_key, self._num_own_roles()) if self._roles_by_function() else env
 
     def _know(self, known: KnownTeam) -> None:
-        self.__dict__["known_team"] = known  # no setting: it follows from them, also where they are frozen
+        self.__dict__["known_team"] = known  # derived from the settings, not one itself: also set on frozen configs
 
     def _roles_by_function(self) -> bool:
         return callable(self.sharing_adapter_key)
@@ -224,7 +224,7 @@ class SharingConfig(PPOConfig):
 
     @property
     def needs_groups(self) -> bool:
-        """Whether the sharing method has groups that are still to be found."""
+        """Whether the sharing method needs groups and none are set."""
         return self.sharing_groups is None and "groups" in takes(self.sharing_method)
 
     def owners(self) -> Owners:
@@ -239,7 +239,7 @@ class SharingConfig(PPOConfig):
         )
 
     def schedule(self) -> Schedule:
-        """The schedule that was set, or the usual one."""
+        """The schedule that was set, or the default one."""
         return self.sharing_schedule or usual_schedule(self.total_env_steps, self.phase_switch)  # type: ignore[return-value]
 
     def phase_schedule(self) -> PhaseSchedule:
@@ -251,7 +251,7 @@ class SharingConfig(PPOConfig):
         )
 
     def lora(self) -> LoRAConfig:
-        """Size and placement of the adapters."""
+        """Rank, scale and placement of the adapters."""
         targets: Any = self.lora_target_modules
         return LoRAConfig(
             r=self.lora_r,

@@ -1,4 +1,4 @@
-"""Spaces of the rows that agents hand to the shared module."""
+"""Spaces of the rows that the shared module reads and writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lorasa_rllib.spec import TeamSpec
 
 
 def row_spaces(spec: TeamSpec) -> tuple[gym.Space, gym.Space]:
-    """Observation and action space of one agent's row, padded to the largest agent. Actions lie in [-1, 1]."""
+    """Observation and action space of a row, padded to the largest agent. Continuous actions lie in [-1, 1]."""
     entries: dict[str, gym.Space] = {
         OBS: gym.spaces.Box(-np.inf, np.inf, (spec.obs_size,), np.float32),
         AGENT: gym.spaces.Discrete(spec.num_agents),

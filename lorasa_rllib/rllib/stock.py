@@ -1,4 +1,4 @@
-"""Our environments and our module under RLlib's own algorithms, env runners and learners, unmodified.
+"""This package's environments and module under RLlib's own, unmodified algorithms, env runners and learners.
 
     from ray.rllib.algorithms.ppo import PPOConfig
     from lorasa_rllib import map_to_shared_policy, shared_policy_spec
@@ -11,8 +11,8 @@
         .rl_module(rl_module_spec=shared_policy_spec("mamujoco", env_config, sharing="lora", r=8))
     )
 
-It is the slow path (`benchmarks/stock.py`): one row and one episode object per agent and step. One Adam steps all
-banks, so an adapter without rows in a minibatch still drifts with its momentum. The value normaliser stays at rest.
+This is the slow path (`benchmarks/stock.py`): RLlib handles every agent and step separately. A single Adam steps all
+banks, so an adapter without rows in a minibatch still moves by its momentum. The value normaliser is never updated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from lorasa_rllib.rllib.module import AGENT, MASK, OBS, ROLE, STATE
 from lorasa_rllib.rllib.spaces import row_spaces
 
 OF_OUR_ALGORITHMS = ("schedule", "total_env_steps", "phase_switch", "adapter_lr_scale", "backbone", "fork_from")
-"""Settings of `TeamConfig.sharing` that say how to train, which here is up to RLlib."""
+"""Settings of `TeamConfig.sharing` that control training, which is RLlib's task here."""
 
 
 class TeamMultiAgentEnv(MultiAgentEnv):
@@ -42,23 +42,22 @@ class TeamMultiAgentEnv(MultiAgentEnv):
 
     config: "env", a registered name or a subclass of `VectorTeamEnv`, and its "env_config".
 
-    Agents are numbered in the order of their names, as in `shared_policy_spec`: env runners have no other order in
-    common.
+    Agents are indexed in the natural order of their names, as in `shared_policy_spec`, so that all env runners agree.
 
-    Observations are dictionaries: "obs" [obs_size] and "state" [S] float32, "agent" (index), and where the team has
-    them "action_mask" int8 [choices] and "role". Continuous actions lie in [-1, 1].
-    A shared reward is split evenly among the agents that acted, so the return of RLlib's episode (a sum over agents)
-    is the team's. An agent that dies gets a last observation, terminates and stays out until the next episode; what it
-    would earn afterwards is lost. So does one that is truncated while others go on, with a truncation. An episode ends
-    when the environment says so or when nobody is left; time limits are truncations. Last observations allow every
-    choice: nothing follows them.
+    Observations are dictionaries: "obs" [obs_size] and "state" [S] float32, "agent" (index) and, if the team has them,
+    "action_mask" int8 [choices] and "role". Continuous actions lie in [-1, 1].
+    A shared reward is split evenly among the agents that acted, so that the return of RLlib's episode (a sum over
+    agents) is the team return. An agent that dies receives a last observation, terminates and stays absent until the
+    next episode; its later rewards are lost. The same holds, with a truncation, for an agent that is truncated while
+    others continue. An episode ends when the environment ends it or no agent is left; time limits are truncations. Last
+    observations mark every action as available, since no action follows.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         inside = config.get("env_config") or {}
         team = make_environment(config["env"], 1, dict(inside), worker=_worker(config, inside))
-        order = by_name(team.spec.agents)  # their own may differ between processes
+        order = by_name(team.spec.agents)  # the environment's own order may differ between processes
         self.team = team if team.spec.agents == order else team.reordered(order)
         self.possible_agents = list(self.team.spec.agents)
         self.agents = list(self.possible_agents)
@@ -66,12 +65,12 @@ class TeamMultiAgentEnv(MultiAgentEnv):
         self.observation_spaces = dict.fromkeys(self.agents, observation)
         self.action_spaces = dict.fromkeys(self.agents, action)
         self._index = {agent: n for n, agent in enumerate(self.agents)}
-        self._next: TeamStep | None = None  # the first step of the next episode, which began by itself
+        self._next: TeamStep | None = None  # first step of the next episode, begun by the automatic reset
         self._present = self._gone = np.zeros(len(self.agents), bool)
 
     @classmethod
     def registered(cls, name: str, env_config: Mapping[str, Any]) -> Self:
-        """The creator of a registered environment: `.environment(name, env_config=...)`."""
+        """Builds a registered environment, as used by `.environment(name, env_config=...)`."""
         return cls({"env": name, "env_config": env_config})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], ...]:
@@ -93,7 +92,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
             self._next = step
             last = self._rows(acted, step.final_obs[0], step.final_state[0], None)
             return last, rewards, {"__all__": bool(step.terminated[0])}, {"__all__": bool(step.truncated[0])}, {}
-        self._note_roles(step)  # last observations keep the roles before
+        self._note_roles(step)  # after the episode's last observations, which keep the previous roles
         gone = acted & ~step.active[0]
         cut = np.zeros_like(gone) if step.cut is None else gone & step.cut[0]
         self._gone = self._gone | gone
@@ -125,7 +124,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
         return {self.possible_agents[n]: float(of_each[n]) for n in who}
 
     def _allowed(self, which: np.ndarray, masks: np.ndarray | None) -> np.ndarray | None:
-        """int8 [N, choices], None if rows have no masks. Raises TeamEnvError for masks that they have no place for."""
+        """int8 [N, choices]; None if the rows have no masks. Raises TeamEnvError if such rows are given a mask."""
         spec = self.team.spec
         if masks is None and not spec.has_masks:
             return None
@@ -144,7 +143,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
     def _rows(
         self, which: np.ndarray, obs: np.ndarray, state: np.ndarray, masks: np.ndarray | None
     ) -> dict[str, dict[str, Any]]:
-        """Observations of the agents `which` (bool [N]). masks [1, N, choices]; None: everything is allowed."""
+        """Observations of the agents `which` (bool [N]). masks [1, N, choices]; None: every choice is available."""
         obs, state = obs.copy(), state.copy()  # environments reuse their arrays
         allowed = self._allowed(which, masks)
         rows = {}
@@ -159,7 +158,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
 
 
 def _worker(*configs: Mapping[str, Any]) -> Worker:
-    """Whose environment it is, where RLlib says so: one of the dictionaries is its EnvContext."""
+    """The env runner that owns the environment, if one of the dictionaries is RLlib's EnvContext."""
     for config in configs:
         if isinstance(config, EnvContext):
             return Worker(config.worker_index, config.num_workers or 0, recreated_worker=config.recreated_worker)
@@ -178,16 +177,17 @@ def shared_policy_spec(
 ) -> RLModuleSpec:
     """Spec of the module that all agents of a team share, for `.rl_module(rl_module_spec=...)`.
 
-    env, env_config: the environment, as for `TeamMultiAgentEnv`; nothing is simulated.
-    sharing, options: sharing method and its settings (`r`, `lora_alpha`, `adapter_key` ...), as `TeamConfig.sharing`
-        takes them; not those that say how to train.
-    network, critic_input: as `TeamConfig.network` and `TeamConfig.training`; observations by default with a LayerNorm,
-        `obs_norm="layer"`.
-    phase: what trains, the rest is frozen. None: backbone and adapters, "joint". With one learner a run may change it,
+    env, env_config: the environment, as for `TeamMultiAgentEnv`; a copy is built and closed if its team is not
+        known otherwise.
+    sharing, options: sharing method and its settings (`r`, `lora_alpha`, `adapter_key` ...), as in
+        `TeamConfig.sharing`, except those that control training.
+    network, critic_input: as in `TeamConfig.network` and `TeamConfig.training`, but `obs_norm` is "layer" by default.
+    phase: what trains; the rest is frozen. None: "joint" (backbone and adapters) if the method has adapters, else
+        "backbone". With one learner, a run may change it:
         `algo.learner_group.foreach_learner(lambda learner: learner.module["shared_policy"].policy.set_phase(phase))`;
-        with several it may not, because RLlib's gradient reduction stops when parameters freeze on the way.
+        with several it may not, as RLlib's gradient reduction fails when parameters freeze during a run.
 
-    Raises ValueError for bad settings, as `TeamConfig` does.
+    Raises ValueError for invalid settings, as `TeamConfig` does.
     """
     if ignored := sorted(set(options) & set(OF_OUR_ALGORITHMS)):
         raise ValueError(
@@ -197,7 +197,7 @@ def shared_policy_spec(
         raise ValueError("adapter_key as a function needs this package's env runners; use MAPPOConfig, or 'role'.")
     config = TeamConfig().environment(env, env_config=dict(env_config or {}))
     config = config.sharing(sharing, **options).training(critic_input=critic_input)
-    config = config.network(obs_norm="layer").network(**(network or {}))  # no learner of ours updates statistics
+    config = config.network(obs_norm="layer").network(**(network or {}))  # RLlib's learners do not update statistics
     config.order_agents(by_name(config.team_spec().agents))
     policy = config.policy_config()
     if policy.network.recurrent or policy.network.critic_recurrent:

@@ -1,4 +1,4 @@
-"""Checkpoints that lie elsewhere: a URI such as s3://bucket/checkpoint is copied here to be read."""
+"""Remote checkpoints: copies a URI such as s3://bucket/checkpoint to this machine for reading."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pyarrow.fs import FileSystem, LocalFileSystem, copy_files
 
 @contextmanager
 def on_this_machine(path: str | Path, filesystem: FileSystem | None = None) -> Iterator[Path]:
-    """A folder of this machine as it is; of another file system, a copy that lasts as long as the body.
+    """Yields a local folder as it is, or a temporary copy of a remote one, deleted when the context ends.
 
-    path: a path, a URI, or with `filesystem` (pyarrow) a path in that. Raises ValueError if it cannot be read.
+    path: a path, a URI, or a path in `filesystem` (pyarrow). Raises ValueError if it cannot be read.
     """
     if filesystem is None and "://" not in str(path):
         yield Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""How many threads torch uses: one in every process, unless a learner has the machine to itself."""
+"""Number of torch threads: one per process, unless the learner is the only process."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 ROWS_PER_THREAD = 4096
-"""Rows of a step below which another thread costs more than it saves: layers are small."""
+"""Rows of an optimiser step per thread; with fewer, another thread costs more than it saves, as layers are small."""
 
 
 def threads_of_learner(config: Any) -> int:
-    """`learner_threads`, or its default."""
+    """`learner_threads`, or its default, see `TeamConfig.learners`."""
     if config.learner_threads is not None:
         return int(config.learner_threads)
     if config.num_learners or config.num_env_runners or config.evaluation_num_env_runners:
@@ -24,7 +24,7 @@ def threads_of_learner(config: Any) -> int:
 
 
 def cores() -> int:
-    """Cores that this process may use: `OMP_NUM_THREADS`, which Ray sets for its actors, or those of its affinity."""
+    """Cores that this process may use: `OMP_NUM_THREADS`, which Ray sets for its actors, or its CPU affinity."""
     said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     if said.isdigit() and int(said):
         return int(said)
@@ -33,7 +33,7 @@ def cores() -> int:
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """torch computes with `number` threads in the body, and with as many as before afterwards."""
+    """Sets the number of torch threads within the context and restores it afterwards."""
     before = torch.get_num_threads()
     if number != before:
         torch.set_num_threads(number)

@@ -1,4 +1,4 @@
-"""Environments as users of RLlib have them (classes, functions, registered names), as settings of "pettingzoo"."""
+"""Converts RLlib users' environments (classes, functions, registered names) to settings of "pettingzoo"."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GAMES = "pettingzoo"
 
 
 class Registered:
-    """What `ray.tune.register_env(name, creator)` was given, to be called with one dictionary of settings."""
+    """A creator registered with `ray.tune.register_env(name, creator)`; called with one dictionary of settings."""
 
     def __init__(self, name: str, creator: Callable[[Any], Any]):
         self.name, self.creator = name, creator
@@ -31,18 +31,18 @@ class Registered:
 
 
 def is_team_env(env: Any) -> bool:
-    """Whether `env` is an environment of this package's kind: a name of `ENVIRONMENTS`, or a `VectorTeamEnv` class."""
+    """Whether `env` is one of this package's environments: a key of `ENVIRONMENTS` or a `VectorTeamEnv` class."""
     if isinstance(env, str):
         return env in ENVIRONMENTS
     return isinstance(env, type) and issubclass(env, VectorTeamEnv)
 
 
 def game_of(env: Any) -> Any:
-    """What `env` is as the setting "env" of the environment "pettingzoo".
+    """The value of `env` for the setting "env" of the environment "pettingzoo".
 
-    env: a class (`MultiAgentEnv` of RLlib, `ParallelEnv` of PettingZoo) or any other callable that makes a copy; the
-        name given to `ray.tune.register_env`; a module of a PettingZoo game, or its name; "module:name" or
-        "module.name" of a class or function.
+    env: a class (RLlib's `MultiAgentEnv`, PettingZoo's `ParallelEnv`) or any other callable that builds a copy; a name
+        registered with `ray.tune.register_env`; a PettingZoo module or its name; or the "module:name" or "module.name"
+        of a class or function.
 
     Raises ValueError for anything else.
     """

@@ -1,6 +1,6 @@
-"""Checks of settings: which inherited ones must keep their value, and which must fit together.
+"""Validation of settings: inherited ones that must keep their default, and combinations that are inconsistent.
 
-Numbers on their own are judged by `ranges`.
+`ranges` validates individual numbers.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from lorasa_rllib.rllib.ranges import settle_numbers
 BY_RLLIB = frozenset(
     {"algo_class", "in_evaluation", "simple_optimizer", "_is_frozen", "_is_online", "_validate_config"}
 )
-"""Attributes of configs that RLlib sets for itself."""
+"""Config attributes that RLlib manages itself."""
 
 JUDGED = frozenset({"use_kl_loss", "policies", "policy_mapping_fn"})
-"""Settings whose other values are refused below, with reasons of their own."""
+"""Settings for which `check_inherited_settings` has specific error messages."""
 
 # fmt: off
 WORKS = BY_RLLIB | JUDGED | frozenset({
@@ -45,9 +45,9 @@ WORKS = BY_RLLIB | JUDGED | frozenset({
     *(f"callbacks_{hook}" for hook in (*BY_RUNNERS, *BY_ALGORITHMS)), "stats_cls_lookup",
 })
 # fmt: on
-"""Settings inherited from RLlib that do what RLlib says. Every other one must keep its default.
+"""Settings inherited from RLlib that work as RLlib documents them. All others must keep their default.
 
-`tests/rllib/test_settings_work.py` sees what each of them changes.
+`tests/rllib/test_settings_work.py` tests the effect of each.
 """
 
 UNCALLED = "team algorithms never call it; of an episode they report the end, with on_episode_end"
@@ -87,12 +87,12 @@ WHY_NOT = {
     "_use_msgpack_checkpoints": "checkpoints are read as pickles",
     "env_runner_health_probe_timeout_s": "lost env runners are asked in passing, without waiting for them",
 }
-"""Why a setting is not supported, for the error message."""
+"""Reasons why settings are not supported, for error messages."""
 
 
 def check_inherited_settings(config: Any, defaults: Any) -> None:
-    """Raises ValueError for every inherited setting whose value would be ignored. defaults: a fresh config."""
-    works = WORKS | {"batch_mode"} if config.in_evaluation else WORKS  # RLlib changes it for evaluation itself
+    """Raises ValueError that lists all unsupported inherited settings. defaults: a new config of the same class."""
+    works = WORKS | {"batch_mode"} if config.in_evaluation else WORKS  # RLlib changes it for evaluation
     problems = [
         f"{name.lstrip('_')}={short(value)} is not supported ({_why_not(name)}); leave it at "
         f"{short(getattr(defaults, name))}."
@@ -115,7 +115,7 @@ def check_inherited_settings(config: Any, defaults: Any) -> None:
 
 
 def short(value: Any, most: int = 120) -> str:
-    """A value as messages show it: dictionaries of RLlib fill pages."""
+    """`repr(value)` for messages, truncated to `most` characters: RLlib's dictionaries can be long."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 4]} ..."
 
@@ -125,13 +125,13 @@ def _why_not(name: str) -> str:
 
 
 def check_network(settings: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raises ValueError for settings of the network that do not exist: Tune may have brought them in."""
+    """Raises ValueError for unknown network settings, which Tune can set without calling `.network()`."""
     if unknown := sorted(set(settings) - set(known)):
         raise ValueError(f"network_settings: {suggestion(unknown[0], known)}")
 
 
 def check_evaluation(config: Any) -> None:
-    """Raises ValueError for unknown names in `evaluation_config`, and for numbers that are out of their range."""
+    """Raises ValueError for unknown names and out-of-range numbers in `evaluation_config`."""
     given = config.evaluation_config
     if given is not None and not isinstance(given, Mapping | AlgorithmConfig):
         raise ValueError(f"evaluation_config={short(given)} must be a dictionary of settings, or None.")
@@ -142,7 +142,10 @@ def check_evaluation(config: Any) -> None:
 
 
 def check_batch_size(config: Any, usual: int) -> None:
-    """Raises ValueError if the size of a training batch is given twice. usual: `train_batch_size` of a fresh config."""
+    """Raises ValueError if learners cannot share the training batch equally, or if its two settings disagree.
+
+    usual: default `train_batch_size`, which counts as not set.
+    """
     whole, part, learners = config.train_batch_size, config._train_batch_size_per_learner, max(1, config.num_learners)
     if part is None and whole % learners:
         raise ValueError(
@@ -157,9 +160,9 @@ def check_batch_size(config: Any, usual: int) -> None:
 
 
 def check_recipe(config: Any) -> None:
-    """Raises ValueError if a part of the update lacks what it needs."""
+    """Raises ValueError if settings of the update contradict each other or lack one that they need."""
     for name in config.linear_decay:
-        if name.endswith("?"):  # decays if it can
+        if name.endswith("?"):  # decays only if the budget is known
             continue
         if isinstance(rate := getattr(config, name), list | tuple):
             raise ValueError(
@@ -179,7 +182,7 @@ def check_recipe(config: Any) -> None:
 
 
 def check_layout(config: Any) -> None:
-    """Raises ValueError if environments, learners and their GPUs, batch and minibatch do not fit together."""
+    """Raises ValueError if environments, learners, GPUs, batch size and minibatch size are inconsistent."""
     runners, per_runner = max(1, config.num_env_runners), config.num_envs_per_env_runner
     learners, gpus = max(1, config.num_learners), config.num_gpus_per_learner
     if learners > 1 and 0 < gpus <= 0.5:
@@ -210,7 +213,7 @@ def check_layout(config: Any) -> None:
 
 
 def check_chunks(config: Any) -> None:
-    """Raises ValueError if the rollouts of recurrent networks cannot be cut into chunks."""
+    """Raises ValueError if rollouts of recurrent networks are not whole chunks, or minibatches hold less than one."""
     network, length = config.policy_config().network, config.chunk_length
     if not (network.recurrent or network.critic_recurrent):
         return
