@@ -1,1 +1,1 @@
-"""What came out of training: how far agents differ, where in the network, and what their adapters have become."""
+"""Analysis of trained policies: how much agents differ, in which layers, and statistics of their adapters."""

@@ -1,7 +1,7 @@
-"""What adapters have become: their size, sparsity and rank beside the backbone they are added to.
+"""Statistics of trained adapters: size, sparsity and effective rank relative to the backbone they are added to.
 
-The LoRASA paper (arXiv 2502.05573) reads small adapter entries as a sparse update, without a threshold or formula. The
-statistics here are ours.
+The LoRASA paper (arXiv 2502.05573) interprets small adapter entries as a sparse update, without giving a threshold or
+formula. The statistics here are our own.
 """
 
 from __future__ import annotations
@@ -34,40 +34,40 @@ WORDS = {
     "stable_rank": "stable rank",
     **{f"energy_{k}": f"energy in the largest {k if k > 1 else 'singular value'}" for k in TOP},
 }
-"""What readers call the columns of numbers."""
+"""Readable names of the numeric columns."""
 BLOCK = 2**22
-"""Entries of merged adapters that are held at a time."""
+"""Maximum number of entries of merged adapters in memory at a time."""
 
 
 @torch.no_grad()
 def adapter_statistics(policy: TeamPolicy) -> pd.DataFrame:
-    """One row for every adapted layer and adapter, columns `COLUMNS`; empty if the policy has no adapters.
+    """One row per adapted layer and adapter, columns `COLUMNS`; empty if the policy has no adapters.
 
-    D = scaling B_k A_k (or the dense delta) and W, the weight of the backbone that it is added to:
+    With D = scaling B_k A_k (or the dense delta) and W the backbone weight that it is added to:
 
     relative_norm:     |D|_F / |W|_F, Frobenius norms.
     below_<tau>:       share of entries of D with |entry| <= tau * (standard deviation of the entries of W).
-    stable_rank:       |D|_F^2 / |D|_2^2, between 1 and the rank; NaN for an adapter without effect.
-    energy_<k>:        share of the squared singular values that the k largest hold; NaN as above.
+    stable_rank:       |D|_F^2 / |D|_2^2, between 1 and the rank; NaN if D = 0.
+    energy_<k>:        share of the k largest in the sum of squared singular values; NaN if D = 0.
 
-    Id columns are left out of D and W: a backbone has one per agent, an adapter a single one. So are entries that none
-    of the adapter's agents has (padding). Where an adapter serves agents of several backbones, |W|_F is the root mean
-    square over these backbones, and the deviation that of all their entries. Adapters that no agent uses, and those
-    of roles, count as used by all agents. The log-std is a matrix of one row.
+    D and W exclude id columns, as a backbone has one per agent and an adapter only one, and padding, that is entries
+    that none of the adapter's agents has. If an adapter serves agents of several backbones, |W|_F is the root mean
+    square over these backbones, and the standard deviation that of all their entries. Adapters of roles, and adapters
+    that no agent uses, count as used by all agents. The log-std is treated as a matrix of one row.
     """
     parts = [_of_layer(policy, name, layer) for name, layer in adapted_layers(policy)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
 def adapted_layers(policy: TeamPolicy) -> Iterator[tuple[str, BankLinear | BankVector]]:
-    """Layers with adapters, by name, in the order of the network: mlp.0 .., gru.input, gru.hidden, .., log_std."""
+    """Yields (name, layer) of adapted layers in network order: mlp.0 .., gru.input, gru.hidden, .., log_std."""
     for name, layer in policy.actor.named_modules():
         if (isinstance(layer, BankLinear) and layer.rank) or (isinstance(layer, BankVector) and layer.adapted):
             yield name, layer
 
 
 def adapter_names(policy: TeamPolicy) -> list[str]:
-    """[K] names for axes: the role or the agents that use an adapter, its number if nobody does or many do."""
+    """[K] names for axes: the role, the one or two agents that use an adapter, or otherwise its number."""
     owners, agents = policy.config.owners, policy.config.spec.agents
     if owners.routed_by == "role":
         return [f"role {k}" for k in range(owners.num_adapters)]
@@ -76,10 +76,10 @@ def adapter_names(policy: TeamPolicy) -> list[str]:
 
 
 def draw_relative_norms(statistics: pd.DataFrame, path: Path, title: str, names: list[str] | None = None) -> None:
-    """Relative norm of every layer (rows) and adapter (columns) as a heat map. names: of adapters 0, 1 ...
+    """Draws the relative norm per layer (rows) and adapter (columns) as a heat map. names: of adapters 0, 1 ...
 
-    The log-std is left out where there are other layers: its few numbers may lie near 0, and beside a backbone of
-    almost nothing any adapter is large. Raises ValueError if there is nothing to draw.
+    The log-std is omitted if there are other layers: its few entries may be close to 0, which makes the relative norm
+    of any adapter large. Raises ValueError if there are no adapters.
     """
     if statistics.empty:
         raise ValueError("there are no adapters to draw: the policy has none. Skip this figure for shared policies.")
@@ -121,8 +121,9 @@ def _of_layer(policy: TeamPolicy, name: str, layer: BankLinear | BankVector) -> 
 
 
 def _statistics(weight: Tensor, served: Tensor, outs: Tensor, ins: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
-    """[k, columns] of k adapters. weight [G, out, in]; served [k, G], 1 for an adapter's backbones; outs [k, out] and
-    ins [k, in], 1 for real entries; up [k, out, r] and down [k, r, in] with D = up down, or up = D [k, out, in]."""
+    """Statistics [k, columns] of k adapters. weight [G, out, in]; served [k, G], 1 for an adapter's backbones; outs
+    [k, out] and ins [k, in], 1 for real entries; up [k, out, r] and down [k, r, in] with D = up down, or down None and
+    up = D [k, out, in]."""
     up = up * outs[..., None] * (ins[:, None] if down is None else 1)
     down = None if down is None else down * ins[:, None]
     update = up if down is None else up @ down
@@ -130,7 +131,7 @@ def _statistics(weight: Tensor, served: Tensor, outs: Tensor, ins: Tensor, up: T
     count, backbones = real.sum((1, 2)), served.sum(1)
 
     def mean(of_weight: Tensor) -> Tensor:
-        """[G, out, in] -> [k]: mean over real entries and served backbones."""
+        """Mean over real entries and served backbones, [G, out, in] -> [k]."""
         sums = torch.einsum("goi,ko,ki->kg", of_weight, outs, ins)
         return (sums * served).sum(1) / (count * backbones)
 
@@ -145,7 +146,7 @@ def _statistics(weight: Tensor, served: Tensor, outs: Tensor, ins: Tensor, up: T
 
 
 def _singular_values(up: Tensor, down: Tensor | None) -> Tensor:
-    """Those of D, descending; of a product from the r x r core between the orthogonal factors of its two sides."""
+    """Singular values of D in descending order; for a product, those of the r x r core of two QR decompositions."""
     if down is None:
         return torch.linalg.svdvals(up)
     left, right = torch.linalg.qr(up).R, torch.linalg.qr(down.mT).R
@@ -153,7 +154,7 @@ def _singular_values(up: Tensor, down: Tensor | None) -> Tensor:
 
 
 def _update(layer: BankLinear | BankVector, some: list[int]) -> tuple[Tensor, Tensor | None]:
-    """What some adapters add to the feature columns, float64: two factors, or the whole matrix and None."""
+    """The update of some adapters without id columns, float64: its two factors, or the full matrix and None."""
     if isinstance(layer, BankVector):
         return layer.delta[some].double()[:, None], None
     if layer.dense:
@@ -162,7 +163,7 @@ def _update(layer: BankLinear | BankVector, some: list[int]) -> tuple[Tensor, Te
 
 
 def _users(policy: TeamPolicy) -> np.ndarray:
-    """bool [K, N]: agents that may use an adapter; all, where routing is by role or nobody does."""
+    """bool [K, N]: agents that use an adapter; all agents with routing by role, or if none uses it."""
     owners = policy.config.owners
     if owners.routed_by == "role":
         return np.ones((owners.num_adapters, len(owners.backbone_of)), bool)
@@ -171,7 +172,7 @@ def _users(policy: TeamPolicy) -> np.ndarray:
 
 
 def _served(policy: TeamPolicy, backbones: int) -> Tensor:
-    """bool [K, G]: backbones of the agents that use an adapter. A layer that is not banked has one for all."""
+    """bool [K, G]: backbones of the agents that use an adapter. Layers that are not banked have G = 1."""
     users = _users(policy)
     if backbones == 1:
         return torch.ones(len(users), 1, dtype=torch.bool)
@@ -180,7 +181,7 @@ def _served(policy: TeamPolicy, backbones: int) -> Tensor:
 
 
 def _real_entries(policy: TeamPolicy, name: str, layer: BankLinear | BankVector) -> tuple[Tensor, Tensor]:
-    """float64 [K, out] and [K, in]: 1 for the outputs and inputs that some agent of an adapter has."""
+    """float64 [K, out] and [K, in]: 1 for outputs and inputs that at least one agent of an adapter has."""
     spec, users = policy.config.spec, _users(policy)
     actions = (users[:, :, None] & spec.action_mask()).any(1)
     if isinstance(layer, BankVector):

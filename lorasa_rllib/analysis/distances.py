@@ -1,7 +1,7 @@
-"""How differently agents (or roles) act: distances between their policies over a common bank of observations.
+"""Distances between the policies of agents (or roles) over a common bank of observations.
 
 The LoRASA paper (arXiv 2502.05573) reports Wasserstein distances between agents' policies, but not how they are
-computed, and its repository has no code for them. The definitions here are ours.
+computed, and its repository has no code for them. The definitions here are our own.
 """
 
 from __future__ import annotations
@@ -31,30 +31,29 @@ __all__ = [
 ]
 
 BLOCK = 2**22
-"""Numbers that one block of pairs may hold at a time."""
+"""Maximum number of values in a block of pairs."""
 
 
 @torch.no_grad()
 def policy_distances(policy: TeamPolicy, bank: ObservationBank) -> np.ndarray:
-    """float64 [N, N] (by role [K, K]): mean distance of two agents' action distributions over the bank's active rows.
+    """Mean distance of two agents' action distributions over the bank's active rows, float64 [N, N] (roles: [K, K]).
 
-    Every observation is shown to every agent's policy as if it were that agent's own (its id features, its adapter; for
-    roles, with that role in place of the row's): see `inputs_of`. Symmetric, zero on the diagonal. The definition is
-    ours:
+    Every agent's policy receives every observation as if it were that agent's own, with its id features and adapter;
+    by role, with that role in place of the row's (see `inputs_of`). Symmetric, zero on the diagonal. Definition (ours):
 
     continuous: 2-Wasserstein distance of the Gaussians before squashing, in units of the un-squashed action,
 
                     sqrt(|mu_i - mu_j|^2 + |sigma_i - sigma_j|^2)
 
                 over the action dimensions that both agents have (closed form for diagonal covariances).
-    discrete:   1-Wasserstein distance where any two different choices lie 1 apart, that is total variation
+    discrete:   1-Wasserstein distance with distance 1 between different choices, that is total variation
 
                     1/2 sum_c |p_i(c) - p_j(c)|,  between 0 and 1:
 
-                the least share of decisions in which the two differ; of actions with several components, the mean over
-                these. Probabilities are those among the choices available in the
-                bank and known to the agent; rows that leave an agent no choice are left out of its pairs, and a pair
-                without any row is NaN.
+                the smallest possible share of decisions in which the two differ. Actions with several components: the
+                mean over components. Probabilities cover the choices that are available in the bank and exist for
+                the agent; rows without such a choice are excluded from the agent's pairs, and a pair without rows is
+                NaN.
     """
     active = torch.as_tensor(bank.active_rows(), device=policy.actor.head.weight.device)
     seen = [_as_points(policy.actor.unroll(**inputs)[0], active) for inputs in inputs_of(policy, bank)]
@@ -76,28 +75,28 @@ def policy_distances(policy: TeamPolicy, bank: ObservationBank) -> np.ndarray:
 
 
 def mean_over_pairs(distances: np.ndarray) -> float:
-    """Mean of the pairs of different agents in [N, N]; NaN if there is none."""
+    """Mean over pairs of different agents in [N, N], ignoring non-finite ones; NaN without pairs."""
     return float(pairs_of(distances).mean()) if len(pairs_of(distances)) else float("nan")
 
 
 def pairs_of(distances: np.ndarray) -> np.ndarray:
-    """[N, N] -> the finite distances [P] between different agents, each pair once."""
+    """Finite distances [P] between different agents in [N, N], each pair once."""
     pairs = distances[np.triu_indices(len(distances), 1)]
     return pairs[np.isfinite(pairs)]
 
 
 def measure_of(policy: TeamPolicy) -> str:
-    """What a distance of this policy is, for axes and colour bars."""
+    """Label of this policy's distance measure, for axes and colour bars."""
     if policy.config.spec.continuous:
         return "distance of policies\n(2-Wasserstein, before squashing)"
     return "distance of policies\n(total variation, 0 to 1)"
 
 
 def clustered(distances: np.ndarray) -> np.ndarray:
-    """int64 [N]: an order in which agents that act alike stand together.
+    """An order of agents, int64 [N], that places similar agents next to each other.
 
-    Hierarchical clustering with average linkage, leaves ordered so that neighbours are as close as can be. Pairs that
-    cannot be compared count as far apart.
+    Hierarchical clustering with average linkage and optimal leaf ordering. Pairs that cannot be compared get the
+    largest finite distance, at least 1.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
@@ -112,7 +111,7 @@ def clustered(distances: np.ndarray) -> np.ndarray:
 def draw_heat_map(
     distances: np.ndarray, names: list[str], path: Path, title: str, label: str = "distance of policies"
 ) -> None:
-    """distances [N, N] as a picture, agents in clustered order; values in the cells of small teams."""
+    """Draws distances [N, N] as a heat map, agents in clustered order; small teams show values in the cells."""
     order = clustered(distances)
     names = [names[n] for n in order]
     side = min(9.0, 2.6 + 0.55 * len(names))
@@ -130,9 +129,9 @@ def draw_distances_over_training(
     title: str,
     label: str = "distance of policies",
 ) -> None:
-    """Mean over pairs as a line, smallest to largest pair as a band, at some environment steps.
+    """Draws the mean over pairs as a line and the range over pairs as a band, against environment steps.
 
-    matrices: one [N, N] for every entry of `steps`. The pairs closest and furthest at the end are named there.
+    matrices: one [N, N] per entry of `steps`. The closest and furthest pair are named at the end.
     """
     unit, word = (1e6, "millions") if max(steps) >= 1e6 else (1e3, "thousands")
     x = np.asarray(steps) / unit
@@ -161,9 +160,8 @@ def draw_distances_over_training(
 
 
 def _as_points(distribution: Any, active: Tensor) -> tuple[Tensor, Tensor]:
-    """What a distance is taken of: float64 [R, width], means and standard deviations or probabilities; known bool [R].
-
-    Dimensions an agent lacks are 0. Unknown are rows without an available choice.
+    """Points between which distances are taken: float64 [R, width], means and standard deviations or probabilities;
+    known bool [R], False for rows without an available choice. Dimensions that an agent lacks are 0.
     """
     if isinstance(distribution, Categorical | Categoricals):
         chances = distribution.log_probs.double().exp().flatten(0, 1)[active]
@@ -176,7 +174,7 @@ def _as_points(distribution: Any, active: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _entries(policy: TeamPolicy, points: Tensor) -> Tensor:
-    """float64 [owners, width]: 1 where an agent has the dimension. By role, every row has those of its own agent."""
+    """float64 [owners, width]: 1 where an agent has the dimension; all 1 by role, as rows have their own agent's."""
     spec = policy.config.spec
     if not spec.continuous or policy.actor.router.by_role:
         return points.new_ones(len(points), points.shape[-1])
@@ -184,7 +182,7 @@ def _entries(policy: TeamPolicy, points: Tensor) -> Tensor:
 
 
 def _extremes(distances: np.ndarray) -> list[tuple[float, tuple[int, int], str]]:
-    """The closest and the furthest pair of [N, N]: (distance, agents, word)."""
+    """The closest and the furthest pair in [N, N]: (distance, agents, label)."""
     first, second = np.triu_indices(len(distances), 1)
     pairs = distances[first, second]
     found = ((np.nanargmin(pairs), "closest pair"), (np.nanargmax(pairs), "furthest pair"))

@@ -1,7 +1,7 @@
-"""Where in the network agents differ: distances between their activations, layer by layer.
+"""Distances between agents' activations, layer by layer.
 
-The LoRASA paper (arXiv 2502.05573) shows activations of early layers alike and of later ones apart, as pictures. The
-measure here is ours.
+The LoRASA paper (arXiv 2502.05573) shows in figures that activations are similar in early layers and differ in later
+ones. The measure here is our own.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from lorasa_rllib.nn.policy import TeamPolicy
 
 @torch.no_grad()
 def layer_distances(policy: TeamPolicy, bank: ObservationBank, rows: int = 2048) -> dict[str, np.ndarray]:
-    """Layer -> float64 [N, N] (by role [K, K]): distance of two agents' activations over the bank, in deviations.
+    """Layer -> distance of two agents' activations over the bank, float64 [N, N] (by role [K, K]), standardised.
 
-    Layers in order: feature_norm, mlp.0 .., gru, post.0 .., head; the outputs of each, after activation and LayerNorm.
-    Every agent's policy is shown every observation of the bank (`inputs_of`); of the active rows, at most `rows`
-    evenly chosen ones count. For agents i, j with R rows each (the definition is ours):
+    Layers in order: feature_norm, mlp.0 .., gru, post.0 .., head; their outputs after activation and LayerNorm. Every
+    agent's policy receives every observation of the bank (`inputs_of`); at most `rows` evenly spaced active rows are
+    used. For agents i, j with R rows each (our definition):
 
         mean over units u of   1/R sum_r |x_(r)ui - x_(r)uj| / s_u
 
-    x_(r)ui is the r-th smallest activation of unit u under agent i's policy, so the sum is the 1-Wasserstein distance
-    of the two histograms, and s_u the standard deviation of the unit's activations under all agents' policies pooled.
-    Units that never vary count as 0. Only units that both agents have count (observation entries of feature_norm,
-    actions of the head); by role, those that all agents have. A head's outputs are means, or logits.
+    x_(r)ui is the r-th smallest activation of unit u under agent i's policy, so that 1/R sum_r is the 1-Wasserstein
+    distance of the two histograms; s_u is the standard deviation of the unit's activations pooled over all agents'
+    policies. Constant units contribute 0. Only units that both agents have are included (observation entries of
+    feature_norm, actions of the head); by role, those that all agents have. The head outputs means or logits.
     """
     seen: dict[str, list[Tensor]] = {}
     for inputs in inputs_of(policy, bank):
@@ -45,13 +45,13 @@ def layer_distances(policy: TeamPolicy, bank: ObservationBank, rows: int = 2048)
 
 
 def mean_per_layer(distances: dict[str, np.ndarray]) -> dict[str, float]:
-    """Layer -> mean over pairs of different agents; NaN for a team of one."""
+    """Layer -> mean over pairs of different agents; NaN for a single agent."""
     return {name: mean_over_pairs(matrix) for name, matrix in distances.items()}
 
 
 @torch.no_grad()
 def activations(actor: Actor, inputs: dict[str, Any], rows: np.ndarray) -> dict[str, Tensor]:
-    """Layer -> outputs [R, units] of some rows (positions in [T * B]) of the arguments of one `Actor.unroll`."""
+    """Layer -> outputs [R, units] of one `Actor.unroll(**inputs)` at `rows`, positions in [T * B]."""
     layout = actor.router.layout(inputs["obs"], inputs["agent"], inputs["roles"], inputs["adapters"])
     chosen = torch.as_tensor(rows, device=inputs["obs"].device)
     with _recorded(actor) as outputs:
@@ -60,7 +60,7 @@ def activations(actor: Actor, inputs: dict[str, Any], rows: np.ndarray) -> dict[
 
 
 def layers_of(actor: Actor) -> dict[str, nn.Module]:
-    """The layers that are compared, by name, in the order in which they are computed."""
+    """The compared layers by name, in the order of computation."""
     found: list[tuple[str, nn.Module | None]] = [("feature_norm", actor.feature_norm)]
     found += [(f"mlp.{k}", layer) for k, layer in enumerate(actor.mlp)]
     found += [("gru", actor.gru)]
@@ -69,7 +69,7 @@ def layers_of(actor: Actor) -> dict[str, nn.Module]:
 
 
 def draw_layers(distances: dict[str, np.ndarray], path: Path, title: str) -> None:
-    """Mean over pairs of agents for every layer as a point, closest to furthest pair as a bar through it."""
+    """Draws, per layer, the mean over pairs of agents as a point and the range over pairs as a bar."""
     figure, panel = new_figure(max(5.3, 1.6 + 0.8 * len(distances)), 4.0)
     for at, matrix in enumerate(distances.values()):
         pairs = pairs_of(matrix)
@@ -93,12 +93,12 @@ def draw_layers(distances: dict[str, np.ndarray], path: Path, title: str) -> Non
 
 @contextmanager
 def _recorded(actor: Actor) -> Iterator[dict[str, Tensor]]:
-    """Fills a dict with every layer's output [S, B, d] while the actor is called; leaves no hook behind."""
+    """Yields a dict that the actor's calls fill with every layer's output [S, B, d]; removes its hooks on exit."""
     outputs: dict[str, Tensor] = {}
 
     def recorder(name: str) -> Any:
         def record(module: nn.Module, arguments: Any, output: Any) -> None:
-            outputs[name] = output[0] if isinstance(output, tuple) else output  # a GRU returns its states, too
+            outputs[name] = output[0] if isinstance(output, tuple) else output  # a GRU also returns its hidden states
 
         return record
 
@@ -112,7 +112,7 @@ def _recorded(actor: Actor) -> Iterator[dict[str, Tensor]]:
 
 
 def _units(policy: TeamPolicy, layer: str, owners: int) -> np.ndarray | None:
-    """bool [N, units], which units of a layer each agent has (by role, [K, units]); None: all."""
+    """The units of a layer that each agent has, bool [N, units] (by role [K, units]); None: all."""
     spec = policy.config.spec
     if layer not in ("feature_norm", "head"):
         return None
@@ -121,7 +121,7 @@ def _units(policy: TeamPolicy, layer: str, owners: int) -> np.ndarray | None:
 
 
 def _distances(ordered: Tensor, units: np.ndarray | None) -> np.ndarray:
-    """[N, R, units], every unit in ascending order -> [N, N]."""
+    """Distances [N, N] from activations [N, R, units], each unit sorted in ascending order."""
     n, rows, width = ordered.shape
     real = torch.ones(n, width) if units is None else torch.as_tensor(units)
     real = real.to(ordered.device, torch.float64)
@@ -138,7 +138,7 @@ def _distances(ordered: Tensor, units: np.ndarray | None) -> np.ndarray:
 
 
 def _pooled_deviation(ordered: Tensor, real: Tensor) -> Tensor:
-    """[units]: standard deviation of a unit over the rows of all agents that have it."""
+    """Standard deviation of each unit over the rows of all agents that have it, [units]."""
     count = real.sum(0).clamp(min=1)
     mean = (ordered.mean(1, dtype=torch.float64) * real).sum(0) / count
     square = torch.stack([(agent.double() - mean).square().mean(0) for agent in ordered])

@@ -1,4 +1,4 @@
-"""A common bank of observations, and how every agent's policy is shown the whole of it."""
+"""A common bank of observations, and the inputs that present it to every agent's policy."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from lorasa_rllib.nn.policy import TeamPolicy
 
 @dataclass(frozen=True)
 class ObservationBank:
-    """Trajectories of all agents, pooled: B columns of T steps, whoever of the team went through them.
+    """Pooled trajectories of all agents: B columns of T steps, each from one agent.
 
     obs:    [T, B, o] observations, padded to the widest agent.
-    keep:   bool [T, B], False where an episode begins (recurrent policies forget there); None: nowhere.
-    masks:  bool [T, B, choices], choices that were available (discrete teams); None: all.
+    keep:   bool [T, B], False where an episode begins, which resets the hidden state; None: True everywhere.
+    masks:  bool [T, B, choices], available choices (discrete teams); None: all.
     active: bool [T, B], True where the agent was alive; None: everywhere. Policies are unrolled through all rows, but
-            only active ones count.
-    agents: int64 [B], whose trajectory each column is; None: unknown. With it, padding may hold anything; without it,
-            it must be 0, and teams of unequal agents cannot be routed by role.
+            only active ones are evaluated.
+    agents: int64 [B], the agent of each column; None: unknown. If given, padding may hold anything; otherwise padding
+            must be 0, and teams whose agents differ in size cannot be routed by role.
     """
 
     obs: np.ndarray
@@ -48,7 +48,7 @@ class ObservationBank:
             raise ValueError("the bank has no active row: nothing can be compared. Collect more steps.")
 
     def active_rows(self, limit: int | None = None) -> np.ndarray:
-        """int64 [R]: positions of active rows in [T * B], at most `limit` of them, evenly spread."""
+        """Positions of active rows in [T * B], int64 [R]; at most `limit`, evenly spaced."""
         rows = np.arange(self.obs.shape[0] * self.obs.shape[1])
         rows = rows if self.active is None else rows[self.active.reshape(-1)]
         return rows if limit is None else rows[_evenly(len(rows), limit)]
@@ -61,18 +61,17 @@ def bank_of(
     active: np.ndarray | None = None,
     limit: int = 64,
 ) -> ObservationBank:
-    """Pools the trajectories of all agents into at most `limit` columns, as many of each agent as of any other.
+    """Pools the trajectories of all agents into at most `limit` columns, divided evenly among agents.
 
-    obs [T, E, N, o]; keep bool [T, E] (None: one episode all through); masks bool [T, E, N, choices];
-    active bool [T, E, N]. The columns of one agent are spread over the environments, those of different agents start
-    at different environments.
+    obs [T, E, N, o]; keep bool [T, E] (None: a single episode); masks bool [T, E, N, choices]; active bool [T, E, N].
+    Each agent's columns are spread over the environments, starting at a different environment per agent.
     """
     if obs.ndim != 4:
         raise ValueError(f"obs {obs.shape} must be [T, E, N, o]: steps, environments, agents, features.")
     envs, agents = obs.shape[1:3]
     columns = _evenly(envs * agents, limit)
     agent = columns // envs
-    env = (columns + agent) % envs  # else a limit of N columns would show one environment only
+    env = (columns + agent) % envs  # otherwise a limit of N columns would cover only one environment
     return ObservationBank(
         obs=obs[:, env, agent],
         keep=None if keep is None else keep[:, env],
@@ -83,7 +82,7 @@ def bank_of(
 
 
 def names_of(policy: TeamPolicy) -> list[str]:
-    """Who is compared: the agents, or where adapters are keyed by role, the roles."""
+    """Names of what is compared: the roles if adapters are keyed by role, otherwise the agents."""
     owners = policy.config.owners
     if policy.actor.router.by_role:
         return [f"role {k}" for k in range(owners.num_adapters)]
@@ -91,12 +90,12 @@ def names_of(policy: TeamPolicy) -> list[str]:
 
 
 def inputs_of(policy: TeamPolicy, bank: ObservationBank) -> Iterator[dict[str, Any]]:
-    """Arguments of `Actor.unroll` that show the whole bank to one agent's policy after the other (or one role's).
+    """Yields, for each agent (or role), the arguments of `Actor.unroll` that apply its policy to the whole bank.
 
-    Agent i's policy sees every observation as if it were its own: with its own id features, weights and adapter, and of
-    a team with unequal observations, as many entries as it has (those that the observing agent lacks are 0). Recurrent
-    policies start from zero states and forget where the bank's episodes begin. Role k's policy sees every row with role
-    k, and otherwise as the agent that the row is from. Adapters count in the phases that compute them.
+    Agent i's policy receives every observation as its own: with its id features, weights and adapter, and, if
+    observation sizes differ, with as many entries as it has (those that the observing agent lacks are 0). Recurrent
+    policies start from zero hidden states and reset them where the bank's episodes begin. Role k's policy receives
+    every row with role k and otherwise as the row's own agent. Adapters are used only in phases that use them.
     """
     spec, router = policy.config.spec, policy.actor.router
     if bank.obs.shape[-1] != spec.obs_size:
@@ -128,6 +127,6 @@ def _on(weight: Tensor, column: np.ndarray | None) -> Tensor | None:
 
 
 def _evenly(count: int, limit: int) -> np.ndarray:
-    """int64 [min(count, limit)]: numbers below `count`, ascending and evenly spread."""
+    """Evenly spaced ascending integers below `count`, int64 [min(count, limit)]."""
     few = min(count, limit)
     return np.arange(few) * count // max(few, 1)

@@ -1,4 +1,4 @@
-"""One colour and one marker per method, the same in every figure."""
+"""Colours and markers of methods, consistent across figures."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MARKER_OF = {
     "#ccbb44": "*",
     "#888888": "h",
 }
-"""A colour brings its marker along, so a method that has a colour of its own looks alike everywhere."""
+"""Marker of each colour, so that a method with a fixed colour looks the same in every figure."""
 
 
 def styles(methods: Iterable[str], colours: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
-    """Arguments of matplotlib's `plot` for every method. colours: of those named; the others get what is left.
+    """Arguments of matplotlib's `plot` per method. colours: fixed colours by method; others get unused ones.
 
-    Colours repeat after seven methods, together with another marker.
+    When the seven colours are used up they repeat with different markers.
     """
     names, given = list(dict.fromkeys(methods)), dict(colours or {})
     free = [colour for colour in BRIGHT if colour not in [given.get(name) for name in names]] or list(BRIGHT)
@@ -39,7 +39,7 @@ def styles(methods: Iterable[str], colours: Mapping[str, str] | None = None) -> 
 
 
 def _marker(colour: str, taken: list[tuple[str, str]]) -> str:
-    """The colour's own marker, else one that is free, else one that is free for this colour."""
+    """The colour's own marker, else an unused one, else one not yet used with this colour."""
     own = [MARKER_OF[colour]] if colour in MARKER_OF else []
     candidates = [*own, *(marker for marker in MARKERS if marker not in MARKER_OF.values()), *MARKERS]
     unused = [marker for marker in candidates if marker not in [used for _, used in taken]]

@@ -1,4 +1,4 @@
-"""One self-contained HTML page from figures and tables: no other file, script or server is needed to read it."""
+"""A self-contained HTML page of figures and tables, without external files, scripts or a server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pre { background: #f6f6f6; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a report: a heading (level 2 or 3), what it shows and how to read it, a figure, a table."""
+    """A section of a report: a heading (level 2 or 3), an explanation, a figure, a table."""
 
     title: str
     text: str = ""
@@ -42,9 +42,9 @@ class Part:
 def write_report(
     path: Path, title: str, facts: Mapping[str, object], parts: Sequence[Part], commands: Sequence[str]
 ) -> None:
-    """Writes the page, whole or not at all. facts: shown as a table at the top. commands: that made it, at the end.
+    """Writes the page atomically. facts: a table at the top. commands: those that produced it, shown at the end.
 
-    Everything given is text, not HTML. Figures are PNG files and become part of the page.
+    All arguments are plain text and are escaped. Figures are PNG files and are embedded in the page.
     """
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
     contents = "".join(

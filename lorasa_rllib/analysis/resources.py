@@ -1,7 +1,7 @@
-"""What a sharing method costs as teams grow: numbers to store and to train, counted on the networks themselves.
+"""Cost of sharing methods as teams grow: parameters to store and to train, counted on the actual networks.
 
-What has to be measured (memory of a learning step, steps per second) comes from `benchmarks/resources.py`, which adds
-its columns to the same table; `draw_resources` draws those it finds.
+Measured quantities (memory of a learning step, steps per second) come from `benchmarks/resources.py`, which adds them
+as columns of the same table; `draw_resources` draws the columns that are present.
 """
 
 from __future__ import annotations
@@ -30,22 +30,21 @@ PANELS = {
     "acting_steps_per_second": ("Acting, environment steps / s", 1.0),
     "learning_steps_per_second": ("Learning, environment steps / s", 1.0),
 }
-"""Columns of a table of resources: how a figure names them, and the unit it divides them by."""
+"""Column of a resource table -> its title in figures, and the unit by which figures divide it."""
 DRAWN = ("parameters", "optimiser_bytes", "memory_bytes", "acting_steps_per_second", "learning_steps_per_second")
-"""Columns of a figure: bytes of weights and what is trained only repeat the shapes of the first two."""
+"""Columns drawn by default: `weight_bytes` and `trained` would repeat the shapes of the first two."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Sizes of one policy. Exact: summed over its modules.
+    """Exact sizes of one policy, summed over its modules.
 
-    backbone, adapters, critic: numbers in their parameters, over all owners. A published count is that of one of them.
-    parameters:      all of these.
-    trained:         those that `phase` trains: critic and backbone, or critic and adapters, or everything.
-    weight_bytes:    of the policy in a checkpoint: parameters, value normaliser and phase.
-    optimiser_bytes: Adam's two moments of every trained number. Not counted are step counters (one number per owner and
-                     tensor), and the moments that an earlier phase leaves behind: a run of two phases keeps those of
-                     the backbone, twice its size, at rest until it ends.
+    backbone, adapters, critic: parameter counts over all owners; published counts refer to a single owner.
+    parameters:      their sum.
+    trained:         parameters trained in `phase`: critic and backbone, critic and adapters, or all.
+    weight_bytes:    size of the policy's state dict: parameters and buffers such as normalisers and phase.
+    optimiser_bytes: Adam's two moments of every trained parameter. Excludes step counters (one per owner and tensor)
+                     and moments from an earlier phase: two-phase runs keep the backbone's, twice its size, to the end.
     """
 
     backbone: int
@@ -61,14 +60,14 @@ class Counts:
 
 
 def last_phase(config: PolicyConfig) -> Phase:
-    """The phase in which a run of two phases ends: "adapters" where the method has any, else "backbone"."""
+    """The last phase of a two-phase run: "adapters" if the method has adapters, otherwise "backbone"."""
     return "adapters" if config.owners.num_adapters else "backbone"
 
 
 def counts(config: PolicyConfig, phase: Phase | None = None) -> Counts:
     """Sizes of the policy of `config` in a phase; None: the last one. Raises ValueError for phases it does not have.
 
-    Builds the policy, and so needs its memory; random numbers elsewhere are not disturbed.
+    Builds the policy, which needs its memory; preserves the state of torch's CPU random generator.
     """
     with torch.random.fork_rng(devices=[]):
         policy = TeamPolicy(config)
@@ -90,9 +89,9 @@ def _numbers(tensors: Iterable[torch.Tensor]) -> int:
 def count_methods(
     methods: Mapping[str, Callable[[int], PolicyConfig]], agents: Sequence[int], phase: Phase | None = None
 ) -> pd.DataFrame:
-    """One row per method and number of agents: method, agents, and the fields of `Counts` with `parameters`.
+    """One row per method and number of agents: method, agents, `parameters` and the fields of `Counts`.
 
-    methods: by name, the policy of a team of so many agents. phase: as in `counts`.
+    methods: name -> function from the number of agents to a policy config. phase: see `counts`.
     """
     return pd.DataFrame(
         [
@@ -112,10 +111,10 @@ def draw_resources(
     colours: Mapping[str, str] | None = None,
     columns: Iterable[str] = DRAWN,
 ) -> None:
-    """A panel per column over the number of agents, both axes logarithmic; methods are named where their lines end.
+    """Draws one panel per column against the number of agents, on log-log axes; lines are labelled at their ends.
 
-    frame: rows of method, agents and any of `columns`; columns it lacks (or holds only NaN of) have no panel. labels,
-    colours: of methods, as in `score_figures`. Raises ValueError where none of the columns is there.
+    frame: rows of method, agents and any of `columns`; missing or all-NaN columns are omitted. labels, colours: by
+    method, as in `score_figures`. Raises ValueError if none of the columns is present.
     """
     from matplotlib.figure import Figure
 
@@ -172,11 +171,11 @@ def _draw_panel(
 
 
 def _apart(places: Mapping[str, float], gap: float) -> dict[str, float]:
-    """Heights moved about as little as it takes to lie `gap` apart between 0 and 1 (less if so many do not fit)."""
+    """Shifts heights slightly so that they lie at least `gap` apart within 0 .. 1 (less if they would not fit)."""
     names = sorted(places, key=lambda name: places[name])
     at = np.array([places[name] for name in names])
     gap = min(gap, 1 / max(1, len(at) - 1))
-    for _ in range(50):  # crowds spread to both sides
+    for _ in range(50):  # push close neighbours apart on both sides
         close = np.maximum(0, gap - np.diff(at)) / 2
         at[:-1] -= close
         at[1:] += close

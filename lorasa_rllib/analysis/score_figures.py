@@ -1,7 +1,7 @@
 """Figures of aggregate scores: points with intervals, profiles with bands, probabilities of improvement.
 
-labels: names of methods as readers know them; colours: of methods (`palette.styles`); both by method, both optional.
-Where some task has a single seed there is no interval, and the figure says so.
+labels: display names; colours: see `palette.styles`; both by method and optional. If a task has only one seed there is
+no interval, and the figure says so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def draw_aggregates(
     colours: Names = None,
     unit: str = "normalised score",
 ) -> None:
-    """A panel per measure of `scores.aggregate`: one line per method, a point and its interval. unit: of the scores."""
+    """Draws one panel per measure of `scores.aggregate`, with a point and interval per method. unit: of the scores."""
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(frame["method"]))
@@ -50,7 +50,7 @@ def draw_aggregates(
 
 
 def draw_improvement(frame: pd.DataFrame, path: Path, title: str, labels: Names = None, colours: Names = None) -> None:
-    """One line per pair of `scores.improvement`, in the colour of x; 50 %, where neither is better, is marked."""
+    """Draws one line per pair of `scores.improvement` in the colour of x; marks 50 %, where neither is better."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 1.6 + 0.4 * len(frame)), layout="constrained")
@@ -80,7 +80,7 @@ def draw_profile(
     colours: Names = None,
     unit: str = "normalised score",
 ) -> None:
-    """The steps of `scores.performance_profile`, one per method, with their bands: higher is better everywhere."""
+    """Draws `scores.performance_profile` as one step curve per method with its band; higher is better."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 4.4), layout="constrained")
@@ -102,7 +102,7 @@ def draw_profile(
 
 
 def _draw_points(panel: Any, rows: pd.DataFrame, style: Mapping[str, Mapping[str, Any]]) -> None:
-    """One line per row from top to bottom; the index names the method."""
+    """Draws one line per row, from top to bottom; the index holds the method."""
     for place, (method, row) in enumerate(rows.iterrows()):
         look = style[str(method)]
         interval = [row["low"], row["high"]]

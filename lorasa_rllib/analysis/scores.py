@@ -1,14 +1,14 @@
-"""How methods compare over tasks and seeds: aggregate scores with intervals, after Agarwal et al. 2021.
+"""Comparison of methods over tasks and seeds: aggregate scores with intervals, after Agarwal et al. 2021.
 
 "Deep RL at the Edge of the Statistical Precipice", arXiv 2108.13264: interquartile mean, median, mean, optimality gap,
 probability of improvement and performance profiles, with 95 % percentile intervals of a stratified bootstrap (seeds are
-drawn anew within each task). Where all tasks have equally many seeds the numbers are those of its authors' package
-rliable. We do not use that package: it wants equally many seeds on every task, release 1.2.0 asks for arch < 8, which
-does not import beside pandas 3, fails with arch 8, and it brings statsmodels along for these few functions.
+resampled within each task). If all tasks have equally many seeds, results equal those of the authors' package rliable.
+We do not use it because it requires equally many seeds on every task, release 1.2.0 requires arch < 8, which cannot be
+imported with pandas 3, and fails with arch 8, and it adds statsmodels as a dependency for these few functions.
 
-Scores are tables with one row per run: task, method, seed, score. All tasks count alike, however many seeds they have.
-Intervals tell what other seeds of the same tasks would give, not other tasks. One seed tells nothing of the spread:
-where a task has a single one, intervals are NaN.
+Scores are tables with one row per run: task, method, seed, score. Tasks have equal weight, however many seeds they
+have. Intervals cover variation over seeds of the same tasks, not over tasks. If a task has only one seed, intervals are
+NaN.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy as np
 import pandas as pd
 
 WIN_RATE = "win_rate"
-"""Value of the column `measure` for scores between 0 and 1."""
+"""Value of the column `measure` for battles, scored by win rate."""
 
 Samples = list[np.ndarray]
-"""Scores of one method: an array [..., seeds] for every task, in the order of task names."""
+"""Scores of one method: an array [..., seeds] per task, in the order of task names."""
 
 
 def tidy(returns: pd.DataFrame) -> pd.DataFrame:
-    """Final returns of studies (one row per scenario, obs, algorithm, method and seed) as rows of task, method, seed,
-    score, measure.
+    """Converts final returns of studies (one row per scenario, obs, algorithm, method and seed) to rows of task,
+    method, seed, score, measure.
 
-    Battles are scored by `greedy_win_rate`, other tasks by `final_return`. A task is a scenario, with its observations
-    where a scenario comes with several; a method has its algorithm in front where there are several.
+    Battles are scored by `greedy_win_rate`, other tasks by `final_return`. A task is named after its scenario, plus the
+    kind of observations if a scenario has several; methods are prefixed with the algorithm if there are several.
     """
     obs = returns.groupby("scenario")["obs"].transform("nunique") > 1
     algorithms = returns["algorithm"].nunique() > 1
@@ -52,17 +52,16 @@ def tidy(returns: pd.DataFrame) -> pd.DataFrame:
 
 
 def normalised(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """Scores in units of the baseline method, so that tasks of different scales can be averaged. Ours.
+    """Scores in units of the baseline method, so that tasks of different scales can be averaged. Our definition:
 
         1 + (score - m) / |m|,     m: mean of the baseline over its seeds on that task
 
-    1: as good as the baseline; 2: better than it by the size of its own mean. That is score / m where returns are
-    positive, and still ranks better scores higher where they are negative. It depends on the baseline alone, not on the
-    other methods in the table, as the lowest and highest of them would. m counts as known: intervals of normalised
-    scores leave out how uncertain it is.
+    1: equal to the baseline; 2: better than it by |m|. For positive m this is score / m, and for negative m better
+    scores still rank higher. Unlike min-max scaling it depends on the baseline only, not on the other methods in the
+    table. m is treated as exact: intervals of normalised scores ignore its uncertainty.
 
-    Raises ValueError where the baseline has no runs on a task, or a mean near zero: within its own standard error, or a
-    thousandth of the largest score of that task.
+    Raises ValueError if the baseline has no runs on a task, or if |m| is at most its standard error or a thousandth of
+    the largest absolute score on that task.
     """
     _check(scores)
     result = scores.astype({"score": float})
@@ -87,13 +86,13 @@ def normalised(scores: pd.DataFrame, baseline: str) -> pd.DataFrame:
 def interquartile_mean(samples: Samples) -> np.ndarray:
     """Mean of the middle half of all runs, [...]; arXiv 2108.13264, section 4.3.
 
-    Each task weighs the same. A run is left out if it lies wholly in the lowest or the highest quarter of the weight:
-    with equally many seeds everywhere that is `scipy.stats.trim_mean(scores, 0.25)`, otherwise the definition is ours.
+    Tasks have equal weight. Runs that lie entirely in the lowest or highest quarter of the weight are excluded. With
+    equally many seeds per task this is `scipy.stats.trim_mean(scores, 0.25)`; otherwise the definition is ours.
     """
     values = np.concatenate(samples, axis=-1)
     weights = np.concatenate([np.full(task.shape[-1], 1 / (len(samples) * task.shape[-1])) for task in samples])
     weights = np.broadcast_to(weights, values.shape)
-    order = np.lexsort((weights, values), axis=-1)  # by weight among equals: the result knows no order of rows
+    order = np.lexsort((weights, values), axis=-1)  # ties sorted by weight: the result is independent of row order
     values, weights = (np.take_along_axis(x, order, axis=-1) for x in (values, weights))
     up_to = weights.cumsum(-1)
     kept = (up_to > 0.25 + ROUNDING) & (up_to - weights < 0.75 - ROUNDING)
@@ -101,7 +100,7 @@ def interquartile_mean(samples: Samples) -> np.ndarray:
 
 
 ROUNDING = 1e-9
-"""Sums of weights closer than this are the same."""
+"""Tolerance when comparing sums of weights."""
 
 
 def mean(samples: Samples) -> np.ndarray:
@@ -110,14 +109,14 @@ def mean(samples: Samples) -> np.ndarray:
 
 
 def median(samples: Samples) -> np.ndarray:
-    """Median over tasks of the mean over seeds, [...]: with two tasks or one the same as the mean."""
+    """Median over tasks of the mean over seeds, [...]; equals `mean` for one or two tasks."""
     return np.median([task.mean(-1) for task in samples], axis=0)
 
 
 def optimality_gap(samples: Samples) -> np.ndarray:
-    """By how much runs fall short of a score of 1, those above counting as 1, [...]; lower is better.
+    """Mean shortfall of runs from a score of 1, scores above 1 counting as 1, [...]; lower is better.
 
-    1 is to win always for win rates, and the mean of the baseline for `normalised` scores.
+    A score of 1 means always winning for win rates, and the baseline's mean for `normalised` scores.
     """
     return 1 - mean([np.minimum(task, 1.0) for task in samples])
 
@@ -133,8 +132,8 @@ MEASURES: dict[str, Callable[[Samples], np.ndarray]] = {
 def aggregate(scores: pd.DataFrame, repetitions: int = 2000, seed: int = 0) -> pd.DataFrame:
     """One row per method and measure (`MEASURES`): value, 95 % interval (low, high), tasks, fewest seeds of a task.
 
-    A method's numbers do not depend on the other methods, nor on the order of rows. repetitions: of the bootstrap.
-    Raises ValueError for missing scores, runs that appear twice, and methods that lack a task others have.
+    Results of a method do not depend on other methods or the order of rows. repetitions: bootstrap samples. Raises
+    ValueError for missing scores, duplicate runs, and methods that lack a task that others have.
     """
     rows = []
     for method, runs in _by_method(scores).items():
@@ -149,10 +148,10 @@ def aggregate(scores: pd.DataFrame, repetitions: int = 2000, seed: int = 0) -> p
 def improvement(
     scores: pd.DataFrame, pairs: Iterable[tuple[str, str]], repetitions: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """How likely a run of method x beats one of y on a task drawn at random; arXiv 2108.13264, section 4.3.
+    """Probability that a run of method x beats one of y on a random task; arXiv 2108.13264, section 4.3.
 
     Mean over tasks of P(x > y) + P(x = y) / 2 (Mann and Whitney's U over all pairs of runs). One row per pair (x, y):
-    value, 95 % interval (low, high), tasks, fewest seeds of a task. Raises ValueError as `aggregate`, for each pair.
+    value, 95 % interval (low, high), tasks, fewest seeds of a task. Raises ValueError like `aggregate`, for each pair.
     """
     _check(scores)
     rows = []
@@ -197,7 +196,7 @@ def performance_profile(
     """Share of runs that score above each threshold; arXiv 2108.13264, section 4.2 (score distributions).
 
     One row per method and threshold: share, pointwise 95 % band (low, high), tasks, fewest seeds of a task. thresholds:
-    None for 101 from the lowest to the highest score. Raises ValueError as `aggregate`.
+    None for 101 evenly spaced ones from the lowest to the highest score. Raises ValueError like `aggregate`.
     """
     methods = _by_method(scores)
     values = scores["score"]
@@ -218,19 +217,19 @@ def _wins(x: Samples, y: Samples) -> np.ndarray:
 
 
 def _above(samples: Samples, tau: np.ndarray) -> np.ndarray:
-    """[..., thresholds]: mean over tasks of the share of runs above."""
+    """Mean over tasks of the share of runs above each threshold, [..., thresholds]."""
     return np.mean([(task[..., None] > tau).mean(-2) for task in samples], axis=0)
 
 
 def _resampled(runs: Samples, repetitions: int, random: np.random.Generator) -> Samples:
-    """[repetitions, seeds] for every task: its own scores, drawn with replacement."""
+    """Scores of each task resampled with replacement, [repetitions, seeds]."""
     if repetitions < 1:
         raise ValueError(f"repetitions={repetitions} must be at least 1.")
     return [task[random.integers(len(task), size=(repetitions, len(task)))] for task in runs]
 
 
 def _interval(drawn: np.ndarray, of: list[Samples]) -> np.ndarray:
-    """drawn [repetitions, ...] -> [2, ...], NaN if any task has a single seed."""
+    """95 % interval [2, ...] of samples `drawn` [repetitions, ...]; NaN if any task has a single seed."""
     if _sizes(of)["seeds"] < 2:
         return np.full((2, *drawn.shape[1:]), np.nan)
     return np.percentile(drawn, [2.5, 97.5], axis=0)
@@ -241,7 +240,7 @@ def _sizes(of: list[Samples]) -> dict[str, int]:
 
 
 def _by_method(scores: pd.DataFrame) -> dict[str, Samples]:
-    """Checked scores of every method, methods in order of appearance, scores of each task from low to high."""
+    """Validated scores by method, in order of appearance; scores of each task in ascending order."""
     _check(scores)
     tasks = sorted(scores["task"].unique())
     methods = {}
