@@ -1,1 +1,1 @@
-"""What the Tune scripts share: options, presets, trials, curves, tables, figures."""
+"""Shared code of the Tune scripts: options, presets, trials, curves, tables, figures."""

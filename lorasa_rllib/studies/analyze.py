@@ -1,4 +1,4 @@
-"""`lorasa analyze`: how the policies of finished trials differ between agents, as one page."""
+"""`lorasa analyze`: a page on how policies differ between agents in finished trials."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from lorasa_rllib.studies.terminal import printable
 from lorasa_rllib.studies.trained import Trial, find_trials, load_policy_of, play
 
 ENVS, ENV_STEPS = 8, 2000
-"""Environments and steps from which the common bank of observations is made."""
+"""Environments, and environment steps in all, that provide the common bank of observations."""
 
 TRIALS = 12
-"""Trials that one report shows at most."""
+"""Maximum number of trials in a report."""
 
 CHECKPOINTS = 3
-"""Fewer of them say nothing about when agents parted."""
+"""Minimum number of checkpoints for a curve of distances over training."""
 
 SEES = (
     "Every policy is shown the same observations, from episodes of the trained team, all agents' pooled, and each with "
@@ -61,12 +61,12 @@ def analyze(
     shown: Callable[[int, int], None] = lambda done, of: None,
     trust: bool = False,
 ) -> Path:
-    """Writes the report of an experiment's folder, or of one trial's, to `out`. Returns its path.
+    """Writes the report of an experiment's or a trial's folder to `out`. Returns its path.
 
-    One trial of every method is shown, that with the lowest seed, unless every_seed. command: that the report says made
-    it, beside that of the study. shown: told after every trial how many are done, and of how many. Ctrl-C ends with a
-    report of the trials that are done. trust: whether code that comes with the folder may run: pickles of checkpoints
-    without policy files, modules that name environments. Raises ValueError if the folder holds no trained policies.
+    Shows one trial per method, the one with the lowest seed, unless every_seed. command: shown in the report next to
+    the study's command. shown: called after every trial with the number done and the total. Ctrl-C ends with a report
+    of the finished trials. trust: whether code in the folder may run: pickles of checkpoints without policy files, and
+    environment modules. Raises ValueError if the folder holds no trained policies.
     """
     trials = find_trials(folder, trust)
     if not every_seed:
@@ -114,15 +114,15 @@ def analyze(
 
 
 def commands_of(folder: Path) -> list[str]:
-    """How the study of an experiment or trial was called, where that is known."""
+    """The command line that ran an experiment or trial, as a list of one line; empty if unknown."""
     for file in (place / COMMAND for place in (folder, folder.parent)):
-        with suppress(OSError, PolicyFileError):  # a link may lead anywhere: what it leads to is not shown
+        with suppress(OSError, PolicyFileError):  # links are not followed, as they may point anywhere
             return [printable(contents_of(file, 2**16, "no command", links=False).decode(errors="replace").strip())]
     return []
 
 
 def _trial(trial: Trial, temporary: Path, env_steps: int, trust: bool) -> tuple[list[Part], dict[str, object]]:
-    """The parts about one trial, and its line of the overview."""
+    """The sections about one trial and its row of the overview."""
     policy = load_policy_of(trial.last, trust)
     bank = play(trial.last, ENVS, env_steps, trust=trust)
     owners = policy.config.owners

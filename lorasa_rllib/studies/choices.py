@@ -1,4 +1,4 @@
-"""What a study was asked to do, as a record that everything after the command line reads."""
+"""The options of a study as a record, used by everything after the command line."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """What to train, for how long, and where. See `options.parser` for the meaning of each option.
+    """What to train, for how long, and where. See `options.parser` for each option.
 
-    settings: those of --set by their whole names, such as "training.lr"; env_settings: those of --env-set.
+    settings: from --set, by full names such as "training.lr"; env_settings: from --env-set.
     """
 
     suite: str

@@ -1,4 +1,4 @@
-"""`lorasa compare`: aggregate scores of methods over the tasks and seeds of several experiments, as one page."""
+"""`lorasa compare`: a page of aggregate scores of methods over the tasks and seeds of several experiments."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from lorasa_rllib.studies.methods import colours_of, label_of
 from lorasa_rllib.studies.table import COMPARED, NO_EPISODE, cells_of, final_returns, summary
 
 LEAST_SHARE = 0.95
-"""Of the longest run's steps on a task: budgets are rounded up to whole iterations."""
+"""Minimum length of a run as a share of the task's longest, since budgets are rounded up to whole iterations."""
 
 DRAWN_PAIRS = 10
-"""With more pairs the figure shows those over the baseline; the table has all."""
+"""With more pairs the figure shows only comparisons with the baseline; the table has all."""
 
 SOURCE = "Agarwal et al. 2021 (arXiv 2108.13264): 95 % intervals by resampling seeds within every task."
 
 
 def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, command: str | None = None) -> Path:
-    """Writes the report of the experiments in `folders` to `out`: studies, or any that Ray Tune has run.
+    """Writes the report of the experiments in `folders` to `out`: studies, or any other Ray Tune experiments.
 
-    baseline: the method in whose units scores are, with its algorithm in front where there are several ("mappo ps");
-    None: PS where it was run on every task, else scores as they are, which needs a single task; win rates are left as
-    they are if all tasks are battles. command: that the report says made it, beside those of the studies. Raises
-    ValueError for folders without curves, runs that appear twice, and runs of unequal length.
+    baseline: the method in whose units scores are expressed, prefixed with the algorithm if there are several ("mappo
+    ps"). None: win rates are used directly if all tasks are battles; otherwise PS if it was run on every task, else raw
+    scores, which requires a single task. command: shown in the report next to those of the studies. Raises ValueError
+    for folders without curves, duplicate runs, and runs of unequal length.
     """
     curves = _curves(folders)
     finals = final_returns(curves)
@@ -60,9 +60,9 @@ def compare(folders: Sequence[Path], out: Path, baseline: str | None = None, com
     labels = {name: _label(name) for name in methods}
     measure = "greedy battles won" if battles else "return" if scores["measure"].nunique() == 1 else "score"
     unit = measure if baseline is None else f"{measure}, 1 = {labels.get(baseline, baseline)}"
-    alone = {name: name.split(maxsplit=1)[-1] for name in methods}  # without the algorithm in front
+    alone = {name: name.split(maxsplit=1)[-1] for name in methods}  # without the algorithm's prefix
     own = colours_of(list(dict.fromkeys(alone.values())))
-    colours = {name: own[method] for name, method in alone.items()}  # markers tell algorithms
+    colours = {name: own[method] for name, method in alone.items()}  # markers distinguish algorithms
     with tempfile.TemporaryDirectory() as temporary:
         here = Path(temporary)
         means = aggregate(scores)
@@ -128,13 +128,13 @@ def _table_of_means(means: pd.DataFrame, labels: dict[str, str]) -> pd.DataFrame
 
 
 def _label(name: str) -> str:
-    """What figures call a method, which may have its algorithm in front."""
+    """Display name of a method, which may be prefixed with its algorithm."""
     *algorithm, method = name.split(maxsplit=1)
     return ", ".join([*map(str.upper, algorithm), label_of(method)])
 
 
 def _read(folder: Path) -> pd.DataFrame:
-    """The curves of a study, or of any experiment of Ray Tune."""
+    """The curves of a study, or of any other Ray Tune experiment."""
     try:
         return read_curves(folder)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Learning curves of a study: reads what trials wrote into one tidy table."""
+"""Learning curves of a study: reads the trials' results into one tidy table."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pandas as pd
 from lorasa_rllib.policies.files import PolicyFileError, contents_of
 
 LIMIT = 2**30
-"""Bytes of a file of results that are read at most."""
+"""Maximum size of a result file in bytes."""
 
 NEEDED = (
     "scenario",
@@ -31,7 +31,7 @@ NEEDED = (
     "seconds",
 )
 NUMBERS = 4
-"""Columns that every table of curves has; the last ones are numbers."""
+"""How many of the last columns of `NEEDED` are numeric; every table of curves has all of `NEEDED`."""
 
 STEPS = "num_env_steps_sampled_lifetime"
 COLUMNS = [
@@ -54,10 +54,10 @@ COLUMNS = [
 
 
 def row_of(run: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    """One iteration's result as a row of `COLUMNS`; `run` gives the first five. Evaluations are None in iterations
-    without one, win rates where episodes cannot be won.
+    """One iteration's result as a row of `COLUMNS`; `run` holds the first five. Evaluation columns are None in
+    iterations without an evaluation, win rates if episodes cannot be won.
 
-    Results of other algorithms and of older versions of RLlib have fewer entries, or others that mean the same.
+    Accepts results of other algorithms and older RLlib versions, which lack some entries or use other names.
     """
     evaluation = _part(_part(result, "evaluation"), "env_runners")
     runners = _part(result, "env_runners")
@@ -85,12 +85,12 @@ def _part(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _number(value: Any) -> float | int | None:
-    """A number of a result, None for anything else and for what no run reaches."""
+    """The value if it is a number (NaN included) of at most 1e300 in size; otherwise None."""
     return value if isinstance(value, int | float) and not abs(value) > 1e300 else None
 
 
 def whole_lines(lines: Iterable[str]) -> Iterator[str]:
-    """The results among the lines of a `result.json`: what a kill cut off, or is no result, is left out."""
+    """Yields the valid results among the lines of a `result.json`; skips truncated and other lines."""
     for line in lines:
         try:
             if isinstance(json.loads(line).get("training_iteration"), int):
@@ -100,10 +100,9 @@ def whole_lines(lines: Iterable[str]) -> Iterator[str]:
 
 
 def read_trial(results: Iterable[str], run: Mapping[str, Any]) -> pd.DataFrame:
-    """The curve of one trial, `run`, from the lines of its `result.json`, from the first finished episode on.
+    """The curve of one trial, `run`, from the lines of its `result.json`, starting at the first finished episode.
 
-    Lines that a kill cut off are left out. A run that was resumed has written some iterations twice: the later one
-    counts.
+    Skips truncated lines. For iterations that a resumed run wrote twice, the later one is used.
     """
     rows = {}
     for line in whole_lines(results):
@@ -117,12 +116,12 @@ def read_trial(results: Iterable[str], run: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def has_wins(curves: pd.DataFrame) -> bool:
-    """Whether the study is one of battles: its measure is the rate of those won."""
+    """Whether there are win rates of evaluations, which then are the study's measure."""
     return "evaluation_win_rate" in curves and bool(curves["evaluation_win_rate"].notna().any())
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Writes the file whole or not at all."""
+    """Writes the table atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     frame.to_csv(temporary, index=False, float_format="%.6g")
@@ -138,7 +137,7 @@ def read_curves(folder: Path) -> pd.DataFrame:
 
 
 def read_text(file: Path) -> str:
-    """The text of a file of results. Raises ValueError if it is no ordinary file, or too large to be one."""
+    """The text of a result file. Raises ValueError if it is not a regular file, is too large or cannot be read."""
     try:
         return contents_of(file, LIMIT, "too large to hold results").decode(errors="replace")
     except OSError as error:
@@ -146,7 +145,7 @@ def read_text(file: Path) -> str:
 
 
 def _table(file: Path) -> pd.DataFrame:
-    """The curves in a CSV file. Raises ValueError that names it if it holds others, or something else."""
+    """The curves in a CSV file. Raises ValueError, naming the file, if it is not a valid table of curves."""
     try:
         found = pd.read_csv(io.StringIO(read_text(file)), low_memory=False)
     except PolicyFileError:

@@ -1,5 +1,5 @@
-"""Experiments of Ray Tune that no script of this package made, as curves: from each trial's result.json or progress.csv
-and params.json. Nothing is unpickled."""
+"""Reads curves of Ray Tune experiments not created by this package, from each trial's result.json or progress.csv and
+params.json. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from lorasa_rllib.studies.methods import METHODS
 
 RESULTS, TABLE, PARAMETERS = "result.json", "progress.csv", "params.json"
 SCENARIO = ("scenario", "agent_conf", "map_name", "num_agents", "env")
-"""Settings of environments that name a scenario."""
+"""Environment settings that identify a scenario."""
 
 TELL_NO_ARM = ("seed", "trial_name", "env", "env_config", "sharing_method", "sharing_schedule", "sharing_adapter_key")
-"""Settings that may differ between runs of one method: they are columns of curves, or in the method's name."""
+"""Settings that do not distinguish methods: they are columns of the curves, or part of the method's name anyway."""
 
 MOST_SETTINGS = 4
-"""Settings that a method's name shows at most."""
+"""Maximum number of settings in a method's name."""
 
 
 def is_trial(folder: Path) -> bool:
@@ -36,10 +36,11 @@ def is_trial(folder: Path) -> bool:
 
 
 def read_experiment(folder: Path) -> pd.DataFrame | None:
-    """The curves of an experiment's trials, or of the one trial whose folder it is. None if there are none.
+    """The curves of the trials in an experiment's folder, or of the trial whose folder this is. None without trials.
 
-    A method is the sharing method, else the algorithm, with the settings in which trials differ: "lora[lr=0.001]". Runs
-    that differ in nothing but their seed are its seeds. Raises ValueError for results without returns of episodes.
+    A method's name is the sharing method, or else the algorithm, plus the settings that differ between trials:
+    "lora[lr=0.001]". Runs that differ only in their seed are seeds of one method. Raises ValueError if no trial has
+    reported an episode return.
     """
     inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     trials = [path for path in ([folder] if is_trial(folder) else inside) if is_trial(path)]
@@ -72,7 +73,7 @@ def _run(trial: Path, config: Mapping[str, Any], varied: list[str]) -> dict[str,
 
 
 def _sharing(config: Mapping[str, Any]) -> str | None:
-    """Our name of the sharing method; None for algorithms without one."""
+    """Our name for the sharing method; None for algorithms without one."""
     sharing = config.get("sharing_method")
     usual = usual_schedule(config.get("total_env_steps"), config.get("phase_switch"))
     key, schedule = config.get("sharing_adapter_key", "agent"), config.get("sharing_schedule", "two_phase") or usual
@@ -91,7 +92,7 @@ def _scenario(config: Mapping[str, Any]) -> str:
 
 
 def _settings(trial: Path) -> dict[str, Any]:
-    """What a trial was started with, as Tune writes it; empty if it has not."""
+    """A trial's settings from Tune's params.json; empty if there is no such file."""
     file = trial / PARAMETERS
     if not os.path.lexists(file):
         return {}
@@ -107,7 +108,7 @@ def _settings(trial: Path) -> dict[str, Any]:
 
 
 def _varied(configs: list[dict[str, Any]]) -> list[str]:
-    """Names of the settings that have several values, whole ones such as "env_config.level"."""
+    """Full names, such as "env_config.level", of the settings that differ between trials."""
     flat = [_flat(config) for config in configs]
     names = dict.fromkeys(name for one in flat for name in one)
     differ = [name for name in names if len({json.dumps(one.get(name), default=str) for one in flat}) > 1]
@@ -128,7 +129,7 @@ def _short(value: Any) -> str:
 
 
 def _lines(trial: Path) -> Iterator[str]:
-    """Results of a trial, one JSON document each; a line that was cut off when the run was killed is left out."""
+    """Yields a trial's results, one JSON document each; skips truncated lines."""
     if os.path.lexists(trial / RESULTS):
         yield from whole_lines(read_text(trial / RESULTS).splitlines())
         return

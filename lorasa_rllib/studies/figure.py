@@ -15,15 +15,15 @@ from lorasa_rllib.studies.methods import colours_of, label_of
 from lorasa_rllib.studies.table import final_returns
 
 ALGORITHMS = {"mappo": ("MAPPO", "-"), "a2po": ("A2PO", "--"), "ppo": ("", "-")}
-"""Name and line style of each."""
+"""Display name and line style of each algorithm."""
 
 
 def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
-    """One panel per scenario: mean over seeds as a line, phase switch dotted, and beside the line's end a bar from the
-    lowest to the highest seed, over the last tenth of the steps.
+    """Draws one panel per scenario: the mean over seeds as a line, the phase switch dotted, and next to the line's end
+    a bar from the lowest to the highest seed, each averaged over the last tenth of the steps.
 
-    Colours and marks tell methods, line styles algorithms. Battles: the win rate of greedy evaluations, else the return
-    while training.
+    Colours and markers distinguish methods, line styles algorithms. Battles show the win rate of greedy evaluations,
+    other tasks the training return.
     """
     wins, colours = has_wins(curves), colours_of(list(dict.fromkeys(curves["method"])))
     looks, finals = styles(colours, colours), final_returns(curves)
@@ -70,9 +70,9 @@ def draw_curves(curves: pd.DataFrame, path: Path, title: str) -> None:
 
 
 def draw_finals(curves: pd.DataFrame, path: Path, title: str) -> None:
-    """One panel per scenario, one line per method: a point for every seed, a bar at their mean. For many methods.
+    """Draws one panel per scenario with one line per method: a point per seed, a bar at their mean. For many methods.
 
-    Battles: the win rate of greedy evaluations, else the return of the last tenth of training.
+    Battles show the win rate of greedy evaluations, other tasks the return over the last tenth of training.
     """
     finals, wins = final_returns(curves), has_wins(curves)
     measure = "greedy_win_rate" if wins else "final_return"
@@ -98,13 +98,13 @@ def draw_finals(curves: pd.DataFrame, path: Path, title: str) -> None:
 
 
 ACROSS = 2
-"""Panels side by side."""
+"""Panels per row."""
 SWITCHED = "phase switch"
-"""What legends call the dotted line."""
+"""Legend text of the dotted line."""
 
 
 def _panels(number: int, height: float) -> tuple[Any, list[Any]]:
-    """A figure with so many panels, `ACROSS` in a row, each `height` inches high."""
+    """A figure with `number` panels, `ACROSS` per row, each `height` inches high."""
     from matplotlib.figure import Figure
 
     across = min(ACROSS, number)
@@ -117,7 +117,7 @@ def _panels(number: int, height: float) -> tuple[Any, list[Any]]:
 
 
 def _draw_method(panel: Any, runs: pd.DataFrame, unit: float, measure: str, look: dict[str, Any]) -> Any:
-    """The curve of one method; its line, or None without values. unit: environment steps of 1 on the axis."""
+    """Draws the curve of one method. Returns its line, None without values. unit: environment steps per axis unit."""
     by_seed = [run.dropna(subset=measure).sort_values("env_steps") for _, run in runs.groupby("seed")]
     by_seed = [run for run in by_seed if len(run)]
     if not by_seed:
@@ -132,7 +132,7 @@ def _draw_method(panel: Any, runs: pd.DataFrame, unit: float, measure: str, look
 
 
 def _draw_spread(panel: Any, seeds: pd.Series, at: float, colour: str, style: str) -> None:
-    """A bar from the lowest to the highest seed, with a dot at their mean; nothing for a single one."""
+    """Draws a bar from the lowest to the highest seed with a dot at their mean; nothing for a single seed."""
     if len(seeds) > 1:
         panel.vlines(at, seeds.min(), seeds.max(), color=colour, linewidth=2.4, linestyle=style, alpha=0.8)
         panel.scatter([at], [seeds.mean()], color=colour, s=14, zorder=3)

@@ -1,4 +1,4 @@
-"""A study of switch times: the backbone is trained once for each seed, and adapter phases fork from its checkpoints."""
+"""Studies of switch times: the backbone is trained once per seed, and adapter phases fork from its checkpoints."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ STEPS = "num_env_steps_sampled_lifetime"
 
 
 def fork_method(base: str, step: int) -> str:
-    """The method whose adapter phase begins after so many steps."""
+    """Name of the method `base` with the phase switch at `step`."""
     return f"{base}{',' if ':' in base else ':'}switch={step}"
 
 
 @dataclass
 class ForkPoints(Callback):
-    """Tune callback: a checkpoint of every trial at the first result at or after each of `steps`."""
+    """Tune callback that checkpoints every trial at its first result at or after each of `steps`."""
 
     steps: tuple[int, ...]
 
@@ -40,7 +40,7 @@ class ForkPoints(Callback):
 
 
 def fork_steps(options: StudyOptions, config: TeamConfig) -> tuple[int, ...]:
-    """`fork_at` rounded up to whole iterations. Raises ValueError if that leaves adapters no time."""
+    """`fork_at` rounded up to whole iterations. Raises ValueError if this leaves no steps for the adapters."""
     batch = config.total_train_batch_size
     steps = tuple(dict.fromkeys(-(-step // batch) * batch for step in options.fork_at))
     if steps and steps[-1] >= options.total_env_steps:
@@ -52,7 +52,7 @@ def fork_steps(options: StudyOptions, config: TeamConfig) -> tuple[int, ...]:
 
 
 def trunks(options: StudyOptions) -> dict[TrialName, TeamConfig]:
-    """Runs that train backbones up to the last fork."""
+    """Configs of the runs that train the backbones."""
     named = {}
     for scenario in options.scenarios:
         for seed in options.seeds:
@@ -63,7 +63,7 @@ def trunks(options: StudyOptions) -> dict[TrialName, TeamConfig]:
 
 
 def forks(options: StudyOptions, checkpoints: dict[tuple[str, int], dict[int, str]]) -> dict[TrialName, TeamConfig]:
-    """Runs that go on from `checkpoints` (scenario, seed) -> step -> path, each with its switch there."""
+    """Configs of runs that continue from `checkpoints`, (scenario, seed) -> step -> path, and switch at that step."""
     named = {}
     for (scenario, seed), by_step in checkpoints.items():
         for step, path in by_step.items():
@@ -76,7 +76,7 @@ def forks(options: StudyOptions, checkpoints: dict[tuple[str, int], dict[int, st
 
 
 def whole_curves(curves: pd.DataFrame, trunk_curves: pd.DataFrame, forked: Collection[str]) -> pd.DataFrame:
-    """Curves of the methods in `forked` with those of their trunks before them, as if each had run from the start."""
+    """The curves, with those of their trunks prepended for methods in `forked`, as if each had run from the start."""
     if trunk_curves.empty or curves.empty:
         return curves
     parts = []

@@ -1,4 +1,4 @@
-"""Storages that are full, turn read-only or go away while a study runs: it ends, and says so in one line."""
+"""Ends a study with a one-line error if its storage becomes full, read-only or unavailable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REASONS = re.compile("|".join(re.escape(os.strerror(number)) for number in FULL)
 
 
 class EndWhenFull(Callback):
-    """Tune callback: ends the study at the first file that could not be written. Tune would try again for ever."""
+    """Tune callback that ends the study when a file cannot be written. Tune would retry forever."""
 
     def __init__(self) -> None:
         self._ended = False
@@ -25,7 +25,7 @@ class EndWhenFull(Callback):
     def on_step_end(self, **info: Any) -> None:
         if storage_fault() is not None and not self._ended:
             self._ended = True
-            os.kill(os.getpid(), signal.SIGUSR1)  # at which Tune ends
+            os.kill(os.getpid(), signal.SIGUSR1)  # makes Tune end
 
     def on_trial_recover(self, trial: Any, **info: Any) -> None:
         self._note(trial)
@@ -34,7 +34,7 @@ class EndWhenFull(Callback):
         self._note(trial)
 
     def _note(self, trial: Any) -> None:
-        """A trial's process writes its checkpoints itself, and fails where it cannot."""
+        """Records a storage fault of a trial's process, which writes its own checkpoints."""
         reason = REASONS.search(cause_of(trial.get_error()))
         if reason:
             number = next(number for number in FULL if os.strerror(number) == reason[0])
@@ -43,7 +43,7 @@ class EndWhenFull(Callback):
 
 @contextmanager
 def explained(folder: str, name: str) -> Iterator[None]:
-    """Turns errors of the operating system into one RuntimeError that names the storage and the remedy."""
+    """Converts an OSError in the body to a RuntimeError that names the storage and the remedy."""
     try:
         yield
     except OSError as error:
@@ -55,6 +55,6 @@ def explained(folder: str, name: str) -> Iterator[None]:
 
 
 def cause_of(error: BaseException | None) -> str:
-    """The last line of what went wrong, without the traceback of the process in which it did."""
+    """The last line of an error message, without the traceback of the remote process."""
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

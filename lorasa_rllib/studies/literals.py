@@ -1,4 +1,4 @@
-"""Values of command lines."""
+"""Parsing of values given on command lines."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def literal(text: str) -> Any:
-    """A value as JSON or as Python writes it, else the text itself."""
+    """Parses `text` as JSON or as a Python literal; otherwise returns the text itself."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
         pass
     try:
         value = ast.literal_eval(text)
-        json.dumps(value)  # what cannot be kept with the experiment is text
+        json.dumps(value)  # values that cannot be stored with the experiment stay text
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
     return value

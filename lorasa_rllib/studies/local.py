@@ -1,6 +1,6 @@
-"""Ray on this machine alone, closed to others: its processes listen on all interfaces, so they ask for a token.
+"""Protects a local Ray instance with a token, as its processes listen on all network interfaces.
 
-Ray reads that when it is imported, so nothing here imports it.
+Ray reads the settings when it is imported, so nothing here imports it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 LOCAL = ("", "local")
-"""Addresses that mean a Ray of one's own."""
+"""Values of RAY_ADDRESS that start a new local instance."""
 
 
 def protect_local_start(arguments: Sequence[str] | None = None) -> None:
-    """Has a Ray that is started here want a token that only this process and its children know.
+    """Makes a Ray instance started here require a token known only to this process and its children.
 
-    Left alone is who joins a cluster (--address, RAY_ADDRESS, or one that runs on this machine), has set RAY_AUTH_MODE,
-    or has imported Ray already.
+    Does nothing if a cluster is joined (--address, RAY_ADDRESS, or one that runs on this machine), if RAY_AUTH_MODE is
+    set, or if Ray has already been imported.
     """
     if "ray" in sys.modules:
         return
@@ -36,7 +36,7 @@ def protect_local_start(arguments: Sequence[str] | None = None) -> None:
 
 
 def _runs_already() -> bool:
-    """Whether a cluster was started on this machine that answers: `ray.init` would join it."""
+    """Whether a cluster started on this machine responds, in which case `ray.init` would join it."""
     file = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"
     try:
         host, _, port = file.read_text().strip().rpartition(":")

@@ -1,4 +1,4 @@
-"""One start at a time writes into an experiment: a file says whose it is, and is renewed while that one lives."""
+"""Locks an experiment so that only one process writes to it: a lock file that its owner renews regularly."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lorasa_rllib.studies.terminal import duration
 
 FILE = f"{FOLDER}/lock.json"
 RENEWED, STALE = 15.0, 90.0
-"""Seconds between two renewals, and after which a lock that nobody renews counts as left behind."""
+"""Seconds between two renewals, and seconds without renewal after which a lock counts as abandoned."""
 
 
 @contextmanager
 def locked(folder: str) -> Iterator[None]:
     """Holds the lock of an experiment's folder, a path or URI, while the body runs.
 
-    Raises ValueError that names the owner if another process holds it. A lock is taken over if its process is gone, or
+    Raises ValueError, naming the owner, if another process holds it. A lock is taken over if its process has ended or
     has not renewed it for `STALE` seconds.
     """
     filesystem, path = storage_of(folder)
@@ -43,12 +43,12 @@ def locked(folder: str) -> Iterator[None]:
         done.set()
         renewing.join(timeout=RENEWED)
         if _read(filesystem, f"{path}/{FILE}").get("token") == mine["token"]:
-            with suppress(OSError):  # of a storage that takes no more: stale soon
+            with suppress(OSError):  # if the storage is full or gone: the lock soon becomes stale
                 filesystem.delete_file(f"{path}/{FILE}")
 
 
 def _take(folder: str, filesystem: FileSystem, file: str, mine: dict[str, Any]) -> None:
-    if (here := local_folder(folder)) is not None:  # where the file system says who was first
+    if (here := local_folder(folder)) is not None:  # O_EXCL decides who was first
         try:
             os.close(os.open(here / FILE, os.O_CREAT | os.O_EXCL, 0o644))
         except FileExistsError:
@@ -56,7 +56,7 @@ def _take(folder: str, filesystem: FileSystem, file: str, mine: dict[str, Any]) 
     else:
         _check_free(folder, _read(filesystem, file))
     _write(filesystem, file, mine)
-    time.sleep(0.2)  # two that took over the same stale lock: the later one has it
+    time.sleep(0.2)  # if two processes take over a stale lock, the later writer wins
     if (owner := _read(filesystem, file)).get("token") != mine["token"]:
         raise ValueError(_refused(folder, owner))
 
@@ -91,7 +91,7 @@ def _renew(filesystem: FileSystem, file: str, mine: dict[str, Any], done: thread
         try:
             _write(filesystem, file, mine)
         except OSError:
-            continue  # the study itself says what is wrong with the storage
+            continue  # the study itself reports storage faults
 
 
 def _write(filesystem: FileSystem, file: str, mine: dict[str, Any]) -> None:
@@ -100,7 +100,7 @@ def _write(filesystem: FileSystem, file: str, mine: dict[str, Any]) -> None:
 
 
 def _read(filesystem: FileSystem, file: str) -> dict[str, Any]:
-    """What a lock says; of one that was just made, or is damaged, only that it is new or as old as its file."""
+    """The contents of a lock; {} if there is none. A new or damaged one only has its file's time as `renewed`."""
     info = filesystem.get_file_info(file)
     if info.type == FileType.NotFound:
         return {}

@@ -1,4 +1,4 @@
-"""What studies compare: sharing methods by name, and variants of them such as "lora:r=16"."""
+"""Methods that studies compare: sharing methods by name, and variants such as "lora:r=16"."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 class Method:
     """One arm of a study.
 
-    sharing, schedule, adapter_key: as `TeamConfig.sharing` takes them. settings: more of its arguments, which come
-    before those of the options. label, colour: in figures; without a colour, the next free one.
+    sharing, schedule, adapter_key: arguments of `TeamConfig.sharing`. settings: further arguments of it, which take
+    precedence over the command-line options. label, colour: for figures; without a colour, the next unused one.
     """
 
     sharing: str
@@ -39,7 +39,7 @@ METHODS = {
     "lora-role": Method("lora", "LoRASA by role, two phases", "#aa3377", adapter_key="role"),
     "lora-role-joint": Method("lora", "LoRASA by role, joint", "#ccbb44", "joint", "role"),
 }
-"""By name. Variants: a name, a colon, and settings: "lora:r=16", "lora-joint:on=head,r=4". See `method_of`."""
+"""Methods by name. Variants: a name, a colon and settings: "lora:r=16", "lora-joint:on=head,r=4". See `method_of`."""
 
 PAPERS = ("ps", "nps", "mtl", "seps", "lora", "seps-lora")
 """The six methods of the paper."""
@@ -50,15 +50,18 @@ PLACEMENTS = {
     "first": ("mlp.0", "log_std"),
     "hidden": ("mlp.*", "gru.*", "post.*", "log_std"),
 }
-"""Where adapters may go: every layer, the last one, the first one, all but the last. The log-std always has one, as
+"""Placements of adapters: all layers, the last, the first, all but the last. The log-std always has one, as
 published."""
 
 OTHER_COLOURS = ("#332288", "#88ccee", "#44aa99", "#117733", "#999933", "#ddcc77", "#cc6677", "#882255", "#aa4499")
-"""Of variants, in this order (Tol's "muted" scheme, told apart with any colour vision)."""
+"""Colours of variants, in this order (Tol's "muted" scheme, safe for colour-blind readers)."""
 
 
 def steps_of(text: str) -> int | float:
-    """A number of steps (500000, "500k", "0.5M") or, with a point alone, a share (0.3). Else ValueError."""
+    """Parses a number of steps ("500000", "500k", "0.5M") or a share ("0.3", with a decimal point and no suffix).
+
+    Raises ValueError for anything else.
+    """
     for suffix, times in (("M", 1_000_000), ("k", 1_000)):
         if text.endswith(suffix):
             steps = float(text.removesuffix(suffix)) * times
@@ -73,7 +76,7 @@ def _placement(text: str) -> tuple[str, ...]:
 
 
 def key_of_blocks(blocks: int, num_agents: int) -> tuple[int, ...]:
-    """[N] the adapter of every agent: `blocks` runs of neighbours, as equal as they can be."""
+    """The adapter of every agent, [N]: `blocks` groups of neighbouring agents, as equal in size as possible."""
     if not 1 <= blocks <= num_agents:
         raise ValueError(f"blocks={blocks} must lie between 1 and the number of agents, {num_agents}.")
     return tuple(n * blocks // num_agents for n in range(num_agents))
@@ -84,7 +87,7 @@ def _flag(text: str) -> bool:
 
 
 BLOCKS = "blocks"
-"""Not an argument: becomes an `adapter_key` once the team is known."""
+"""Not an argument of `TeamConfig.sharing`: converted to an `adapter_key` once the team is known."""
 
 SETTINGS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "r": ("r", "r = {}", int),
@@ -98,12 +101,12 @@ SETTINGS: dict[str, tuple[str, str, Callable[[str], Any]]] = {
     "norm": ("adapt_norm", "LayerNorms: {}", _flag),
     "blocks": (BLOCKS, "{} adapters, each of neighbours", int),
 }
-"""Settings of variants: argument of `TeamConfig.sharing`, label, and how the text is read. "on" takes a placement or
-patterns of layers joined by +; "blocks" a number of adapters, which as many blocks of neighbouring agents share."""
+"""Settings of variants: argument of `TeamConfig.sharing`, label, parser. "on" takes a placement or layer patterns
+joined by +; "blocks" the number of adapters, each shared by a block of neighbouring agents."""
 
 
 def method_of(name: str) -> Method:
-    """The method behind a name or a variant of one. Raises ValueError that lists what there is."""
+    """The method with this name, or variant of one. Raises ValueError, listing the choices, if it is unknown."""
     base, _, variant = name.partition(":")
     if base not in METHODS:
         raise ValueError(
@@ -129,18 +132,18 @@ def method_of(name: str) -> Method:
 
 
 NO_METHODS = {"stock": ("RLlib stock PPO", "#888888")}
-"""Label and colour of what is compared with our methods but is none."""
+"""Labels and colours of baselines that are not sharing methods."""
 
 
 def colours_of(names: list[str]) -> dict[str, str]:
-    """A colour for every method: its own, or the next one of `OTHER_COLOURS`. Names nobody knows get one, too."""
+    """A colour per method: its own, or the next one of `OTHER_COLOURS`, also for unknown names."""
     free = iter(OTHER_COLOURS * (1 + len(names) // len(OTHER_COLOURS)))
     own = {name: method_of(name).colour if _known(name) else NO_METHODS.get(name, ("", None))[1] for name in names}
     return {name: colour or next(free) for name, colour in own.items()}
 
 
 def label_of(name: str) -> str:
-    """What figures call a method; names nobody knows stay as they are."""
+    """Display name of a method; unknown names are returned unchanged."""
     return method_of(name).label if _known(name) else NO_METHODS.get(name, (name, ""))[0]
 
 

@@ -1,4 +1,4 @@
-"""Modules of the user's own, such as an environment beside the place where a command is called."""
+"""Imports of the user's own modules, such as an environment in the current folder."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def import_from_here() -> None:
-    """Adds the current folder to where Python looks for modules; Ray's workers take that over.
+    """Appends the current folder to Python's module search path, which Ray's workers inherit.
 
-    Last of all, so that no file there hides an installed package. Not for commands that open files of others, unless
-    they are trusted: those may come with modules.
+    It comes last so that no file in it hides an installed package. Commands that open untrusted files must not call
+    this, as such files may come with modules.
     """
     here = str(Path.cwd())
     if here not in sys.path:

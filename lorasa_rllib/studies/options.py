@@ -1,4 +1,4 @@
-"""Options of the Tune scripts: from the command line to a validated record."""
+"""Options of the Tune scripts: parses the command line into a validated record."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ LEAST = {
     "max_concurrent": 1, "num_env_runners": 0, "num_learners": 0, "num_gpus_per_learner": 0, "obsk": 0,
     "num_epochs": 1,
 }  # fmt: skip
-"""The lowest values of options."""
+"""Minimum values of options."""
 OF_ADAPTERS = ("r", "lora_alpha", "init_lora_weights", "adapter_lr_scale", "phase_switch")
-"""Options that methods without adapters do not read."""
+"""Options without effect for methods without adapters."""
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults of options, and examples as they are written."""
+    """Shows the defaults of options and preserves the formatting of descriptions."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains in one line: the usage of a study fills a screen."""
+    """Reports errors in one line without the usage, which would fill a screen."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
 def parser(description: str, name: str = "mamujoco", one: bool = True) -> argparse.ArgumentParser:
-    """The command line of a study on a suite. one: with the options that describe a single method."""
+    """The command-line parser of a study on a suite. one: include the options that describe a single method."""
     suite = SUITES[name]
     known = [name for name, method in METHODS.items() if suite.roles or method.adapter_key == "agent"]
     p = _Parser(description=description, formatter_class=_Help)
@@ -120,11 +120,11 @@ def read_options(
     variants: Callable[[argparse.Namespace], list[str]] | None = None,
     prog: str | None = None,
 ) -> StudyOptions:
-    """Parses and checks. Raises SystemExit with one message that names the option.
+    """Parses and validates options. Exits with one message that names the option if one is invalid.
 
-    suite: whose scenarios; None: as --suite says. methods: what is compared unless --methods says otherwise; None: one
-    method, which --sharing and others describe. more: adds options of one script. variants: methods that these ask for,
-    compared beside --methods.
+    suite: name of the suite; None: chosen by --suite. methods: default of --methods; None: one method, described by
+    --sharing and related options. more: adds options of a script. variants: returns further methods to compare from the
+    parsed options.
     """
     several, suite = suite is None, suite or _suite(arguments, prog)
     p = parser(description, suite, one=methods is None)
@@ -143,11 +143,11 @@ def read_options(
 def _with_settings(
     p: argparse.ArgumentParser, arguments: Sequence[str] | None
 ) -> tuple[argparse.Namespace, dict[str, Any], dict[str, Any]]:
-    """Parsed options, and the settings of --set and --env-set."""
+    """Returns the parsed options and the settings of --set and --env-set."""
     given = p.parse_args(arguments)
     if not given.set and not given.env_set:
         return given, {}, {}
-    from lorasa_rllib.studies import overrides  # imports Ray, which takes seconds
+    from lorasa_rllib.studies import overrides  # slow: imports Ray
 
     try:
         settings, options = overrides.read_settings(given.set, given.algorithm)
@@ -158,14 +158,14 @@ def _with_settings(
 
 
 def _suite(arguments: Sequence[str] | None, prog: str | None) -> str:
-    """The suite that --suite names: other options depend on it."""
+    """The value of --suite, parsed first because other options depend on it."""
     first = _Parser(prog=prog, add_help=False, allow_abbrev=False)
     first.add_argument("--suite", choices=list(SUITES), default="mamujoco")
     return str(first.parse_known_args(arguments)[0].suite)
 
 
 def study_of(p: argparse.ArgumentParser, a: argparse.Namespace, suite: str) -> StudyOptions:
-    """The record of parsed options."""
+    """Validates parsed options and converts them to a record."""
     methods = tuple(
         a.methods if a.methods is not None else [_method(a.sharing, a.schedule, getattr(a, "adapter_key", "agent"))]
     )
@@ -234,7 +234,7 @@ def study_of(p: argparse.ArgumentParser, a: argparse.Namespace, suite: str) -> S
 
 
 def smoke(options: StudyOptions) -> StudyOptions:
-    """The same study with one seed, 1,200 steps and the switch in the middle."""
+    """The same study with one seed, 1,200 environment steps and the phase switch halfway."""
     name = options.name if options.name.startswith("smoke") else f"smoke_{options.name}"
     return replace(
         options,
@@ -249,22 +249,22 @@ def smoke(options: StudyOptions) -> StudyOptions:
 
 
 def in_files(name: str) -> str:
-    """A name without what file systems and shells dislike."""
+    """Replaces characters that are problematic in file systems and shells."""
     return re.sub(r"[^\w.,+-]+", "-", name.replace(":", "_").replace("=", ""))
 
 
 SHARING = {"ps": "ps", "nps": "nps", "mtl": "mtl", "seps": "seps", "lora": "lora", "seps_lora": "seps-lora"}
-"""--sharing, in the words of `TeamConfig.sharing`, and the method it means."""
+"""Value of --sharing (as in `TeamConfig.sharing`) -> name of the method."""
 
 
 def _method(sharing: str, schedule: str, adapter_key: str) -> str:
-    """The method that --sharing, --schedule and --adapter-key describe."""
+    """The method described by --sharing, --schedule and --adapter-key."""
     parts = ["role"] * (adapter_key == "role") + ["joint"] * (schedule == "joint") if sharing == "lora" else []
     return "-".join([SHARING[sharing], *parts])
 
 
 def _steps(text: str) -> int:
-    """A number of environment steps: 12000, 500k, 0.5M. As a type of argparse."""
+    """An argparse type for numbers of environment steps: 12000, 500k, 0.5M."""
     try:
         steps = steps_of(text)
     except ValueError:

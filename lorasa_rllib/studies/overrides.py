@@ -1,4 +1,4 @@
-"""`--set key=value` and `--env-set key=value`: any setting of a config, by its name, from the command line."""
+"""`--set key=value` and `--env-set key=value`: sets any setting of a config by name from the command line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from lorasa_rllib.studies.literals import literal
 from lorasa_rllib.studies.methods import BLOCKS, Method
 
 CONFIGS: dict[str, type[TeamConfig]] = {"mappo": MAPPOConfig, "a2po": A2POConfig}
-"""The config of every value of --algorithm."""
+"""Value of --algorithm -> config class."""
 
 GROUPS = (
     "training", "network", "sharing", "env_runners", "learners", "evaluation", "resources", "fault_tolerance",
     "reporting", "checkpointing", "debugging",
 )  # fmt: skip
-"""Setters of a config whose arguments can be set. A name without its group means the first of them that has it."""
+"""Config setters whose arguments can be set. A name without a group refers to the first group that has it."""
 
 BY_OPTION = {
     "sharing": ("r", "lora_alpha", "init_lora_weights", "adapter_lr_scale", "phase_switch", "total_env_steps"),
@@ -34,16 +34,16 @@ BY_OPTION = {
     "training": ("num_epochs",),
     "network": ("id_features",),
 }
-"""Settings that have an option of their own, from which others follow: --set of one of them is that option."""
+"""Settings with their own option, on which other settings depend: --set of one is treated as that option."""
 
 ELSEWHERE = {"sharing.method": "--methods", "sharing.schedule": "--methods", "debugging.seed": "--seeds"}
-"""Settings in which trials of a study differ, and the option that chooses them."""
+"""Settings that differ between trials of a study -> the option that chooses them."""
 
 
 def read_settings(pairs: Iterable[str], algorithm: str) -> tuple[dict[str, Any], list[str]]:
-    """Settings by their whole names, such as {"training.lr": 1e-3}, and options that some of the pairs amount to.
+    """Settings by full names, such as {"training.lr": 1e-3}, and the options equivalent to the remaining pairs.
 
-    Raises ValueError for what is not key=value and for unknown keys.
+    Raises ValueError for pairs that are not key=value and for unknown keys.
     """
     settings, options = dict[str, Any](), list[str]()
     for pair in pairs:
@@ -60,12 +60,12 @@ def read_settings(pairs: Iterable[str], algorithm: str) -> tuple[dict[str, Any],
 
 
 def read_env_settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """Settings of the environment. Raises ValueError for what is not key=value; the environment knows its keys."""
+    """Environment settings. Raises ValueError for pairs that are not key=value; the environment checks the keys."""
     return {key: literal(text) for key, text in (_split("--env-set", pair) for pair in pairs)}
 
 
 def override(config: TeamConfig, settings: Mapping[str, Any]) -> TeamConfig:
-    """Sets them on a config. Raises ValueError that names the setting a setter refuses."""
+    """Applies settings to `config` and returns it. Raises ValueError, naming the setting, if a setter rejects it."""
     for name, value in settings.items():
         group, _, last = name.partition(".")
         try:
@@ -76,7 +76,7 @@ def override(config: TeamConfig, settings: Mapping[str, Any]) -> TeamConfig:
 
 
 def check_methods(settings: Mapping[str, Any], methods: Mapping[str, Method]) -> None:
-    """Raises ValueError if --set would change what one of the methods is named after."""
+    """Raises ValueError if --set would change a setting that one of the methods defines."""
     for name, method in methods.items():
         own = {"adapter_key" if key == BLOCKS else key for key in method.settings}
         own |= {"adapter_key"} if method.adapter_key != "agent" else set()
@@ -106,7 +106,7 @@ def _whole_name(key: str, algorithm: str) -> str:
 
 @cache
 def arguments_of(algorithm: str) -> dict[str, tuple[str, ...]]:
-    """Of every group, the arguments of its setter and of those it overrides, without deprecated ones."""
+    """Arguments per group: those of its setter and of overridden setters, without deprecated ones."""
     config, found = CONFIGS[algorithm], dict[str, tuple[str, ...]]()
     for group in GROUPS:
         names = dict.fromkeys(NetworkConfig.__dataclass_fields__ if group == "network" else ())

@@ -1,4 +1,4 @@
-"""Trained policies in their environments: evaluation, and pictures. Neither needs Ray."""
+"""Plays trained policies in their environments for evaluation and video, without Ray."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from lorasa_rllib.studies.table import half_width
 
 CONFIDENCE = 0.95
 FEW = 10
-"""Fewer episodes have a t-interval: resampling them would only tell the lowest and the highest."""
+"""Fewer episodes use a t-interval, since bootstrapping so few would mostly reproduce their extremes."""
 
 
 @dataclass(frozen=True)
 class Episode:
-    """team_return: a shared reward counts once, otherwise the sum over agents. won: None where nobody wins."""
+    """A finished episode. team_return: of the shared reward, or summed over agents. won: None without a win flag."""
 
     team_return: float
     length: int
@@ -39,16 +39,16 @@ class Episode:
 
 PETTINGZOO = "pettingzoo"
 KNOWN_GAMES = re.compile(r"(mpe2|pettingzoo)\.[\w.]+")
-"""Modules that files of others may name: nothing but a game happens when they are imported."""
+"""Modules that untrusted files may name, because importing them only defines a game."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a policy plays in.
+    """The environment of a policy.
 
     made_by: a registered name, a subclass of `VectorTeamEnv`, an environment of PettingZoo or RLlib (a function or
-    class), or "module:qualname" of one of these; None: not known, `why` says why not. settings: its `env_config`.
-    trusted: whether the module of any name may be imported, which runs its code.
+    class), or "module:qualname" of one of these; None: unknown, for the reason `why`. settings: its `env_config`.
+    trusted: whether any named module may be imported, which runs its code.
     """
 
     made_by: Any
@@ -61,18 +61,19 @@ class Environment:
 
     @property
     def name(self) -> str:
-        """For titles and messages."""
+        """Display name for titles and messages."""
         given = self.settings.get("env") if self.made_by == PETTINGZOO else self.made_by
         return str(given) if isinstance(given, str) else getattr(given, "__qualname__", type(given).__name__)
 
     def called(self, name: str) -> Environment:
-        """The environment that a user has named; settings stay if that only says what is known already."""
+        """The environment named by the user, trusted. Keeps the settings, unless the policy was trained in a registered
+        environment other than "pettingzoo"."""
         other = self.made_by in ENVIRONMENTS and self.made_by != PETTINGZOO
         kept = {} if other else {key: value for key, value in self.settings.items() if key != "env"}
         return Environment(name, kept, trusted=True)
 
     def found(self, changes: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Registered name or class, and `env_config` with the changes. Raises ValueError if it must not be imported."""
+        """Registered name or class, and `env_config` with `changes`. Raises ValueError if unknown or untrusted."""
         made_by, settings = self.made_by, {**self.settings, **changes}
         if made_by is None:
             raise ValueError(
@@ -101,15 +102,15 @@ class Environment:
 
 
 MOST = 10_000_000
-"""The largest number that files of others may set, such as the steps of an episode."""
+"""Largest number in settings of untrusted files, such as the steps of an episode."""
 
 TEAM = re.compile(r"agents|players|allies|enemies|units|envs|obsk|size")
-"""Settings that say how much there is of something."""
+"""Names of settings that are counts or sizes, which have a lower limit."""
 
 
 def check_settings(settings: Mapping[str, Any], num_agents: int) -> None:
-    """Raises ValueError for settings of an environment that files of others must not have: such as name files of this
-    machine, or ask for more than the team can need."""
+    """Raises ValueError for environment settings that untrusted files must not contain, such as paths, or sizes beyond
+    what the team can need."""
     for name, value in settings.items():
         values = value if isinstance(value, list) else [value]
         most = max(1000, 4 * num_agents) if TEAM.search(name) else MOST
@@ -136,10 +137,10 @@ def environment_of(
     rendered: bool = False,
     environment: Environment | None = None,
 ) -> VectorTeamEnv:
-    """The environments that a policy was trained in, with some settings changed.
+    """Builds `num_envs` copies of the environment that a policy was trained in, with some settings changed.
 
-    environment: None: as the policy says. Raises ValueError if it is not known, must not be imported, cannot be made,
-    or has another team.
+    environment: None: the one recorded in the policy. Raises ValueError if it is unknown, untrusted, cannot be built or
+    has another team.
     """
     environment = environment or Environment(saved.origin.environment, saved.origin.env_config)
     name, env_config = environment.found(changes)
@@ -151,7 +152,7 @@ def environment_of(
         env = make_environment(name, num_envs, env_config)
     except (ValueError, ImportError):
         raise
-    except Exception as error:  # whatever a simulator makes of settings it does not know
+    except Exception as error:  # simulators raise various errors for unknown settings
         facts = f"{type(error).__name__}: {error}"
         raise ValueError(f"environment {environment.name!r} cannot be made with {env_config}: {facts}") from error
     try:
@@ -173,10 +174,10 @@ def episodes(
     seed: int,
     patience: float | None = None,
 ) -> Iterator[Episode]:
-    """Plays `count` episodes, shared out over the copies beforehand, so that short ones are not preferred.
+    """Plays `count` episodes, assigned to the copies in advance so that short episodes are not over-represented.
 
-    The same seed gives the same episodes, one number of copies taken for granted. Raises ValueError if none of them has
-    ended for `patience` seconds.
+    The same seed and number of copies give the same episodes. Raises ValueError if no episode has ended for `patience`
+    seconds.
     """
     quota = [count // env.num_envs + (e < count % env.num_envs) for e in range(env.num_envs)]
     returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
@@ -206,9 +207,9 @@ def episodes(
 
 
 def statistics(played: Sequence[Episode]) -> dict[str, Any]:
-    """Means with 95 % intervals. Empty without episodes; one episode has no interval of its return.
+    """Means with 95 % intervals. Empty without episodes; a single episode has no interval of its return.
 
-    Returns: bootstrapped (BCa), Student's t for fewer than `FEW` episodes. Win rates: Wilson's.
+    Intervals of returns: BCa bootstrap, or Student's t for fewer than `FEW` episodes; of win rates: Wilson.
     """
     if not played:
         return {}
@@ -240,11 +241,11 @@ def record(
     seed: int,
     shown: Callable[[int], None] = lambda step: None,
 ) -> tuple[int, bool]:
-    """Films the first copy for so many steps, or one episode if that is shorter.
+    """Records a video of the first copy for `steps` steps or one episode, whichever is shorter.
 
-    path: .mp4 (needs the extra [video]) or .gif. The file appears when it is whole; an interruption ends the film, and
-    what there is of it is kept. Returns the number of pictures, and whether it was interrupted. Raises RuntimeError if
-    nothing can be drawn here.
+    path: .mp4 (needs the extra [video]) or .gif, written atomically. Ctrl-C ends the video and keeps the frames so far
+    (at least two, otherwise KeyboardInterrupt is raised). Returns the number of frames and whether it was interrupted.
+    Raises RuntimeError if rendering fails.
     """
     pictures, interrupted = 0, False
     policy.seed(seed)
@@ -270,7 +271,7 @@ def _picture(env: VectorTeamEnv) -> np.ndarray:
         return env.render()
     except (ValueError, ImportError, NotImplementedError):
         raise
-    except Exception as error:  # graphics libraries fail in their own ways
+    except Exception as error:  # graphics libraries raise various errors
         raise RuntimeError(
             f"drawing failed ({type(error).__name__}: {error}). `lorasa doctor` tells what draws here; MUJOCO_GL=egl "
             "or osmesa chooses."
@@ -278,7 +279,7 @@ def _picture(env: VectorTeamEnv) -> np.ndarray:
 
 
 class _film:
-    """A film that is written beside its place, and moved there when it is whole."""
+    """Writes a video to a temporary file and moves it to its path when complete."""
 
     def __init__(self, path: Path, fps: int):
         if path.suffix not in (".mp4", ".gif"):

@@ -1,4 +1,4 @@
-"""Hyper-parameters of every scenario, in one place."""
+"""Hyper-parameters of every scenario."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from lorasa_rllib.learning import recipe
 
 @dataclass(frozen=True)
 class Preset:
-    """Numbers of one scenario, by default those of the configs (`learning.recipe`), with twice their environments.
-    A training batch is `num_envs` x `steps` environment steps.
+    """Hyper-parameters of one scenario. Defaults are those of the configs (`learning.recipe`), with twice as many
+    environments. A training batch has `num_envs` x `steps` environment steps.
 
     num_epochs:  passes over a batch.
-    minibatch_size: environment steps of an optimiser step, over all learners; None: the whole batch.
-    lr_decay:    the learning rate falls to 0 over the budget.
-    grad_clip:   largest gradient norm of every owner.
-    obs, agent_obsk: what agents of Multi-Agent MuJoCo observe.
-    state:       what the critic sees of a battle, see `SMAXTeam`.
-    network:     a key of `nn.network.PRESETS`; None: the configs' own.
-    adapter_lr_scale: of adapters' learning rate, see `TeamConfig.sharing`.
-    switch:      environment steps before the adapter phase, None where the paper gives none.
-    correction, update_loop, two_stage: A2PO's, see `A2POConfig.training`.
+    minibatch_size: environment steps per optimiser step, over all learners; None: the whole batch.
+    lr_decay:    whether the learning rate decreases linearly to 0 over the budget.
+    grad_clip:   maximum gradient norm per owner.
+    obs, agent_obsk: observations in Multi-Agent MuJoCo.
+    state:       kind of global state in battles, see `SMAXTeam`.
+    network:     a key of `nn.network.PRESETS`; None: the configs' default.
+    adapter_lr_scale: multiplier of the adapters' learning rate, see `TeamConfig.sharing`.
+    switch:      environment steps before the adapter phase; None if the paper gives none.
+    correction, update_loop, two_stage: for A2PO, see `A2POConfig.training`.
     """
 
     num_epochs: int = recipe.NUM_EPOCHS
@@ -61,8 +61,8 @@ MAMUJOCO = {
 }
 
 _WHOLE_BATCH = Preset(num_epochs=5, minibatch_size=None, lr_decay=False, grad_clip=10.0, network="feedforward")
-"""An optimiser step for each pass, a constant learning rate, and a LayerNorm of features: as published, and as our
-numbers for battles were found."""
+"""One optimiser step per pass, a constant learning rate, and a LayerNorm of features: as published, and as used to find
+our own settings for battles."""
 
 PUBLISHED_MAMUJOCO = {
     "*": _WHOLE_BATCH,
@@ -77,9 +77,10 @@ PUBLISHED_MAMUJOCO = {
         correction=PRODUCT,
     ),
 }  # fmt: skip
-"""For MAPPO and A2PO alike (launch scripts, 12 M steps); switch steps are of the paper's appendix.
+"""For both MAPPO and A2PO (launch scripts, 12 M steps); switch steps are from the paper's appendix.
 
-Walker2d was published as 3x2, a factorisation that Gymnasium-Robotics does not have; HalfCheetah 6x1 takes over 2x3's.
+Walker2d was published as 3x2, a factorisation that Gymnasium-Robotics lacks. HalfCheetah 6x1 uses the settings of 2x3,
+without a switch step.
 """
 
 _SMAC = replace(
@@ -90,19 +91,20 @@ SMAC = {
     "*": _SMAC,
     "3s5z_vs_3s6z": replace(_SMAC, lambda_=0.90),
 }
-"""The published settings (launch scripts, 12 M steps), for SMACv2 as well, which the paper does not have.
+"""The published settings (launch scripts, 12 M steps), also used for SMACv2, which is not in the paper.
 
-There time limits count as defeats; here they are bootstrapped.
+The published code treats time limits as defeats; here they are bootstrapped.
 """
 
 SMAX = {
     "*": replace(_WHOLE_BATCH, num_epochs=10, num_envs=32, steps=128, lr=2e-3, entropy_coeff=0.01, adapter_lr_scale=0.3)
 }
-"""Ours: what wins 3s5z within 0.5 M steps. Its learning rate is high for adapters, each of which meets few rows: at a
-third of it they do better (results/README.md, "Roles")."""
+"""Our settings, which win 3s5z within 0.5 M steps. The learning rate is too high for adapters, as each sees few rows:
+they do better at about a third of it (results/README.md, "Roles")."""
 
 SYNTHETIC = {"*": replace(_WHOLE_BATCH, num_epochs=10, num_envs=16, steps=64, lr=2e-3, gamma=0.0, network="raw_inputs")}
-"""Ours. A step's reward depends on its actions alone, and on the scale of observations, which feature norm removes."""
+"""Our settings. Rewards depend only on the current step, and on the scale of observations, which a feature norm would
+remove."""
 
 PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
     "recommended": {
@@ -114,13 +116,13 @@ PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
     },
     "published": {"mamujoco": PUBLISHED_MAMUJOCO, "smac": SMAC},
 }
-"""Kind of preset -> suite -> scenario -> preset; "*" is for all other scenarios."""
+"""Kind of preset -> suite -> scenario -> preset; "*" stands for all other scenarios."""
 
 
 def preset_of(suite: str, scenario: str, kind: str = "recommended") -> Preset:
-    """Preset of a scenario such as "Ant-4x2" of the suite "mamujoco".
+    """The preset of a scenario such as "Ant-4x2" of the suite "mamujoco".
 
-    kind: "recommended", or "published": the numbers of the LoRASA paper. Raises ValueError where it has none.
+    kind: "recommended", or "published" for the settings of the LoRASA paper. Raises ValueError if that lacks the suite.
     """
     if suite not in PRESETS[kind]:
         raise ValueError(f"--preset {kind}: the paper has no {suite}; it has {', '.join(PRESETS[kind])}.")

@@ -1,4 +1,4 @@
-"""Live progress of a study: a line per trial every few seconds, instead of Tune's tables of every number."""
+"""Live progress of a study: a line per trial every few seconds, in place of Tune's large tables."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from lorasa_rllib.studies.curves import STEPS
 from lorasa_rllib.studies.terminal import compact, console, duration, shortened, three_figures, width
 
 WAIT, FIRST_WAIT = 60.0, 20.0
-"""Seconds between two lines about trials that wait, and until the first one."""
+"""Seconds between two lines about waiting trials, and before the first one."""
 
 STUDY = 60.0
 """Seconds between two lines about the whole study."""
 
 NAME, LEAST_NAME = 36, 18
-"""Columns of a trial's name where there is room, and those that other columns make way for."""
+"""Width of a trial's name if there is room, and the minimum width for which other fields are dropped."""
 
 NO_PHASES = "one phase"
 
 
 @dataclass
 class Pace:
-    """How far a trial is. steps: environment steps done; per_second: since the first result of this session."""
+    """Progress of a trial. steps: environment steps done; per_second: speed since the session's first result."""
 
     steps: int
     per_second: float
@@ -38,7 +38,7 @@ class Pace:
     def of(cls, result: Mapping[str, Any], before: Pace | None) -> Pace:
         steps, now = int(result[STEPS]), float(result["time_total_s"])
         taken = max(float(result["time_this_iter_s"]), 1e-9)
-        if before is None or steps <= before.steps:  # new, or begun again after a failure
+        if before is None or steps <= before.steps:  # new, or restarted after a failure
             sampled = result["env_runners"].get("num_env_steps_sampled", 0)
             return cls(steps, sampled / taken, (steps, now))
         first_steps, first = before.first
@@ -46,11 +46,11 @@ class Pace:
 
 
 class Progress(Callback):
-    """Prints, for each trial, steps of the budget, phase, return, speed and time left; and the time the study needs.
+    """Prints steps, phase, return, speed and remaining time of each trial, and the remaining time of the study.
 
-    every: seconds between two lines of one trial. Errors, checkpoints and ends are always told.
-    trials: how many there are in all: Tune makes them one by one.  begun: steps that trials of these names start with.
-    later: environment steps of trials that come after these.
+    every: seconds between two lines of one trial. Starts, faults, failures and ends are always printed.
+    trials: total number, as Tune creates them one by one.       begun: trial name -> steps that it starts with.
+    later: environment steps of trials that follow these.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Progress(Callback):
     ):
         self._total, self._every, self._trials, self._later = total_env_steps, every, trials, later
         self._begun = dict(begun or {})
-        self._tell_at: float | None = None  # that no trial finds room
+        self._tell_at: float | None = None  # when to report that no trial can be scheduled
         self._last: dict[str, float] = {}
         self._paces: dict[str, Pace] = {}
         self._ended: set[str] = set()
@@ -71,12 +71,12 @@ class Progress(Callback):
         self._told_study = time.monotonic()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Of an experiment that is resumed, perhaps by a later version: Tune keeps callbacks with it. Times are new."""
+        """Restores from a resumed experiment, perhaps of an older version, as Tune pickles callbacks. Times restart."""
         settings = {name: state[f"_{name}"] for name in ("every", "trials", "begun", "later") if f"_{name}" in state}
         Progress.__init__(self, state["_total"], **settings)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Says so, every minute, while no trial finds room: Tune waits for ever, without a word."""
+        """Reports every minute that no trial can be scheduled, since Tune waits forever and silently."""
         now = time.monotonic()
         if any(trial.status == "RUNNING" for trial in trials) or all(trial.is_finished() for trial in trials):
             self._tell_at = None
@@ -87,7 +87,7 @@ class Progress(Callback):
             waiting = next(trial for trial in trials if trial.status == "PENDING")
             needed, free = waiting.placement_group_factory.required_resources, ray.available_resources()
             if str(waiting) not in self._room_seen and all(free.get(name, 0) >= n for name, n in needed.items()):
-                self._room_seen.add(str(waiting))  # it starts, slowly, unless its parts fit on no machine
+                self._room_seen.add(str(waiting))  # it is starting slowly, unless no machine fits its parts
                 return
             there = f"the cluster has {_resources(ray.cluster_resources())}, {_resources(free)} of it free"
             _say(f"{waiting!s} waits for {_resources(needed)}; {there}", "yellow")
@@ -109,7 +109,7 @@ class Progress(Callback):
             self._tell_study(trials)
 
     def line(self, name: str, result: dict[str, Any], adapts: bool = True) -> str:
-        """The progress line of one result, as wide as the window. adapts: whether the method has adapters."""
+        """The progress line of one result, fitted to the terminal's width. adapts: whether the method has adapters."""
         runners, pace = result["env_runners"], self._paces.get(name) or Pace.of(result, None)
         won = runners.get("win_rate")
         value = f"return {three_figures(runners['episode_return_mean'])}" if won is None else f"won {won:.0%}"
@@ -123,7 +123,7 @@ class Progress(Callback):
             "speed": f"{compact(pace.per_second):>5} steps/s",
             "left": f"{duration(left):>7} left",
         }
-        for least in ("speed", "phase", "steps"):  # left out in this order where the window is narrow
+        for least in ("speed", "phase", "steps"):  # dropped in this order in narrow terminals
             if _room(fields) >= LEAST_NAME:
                 break
             del fields[least]
@@ -131,7 +131,7 @@ class Progress(Callback):
         return "  ".join([f"{shortened(name, room):<{room}}", *fields.values()])
 
     def study_line(self, trials: list[Any]) -> str:
-        """How many trials there are in which state, and how long all of them take at the present speed."""
+        """The number of trials per state, and the remaining time at the current speed."""
         finished = sum(self._is_over(trial) for trial in trials)
         running = sum(trial.status == "RUNNING" and not self._is_over(trial) for trial in trials)
         waiting = max(self._trials, len(trials)) - finished - running
@@ -140,7 +140,8 @@ class Progress(Callback):
         return f"study: {done}, {running} running, {waiting} waiting; about {left} left"
 
     def seconds_left(self, trials: list[Any]) -> float:
-        """Of the whole study: all steps that are left, at the sum of the speeds of the trials that run."""
+        """Remaining time of the study: all remaining steps at the total speed of the running trials, but at least that
+        of the slowest running trial."""
         of_trials, speed = [], 0.0
         for trial in trials:
             pace = self._paces.get(str(trial))
@@ -163,7 +164,7 @@ class Progress(Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         _say(f"{trial!s} done", "green")
-        self._ended.add(str(trial))  # its status says so only later
+        self._ended.add(str(trial))  # its status is updated only later
         if not all(map(self._is_over, trials)) or len(trials) < self._trials:
             self._tell_study(trials)
 
@@ -177,7 +178,7 @@ class Progress(Callback):
 
 
 def _room(fields: Mapping[str, str]) -> int:
-    """Columns that are left of the window beside these."""
+    """Columns of the terminal not used by `fields`."""
     return width() - sum(2 + len(field) for field in fields.values())
 
 
@@ -186,4 +187,4 @@ def _resources(amounts: dict[str, float]) -> str:
 
 
 def _say(text: str, style: str | None = None) -> None:
-    console().print(text, style=style, markup=False)  # made anew: Tune pickles callbacks, and consoles hold locks
+    console().print(text, style=style, markup=False)  # a new console: Tune pickles callbacks, and consoles hold locks

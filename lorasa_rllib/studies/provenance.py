@@ -1,4 +1,4 @@
-"""What a number came from: versions of packages, and the commit of this package."""
+"""Provenance of results: versions of packages and the commit of this package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("lorasa-rllib", "ray", "torch", "gymnasium-robotics", "mujoco", "jax
 
 @cache
 def provenance() -> dict[str, str]:
-    """{"versions": "ray 2.60.0, torch ...", "commit": "4134559"} of this process; see `commit`."""
+    """Provenance of this process, {"versions": "ray 2.60.0, torch ...", "commit": "413455901"}; see `commit`."""
     return {
         "versions": ", ".join(f"{name} {found}" for name in PACKAGES if (found := _version(name))),
         "commit": commit(),
@@ -25,7 +25,7 @@ def provenance() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Short hash of the checkout that this package runs from, "+" behind it if files differ; "" if it is installed."""
+    """Short hash of the checkout that this package runs from, with "+" if files were modified; "" if not a checkout."""
     git = ["git", "-C", str(Path(__file__).parents[1])]
     try:
         found = [
@@ -47,7 +47,7 @@ def _version(package: str) -> str | None:
 
 
 class Provenance(Callback):
-    """Tune callback: writes `provenance` into every result, where a resumed run keeps what each part came from."""
+    """Tune callback that adds `provenance` to every result, so that a resumed run records it for each part."""
 
     def on_trial_result(self, result: dict[str, Any], **info: Any) -> None:
         result.update(provenance())  # documented by Tune: callbacks may change results

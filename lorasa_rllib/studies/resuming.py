@@ -1,6 +1,6 @@
-"""What a killed experiment left behind is put in order before Ray Tune reads it: Tune would begin again, silently.
+"""Repairs the files of a killed experiment before Ray Tune restores it; Tune would silently start from scratch.
 
-Damaged files are set aside, never deleted. Everything here is the user's own: it is unpickled, as Tune does.
+Damaged files are renamed, never deleted. The files are the user's own, so they are unpickled, as in Tune.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ ITERATION = "training_iteration"
 
 
 class NothingToResume(ValueError):
-    """An experiment was never saved, so that it begins again without a loss."""
+    """Raised if an experiment has nothing saved, so that starting again loses nothing."""
 
 
 @dataclass
 class Snapshot:
-    """A state of the experiment as Tune wrote it, with its trials."""
+    """An experiment state written by Tune, with its trials."""
 
     file: Path
     data: dict[str, Any]
@@ -43,10 +43,10 @@ class Snapshot:
 
 
 def put_in_order(folder: Path, filesystem: FileSystem) -> list[str]:
-    """Makes what is in an experiment's folder whole for `Tuner.restore`. Returns a line about everything that was not.
+    """Repairs an experiment's folder for `Tuner.restore`. Returns a line about each repair.
 
-    Raises NothingToResume if no trial has saved a checkpoint and there is no whole state either, ValueError if there
-    are checkpoints but no whole state of the experiment: then nothing was changed.
+    Without an intact state of the experiment nothing is changed: raises ValueError if there are checkpoints, and
+    NothingToResume otherwise.
     """
     told: list[str] = []
     snapshot, damaged = _last_snapshot(folder)
@@ -87,11 +87,11 @@ UNREADABLE = (
     ValueError, TypeError, LookupError, AttributeError, EOFError, ImportError, pickle.UnpicklingError, OverflowError,
     MemoryError,
 )  # fmt: skip
-"""What damaged pickles and JSON raise."""
+"""Exceptions raised by damaged pickles and JSON."""
 
 
 def _last_snapshot(folder: Path) -> tuple[Snapshot | None, list[Path]]:
-    """The newest whole state, and the damaged files that are newer."""
+    """The newest intact state, and the damaged files newer than it."""
     damaged: list[Path] = []
     for file in sorted(folder.glob(STATE), reverse=True):
         searcher = file.with_name(file.name.replace("experiment_state", "basic-variant-state"))
@@ -125,7 +125,7 @@ def _set_aside(file: Path) -> Path:
 
 
 def _mend_results(file: Path) -> list[str]:
-    """Leaves out lines that were cut off: what follows would be written onto them."""
+    """Removes truncated lines, to which later results would otherwise be appended."""
     text = file.read_text(errors="replace")
     lines = list(whole_lines(text.splitlines()))
     whole = "".join(f"{line}\n" for line in lines)
@@ -137,8 +137,7 @@ def _mend_results(file: Path) -> list[str]:
 
 
 def _follow_checkpoints(trial: Trial, place: Path, filesystem: FileSystem) -> tuple[list[str], bool]:
-    """Makes a trial's state name the checkpoints that are whole on the disk. Returns what is to be told, and whether
-    the state has changed."""
+    """Updates a trial's state to the intact checkpoints on disk. Returns messages, and whether the state changed."""
     known = trial.run_metadata.checkpoint_manager.best_checkpoint_results
     latest = trial.run_metadata.checkpoint_manager.latest_checkpoint_result
     named = [Path(result.checkpoint.path).name for result in known]
@@ -184,7 +183,7 @@ def _results_by_iteration(file: Path) -> dict[int, dict[str, Any]]:
 
 
 def _metrics_of(checkpoint: Path, results: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """What the trial had reported when the checkpoint was saved."""
+    """The trial's result at the time the checkpoint was saved."""
     with (checkpoint / ALGORITHM).open("rb") as file:
         iteration = int(pickle.load(file)[ITERATION])
     return dict(results.get(iteration, {})) | {ITERATION: iteration}

@@ -1,4 +1,4 @@
-"""Runs a study with Ray Tune, and reports: table, figure, curves, checkpoints."""
+"""Runs a study with Ray Tune and reports table, figure, curves and checkpoints."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ from lorasa_rllib.studies.termination import SaveOnTermination, exit_status, spa
 from lorasa_rllib.studies.trials import TrialName, trials
 
 CHECKPOINTS = 10
-"""Checkpoints in the course of a trial."""
+"""Checkpoints saved over the course of a trial."""
 
 COMMAND = "command.txt"
-"""File beside a study's curves: how it was called."""
+"""File in a study's folder that holds its command line."""
 
 TRUNKS = "_trunks"
-"""Ending of the folder of backbones that others fork from."""
+"""Suffix of the experiment that trains the backbones of forks."""
 
 
 def run(options: StudyOptions) -> pd.DataFrame:
-    """Runs all trials (or the rest of them, with `resume`), then prints and writes the report. Returns the curves.
+    """Runs all trials (the remaining ones with `resume`), then prints and writes the report. Returns the curves.
 
-    Raises ValueError for bad settings before Ray starts, RuntimeError if a trial failed or the storage takes no more.
+    Raises ValueError for invalid settings before Ray starts, RuntimeError if a trial or the storage fails.
     """
     import_from_here()
     console = terminal.console()
     for noisy in ("ray.rllib", "ray._common.deprecation", "ray._private"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of what is told in a line
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # tracebacks of errors that we report in one line
     configs, forked = trials(options), dict[TrialName, Any]()
     if options.fork_at:
-        fork_steps(options, next(iter(trunks(options).values())))  # refused before anything starts
+        fork_steps(options, next(iter(trunks(options).values())))  # raises before anything starts
     folder = f"{options.storage_path.rstrip('/')}/{options.name}"
     console.print(f"Writes into {folder}", soft_wrap=True)
     with explained(folder, options.name), locked(folder):
@@ -91,9 +91,9 @@ def _fit(
     options: StudyOptions, configs: dict[TrialName, Any], console: Console, progress: Progress,
     stop: int | None = None, callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """Runs trials, or the rest of them; results by name.
+    """Runs trials, or the remaining ones. Returns results by name.
 
-    stop: after so many steps, and keep all checkpoints; None: after the budget.
+    stop: environment steps after which to stop, keeping all checkpoints; None: the budget.
     """
     folder = f"{options.storage_path.rstrip('/')}/{options.name}"
     callbacks = [progress, *callbacks]
@@ -121,7 +121,7 @@ def _curves(configs: dict[TrialName, Any], results: dict[str, Any]) -> pd.DataFr
 def _train_trunks(
     options: StudyOptions, console: Console
 ) -> tuple[dict[tuple[str, int], dict[int, str]], pd.DataFrame]:
-    """Trains the backbones that adapter phases fork from. Their checkpoints and curves."""
+    """Trains the backbones that adapter phases fork from. Returns their checkpoints and curves."""
     configs = trunks(options)
     steps = fork_steps(options, next(iter(configs.values())))
     shown = ", ".join(f"{step:,}" for step in steps)
@@ -152,9 +152,9 @@ def _lines_of(result: Any) -> list[str]:
 def report(
     console: Console, curves: pd.DataFrame, folder: str, checkpoints: dict[str, Any], options: StudyOptions
 ) -> None:
-    """Writes curves, table, figure and command into `folder`, a path or URI, and prints what a reader wants to know.
+    """Writes curves, table, figure and command to `folder`, a path or URI, and prints a summary.
 
-    Without a finished episode there is neither table nor figure, and the curves are empty.
+    Without a finished episode the curves are empty, and there is no table or figure.
     """
     written = {"curves": "curves.csv"}
     if not curves.empty:
@@ -184,7 +184,7 @@ def report(
 
 
 def located(path: str, storage_path: str) -> str:
-    """A path of Tune's results as `from_checkpoint` takes it: with scheme and options of a storage that is a URI."""
+    """Converts a path in Tune's results for `from_checkpoint`: adds the scheme and options of a URI storage."""
     scheme, elsewhere, rest = storage_path.partition("://")
     _, has_options, uri_options = rest.partition("?")
     return f"{scheme}://{path}{has_options}{uri_options}" if elsewhere else path
@@ -246,9 +246,9 @@ def _tuner(
 
 
 def _in_order(folder: str, filesystem: FileSystem) -> bool:
-    """Puts an experiment in order, and says what was not. Whether there is anything to go on with."""
+    """Repairs an experiment and prints what was wrong. Returns whether there is anything to resume."""
     here = local_folder(folder)
-    if here is None:  # elsewhere, an upload replaces a file as a whole
+    if here is None:  # remote storages replace files atomically
         return True
     try:
         told = put_in_order(here, filesystem)
@@ -261,14 +261,14 @@ def _in_order(folder: str, filesystem: FileSystem) -> bool:
 
 
 def holds_experiment(folder: str) -> bool:
-    """Whether a folder, a path or URI, holds an experiment, be it damaged."""
+    """Whether a folder, a path or URI, holds an experiment, even a damaged one."""
     filesystem, path = storage_of(folder)
     found = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
     return any(PurePosixPath(info.path).match(name) for info in found for name in (TUNER, STATE))
 
 
 def _space(configs: dict[str, Any]) -> dict[str, Any]:
-    """All trials as one search space: a grid search over their names, and by name the settings in which they differ."""
+    """All trials as one search space: a grid search over names, from which the differing settings follow."""
     settings = {name: config.copy(copy_frozen=False).to_dict() for name, config in configs.items()}
     space = dict(next(iter(settings.values())))
     for key in space:
@@ -280,7 +280,7 @@ def _space(configs: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class OfTrial:
-    """The value that one setting has in every trial; called by Tune with a trial's search-space sample."""
+    """Values of one setting by trial name; Tune calls it with a trial's search-space sample."""
 
     values: dict[str, Any]
 
@@ -295,7 +295,7 @@ def _trial_name(trial: Any) -> str:
 def _start_ray(options: StudyOptions, config: Any) -> None:
     """Joins the cluster this script was submitted to, or one that runs on this machine, or starts a local instance.
 
-    Raises ValueError if a trial never fits into a local instance: Tune would wait for ever, without a word. And if its
+    Raises ValueError if a local instance lacks the resources for a trial, for which Tune would wait forever, or if the
     environments cannot be built on this machine.
     """
     if ray.is_initialized():
@@ -304,7 +304,7 @@ def _start_ray(options: StudyOptions, config: Any) -> None:
     with spared():
         context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     if not context.address_info["session_dir"].endswith(f"_{os.getpid()}"):
-        return  # started by somebody else: it may grow
+        return  # an existing cluster, which may grow
     environment_class(config.env).check_machine()
     needed = config.algo_class.default_resource_request(config).required_resources
     present = ray.cluster_resources()

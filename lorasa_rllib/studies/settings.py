@@ -1,4 +1,4 @@
-"""What an experiment was started with: Tune goes on with that, so a resumed one must not be given anything else."""
+"""Records the options of an experiment. Tune resumes with the original ones, so those given later must match them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.storage import storage_of
 
 FOLDER = "study"
-"""In the experiment's folder: Tune copies files beside its own back and forth, and these must stay as they are."""
+"""Subfolder of the experiment: Tune syncs files next to its own in both directions, and ours must not change."""
 
 FILE = f"{FOLDER}/settings.json"
 OLD_FILE = "settings.json"
-"""Where older versions wrote it."""
+"""The file's location in older versions."""
 
 FREE = ("address", "resume", "storage_path")
-"""Options that may change: where the cluster and the same folder are."""
+"""Options that may differ when resuming: the cluster's address, `resume`, and where the folder is."""
 
 FLAGS = {
     "scenarios": "scenario",
@@ -29,11 +29,11 @@ FLAGS = {
     "settings": "set",
     "env_settings": "env-set",
 }
-"""Options that are typed under another name than `StudyOptions` has."""
+"""Fields of `StudyOptions` -> option names, where these differ."""
 
 
 def remember(options: StudyOptions, folder: str) -> None:
-    """Writes the options of a new experiment into its folder, a path or URI."""
+    """Writes the options of a new experiment to its folder, a path or URI."""
     filesystem, path = storage_of(folder)
     filesystem.create_dir(f"{path}/{FOLDER}", recursive=True)
     with filesystem.open_output_stream(f"{path}/{FILE}") as file:
@@ -41,11 +41,11 @@ def remember(options: StudyOptions, folder: str) -> None:
 
 
 def check_unchanged(options: StudyOptions, folder: str) -> None:
-    """Raises ValueError if the experiment in the folder was started with other options, or if that cannot be read."""
+    """Raises ValueError if the experiment was started with other options, or if these cannot be read."""
     filesystem, path = storage_of(folder)
     there = [name for name in (FILE, OLD_FILE) if filesystem.get_file_info(f"{path}/{name}").type == FileType.File]
     if not there:
-        return  # of a very old version
+        return  # written by a very old version
     try:
         with filesystem.open_input_stream(f"{path}/{there[0]}") as file:
             begun = _defaults() | dict(json.loads(file.read()))
@@ -66,16 +66,16 @@ def check_unchanged(options: StudyOptions, folder: str) -> None:
 
 def _kept(options: StudyOptions) -> dict[str, Any]:
     kept = {name: value for name, value in asdict(options).items() if name not in FREE}
-    return json.loads(json.dumps(kept))  # tuples as lists, as they are read
+    return json.loads(json.dumps(kept))  # tuples become lists, as when read back
 
 
 def _typed(value: Any) -> str:
-    """A value about as it is typed."""
+    """A value roughly as typed on the command line."""
     return " ".join(f"{key}={of}" for key, of in value.items()) or "nothing" if isinstance(value, dict) else repr(value)
 
 
 def _defaults() -> dict[str, Any]:
-    """Of options that older versions did not have."""
+    """Default values, for options that older versions did not have."""
     made = {
         field.name: field.default_factory() for field in fields(StudyOptions) if field.default_factory is not MISSING
     }

@@ -1,6 +1,6 @@
-"""Where a study is kept: folders of this machine, whose files are written whole, and other storages of pyarrow.
+"""Storage of studies: local folders with atomic writes, and other pyarrow file systems.
 
-Tune copies its files over the older ones again and again. A kill or a full disk in between would leave them cut off.
+Tune repeatedly overwrites its files by copying. A kill or a full disk meanwhile would leave them truncated.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pyarrow import PythonFile
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileSystemHandler, LocalFileSystem, PyFileSystem
 
 PARTIAL = ".partial"
-"""Ending of files that are being written; a kill leaves them behind."""
+"""Suffix of files that are being written; a kill leaves them behind."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EFBIG)
-"""What the operating system says when a storage takes no more."""
+"""Error numbers that mean a storage cannot be written to."""
 
 _faults: list[OSError] = []
 
 
 class WholeFiles(FileSystemHandler):
-    """The file system of this machine, in which a file has its old contents until the new ones are complete."""
+    """The local file system with atomic writes: a file keeps its old contents until the new ones are complete."""
 
     def __init__(self) -> None:
         self._local = LocalFileSystem()
@@ -85,7 +85,7 @@ class WholeFiles(FileSystemHandler):
 
 
 class _Part:
-    """A file for writing that takes its place when it is closed, unless writing failed."""
+    """A temporary file for writing that replaces its target when closed, unless writing failed."""
 
     def __init__(self, path: Path):
         self._path, self._part = path, path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
@@ -111,7 +111,7 @@ class _Part:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is buffered."""
+        """Does nothing, as nothing is buffered."""
 
     def close(self) -> None:
         if self._file.closed:
@@ -132,23 +132,23 @@ def _noted(error: OSError) -> OSError:
 
 
 def tell_fault(error: OSError) -> None:
-    """Notes that a storage takes no more."""
+    """Records an error if it means that a storage cannot be written to (`FULL`)."""
     if error.errno in FULL:
         _faults.append(error)
 
 
 def storage_fault() -> OSError | None:
-    """Why this process could not write to a storage: the first reason, None if it could."""
+    """The first storage fault of this process, or None."""
     return _faults[0] if _faults else None
 
 
 def storage_of(folder: str) -> tuple[FileSystem, str]:
-    """The file system of a path or URI, and the path in it."""
+    """The file system of a path or URI, and the path within it."""
     filesystem, path = FileSystem.from_uri(folder)
     return (PyFileSystem(WholeFiles()) if isinstance(filesystem, LocalFileSystem) else filesystem), path
 
 
 def local_folder(folder: str) -> Path | None:
-    """A path or file:// URI as a folder of this machine; None for other storages."""
+    """The local folder of a path or file:// URI; None for other storages."""
     filesystem, path = FileSystem.from_uri(folder)
     return Path(path) if isinstance(filesystem, LocalFileSystem) else None

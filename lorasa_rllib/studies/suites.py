@@ -12,21 +12,21 @@ from lorasa_rllib.studies.presets import preset_of
 
 SMOKE_EPISODE = 40
 ROLE_CHANGES = 0.02
-"""Probability of an agent of the synthetic team to change its role with a step: about twice an episode."""
+"""Probability per step that an agent of the synthetic team redraws its role: about twice per episode."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What differs between the scripts.
+    """What differs between suites.
 
-    option:      name of the option that chooses scenarios; form: what its values look like; default: the first choice.
+    option:      name of the option that chooses scenarios; form: description of its values; default: its default.
     environment: (options, scenario) -> registered name and `env_config`.
-    observed:    (env_config) -> what agents observe, for tables.
-    episodes:    of each greedy evaluation.
-    title:       of figures: the package that the environments come from.
-    roles:       whether adapters may be keyed by role. states: whether there are several kinds of the critic's state.
-    joints:      whether observations reach so and so many joints far.
-    named:       settings of the environment that a scenario's name stands for.
+    observed:    (env_config) -> kind of observations, for tables.
+    episodes:    number per greedy evaluation.
+    title:       of figures: the package that provides the environments.
+    roles:       whether adapters may be keyed by role. states: whether there are several kinds of global state.
+    joints:      whether observations have a range in joints. pattern: regular expression of valid scenarios.
+    named:       environment settings determined by the scenario's name.
     """
 
     option: str
@@ -78,7 +78,7 @@ def _pettingzoo(options: StudyOptions, scenario: str) -> tuple[str, dict[str, An
 
 
 def _synthetic(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
-    """Agents are rewarded one by one, so that what is learned depends on sharing and not on whom a reward is due to."""
+    """Agents have individual rewards, so that results depend on sharing rather than on credit assignment."""
     agents, _, settings = scenario.partition(":")
     asked: dict[str, Any] = {}
     for part in filter(None, settings.split(",")):

@@ -1,4 +1,4 @@
-"""The table at the end of a study: returns of every scenario and method over seeds."""
+"""The final table of a study: returns per scenario and method over seeds."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from lorasa_rllib.studies.methods import label_of
 from lorasa_rllib.studies.terminal import three_figures
 
 LAST_SHARE = 0.1
-"""A seed's final return is the mean over this last share of its steps."""
+"""Share of the steps, at the end, over which a seed's final return is averaged."""
 
 FEW = 3
-"""Seeds below which an interval says nothing: half that of two is six times what they lie apart."""
+"""Below this many seeds t-intervals are omitted: for two seeds the half width is six times their distance."""
 
 LESS = ("minutes", "lowest to highest", "env steps", "seeds")
-"""Columns that a narrow window does without, in this order; they are in table.csv."""
+"""Columns dropped in narrow terminals, in this order; table.csv has them."""
 
 COMPARED = ["scenario", "obs", "algorithm", "method"]
-"""Columns of curves that tell one row of a summary from another."""
+"""Columns of curves that identify a row of the summary."""
 
 NO_EPISODE = "no episode ended in this study; raise --total-env-steps until every environment has played one."
 
@@ -34,10 +34,10 @@ _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def final_returns(curves: pd.DataFrame) -> pd.DataFrame:
-    """One row per task (scenario and observations), algorithm, method and seed: what it reached, steps and minutes.
+    """One row per task (scenario and observations), algorithm, method and seed: final results, steps and minutes.
 
-    final: mean over the last tenth of the steps while training, greedy: the last evaluation; win rates of battles are
-    means over that last tenth both.
+    final_*: mean of training episodes over the last tenth of the steps. greedy_return: the latest evaluation.
+    greedy_win_rate: mean of the evaluations in that last tenth, or the latest one if there are none.
     """
     rows, wins = [], has_wins(curves)
     for (*which, seed), run in curves.groupby([*COMPARED, "seed"], sort=False):
@@ -62,10 +62,10 @@ def _latest(evaluations: pd.Series) -> float:
 
 
 def summary(curves: pd.DataFrame) -> pd.DataFrame:
-    """One row per task, algorithm and method: mean over seeds, half width of its 95 % t-interval.
+    """One row per task, algorithm and method: mean over seeds and half width of its 95 % t-interval.
 
-    Interval, lowest and highest are those of the measure: the greedy win rate of battles, else the final return. The
-    greedy return, that of the latest evaluation, has its own interval. NaN below `FEW` seeds.
+    Interval, lowest and highest refer to the measure: the greedy win rate of battles, otherwise the final return. The
+    greedy return, from the latest evaluation, has its own interval. Intervals are NaN below `FEW` seeds.
     """
     if curves.empty:
         raise ValueError(NO_EPISODE)
@@ -104,10 +104,10 @@ def half_width(values: np.ndarray) -> float:
 
 
 def rich_table(rows: pd.DataFrame, width: int | None = None) -> Table:
-    """The summary for a terminal.
+    """The summary as a table for the terminal.
 
-    Where it is wider than the window, what never differs is in the title instead, and the columns of `LESS` are left
-    out as far as needed.
+    If it is too wide, columns whose values do not differ move to the title, and columns of `LESS` are dropped as
+    needed.
     """
     few = rows["seeds"].min() < FEW
     caution = f"With fewer than {FEW} seeds, such differences may be chance: --seeds 5 tells more." if few else None
@@ -134,19 +134,19 @@ def rich_table(rows: pd.DataFrame, width: int | None = None) -> Table:
 
 
 def _sizes(head: list[str], cells: list[list[str]], kept: list[int]) -> list[int]:
-    """Width of every column that is kept; heads are folded at spaces."""
+    """Width of each kept column; headers wrap at spaces."""
     return [max(*(len(row[k]) for row in cells), *map(len, head[k].split())) for k in kept]
 
 
 def _differing(head: list[str], cells: list[list[str]]) -> list[int]:
-    """Columns but those that say what was compared and are alike in every row."""
+    """Indices of the columns, without those of `COMPARED` and "env steps" that are the same in every row."""
     told = [*COMPARED, "env steps"]
     found = [k for k, name in enumerate(head) if name not in told or len({row[k] for row in cells}) > 1]
     return found if len(cells) > 1 else sorted({*found, head.index("method")})
 
 
 def markdown(rows: pd.DataFrame) -> str:
-    """The summary for a page: methods by their labels, without columns that say what was compared but never differ."""
+    """The summary as a Markdown table, with display names of methods and only the columns of `_differing`."""
     head, *cells = cells_of(rows.assign(method=rows["method"].map(label_of)))
     kept = _differing(head, cells)
     lines = [[row[k] for k in kept] for row in (head, ["---"] * len(head), *cells)]
@@ -154,7 +154,7 @@ def markdown(rows: pd.DataFrame) -> str:
 
 
 def cells_of(rows: pd.DataFrame) -> list[list[str]]:
-    """The summary as text, names of columns first."""
+    """The summary as text cells, header first."""
     wins = "greedy_win_rate" in rows
     first = ("win rate", "95 % interval", "lowest to highest", "while training", "return")
     measured = first if wins else ("final return", "95 % interval", "lowest to highest", "greedy")
@@ -185,6 +185,6 @@ def _number(form: str) -> Callable[[float], str]:
 
 
 def _decimals(*returns: float) -> int:
-    """So many that the largest has three figures; at most two unless it is tiny."""
+    """Decimals for three significant figures of the largest return; at most two, or three if it is below 0.1."""
     largest = max((abs(value) for value in returns if not math.isnan(value)), default=0.0)
     return 0 if not 0 < largest < 100 else min(2 if largest >= 0.1 else 3, 2 - math.floor(math.log10(largest)))

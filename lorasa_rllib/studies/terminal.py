@@ -1,4 +1,4 @@
-"""What studies and commands print: as wide as the window, numbers with three figures, times as people read them."""
+"""Terminal output of studies and commands: width, readable numbers and durations, one-line errors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LOG = 120
-"""Columns where there is no window, as in the log of a job, and COLUMNS is not set."""
+"""Width without a terminal, as in a job's log, if COLUMNS is not set."""
 
 
 def width() -> int:
-    """Columns of the window."""
+    """Width of the terminal in columns."""
     return shutil.get_terminal_size(fallback=(LOG, 24)).columns
 
 
@@ -27,21 +27,21 @@ def console() -> Console:
 
 
 LINE, CELL = 2000, 200
-"""Characters of a message, and of a cell in a table, that are shown at most."""
+"""Maximum characters of a message, and of a table cell."""
 
 
 def printable(text: str, most: int = LINE) -> str:
-    """Text as a terminal may have it, whoever wrote it: no control characters, and without its middle if it is long."""
+    """Makes untrusted text safe to print: replaces control characters and shortens it to `most` characters."""
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in shortened(text, most))
 
 
 def complain(program: str, message: object) -> None:
-    """What went wrong, as one line on standard error."""
+    """Prints an error as one line to stderr."""
     print(f"{program}: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def exit_status_of(program: str, work: Callable[[], object]) -> int:
-    """Runs a script's work, and ends in a line if it fails: 2 bad options or files, 1 failed while it ran, 0 done."""
+    """Runs `work`, printing errors in one line. Returns 0, 2 for invalid options or files, or 1 for failures."""
     try:
         work()
     except (ValueError, ImportError) as error:
@@ -64,7 +64,7 @@ def three_figures(value: float) -> str:
 
 
 def compact(number: float) -> str:
-    """A whole number with three figures: 950, 12.3k, 1M, 1.23M."""
+    """A count with three significant figures: 950, 12.3k, 1M, 1.23M."""
     for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= 0.9995 * unit:
             return f"{float(f'{number / unit:.3g}'):g}{suffix}"
@@ -72,7 +72,7 @@ def compact(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """0:45, 12:03, 3:20:00; "?" if it is not known."""
+    """Formats seconds as 0:45, 12:03 or 3:20:00; "?" if not finite."""
     if not math.isfinite(seconds):
         return "?"
     minutes, rest = divmod(round(seconds), 60)
@@ -81,7 +81,7 @@ def duration(seconds: float) -> str:
 
 
 def shortened(text: str, most: int) -> str:
-    """The text, without its middle if it is longer: the ends of trials' names tell them apart."""
+    """Shortens text to `most` characters by cutting its middle, since trial names differ at their ends."""
     if len(text) <= most:
         return text
     kept = max(0, most - 1)

@@ -1,8 +1,9 @@
-"""Ctrl-C, and SIGTERM as spot machines and schedulers send it: running trials save a checkpoint, then the study ends.
+"""Handles Ctrl-C and SIGTERM (sent by spot machines and schedulers): running trials save a checkpoint, then the study
+ends.
 
-The same command with --resume goes on from there. A second signal ends at once. Signals to the whole process group
-(`timeout`, Slurm) or to all of a service's processes (systemd) are for the script to act on: Ray's processes, which
-saving needs, block SIGTERM. Ray and Tune end them otherwise.
+The same command with --resume continues from there. A second signal ends the study immediately. If a signal is sent to
+the whole process group (`timeout`, Slurm) or to all processes of a service (systemd), only the script reacts: Ray's
+processes, which are needed for saving, block SIGTERM and are ended by Ray and Tune.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from ray.tune import Callback
 from ray.tune.result import SHOULD_CHECKPOINT
 
 LIMIT = 90.0
-"""Seconds for saving; spot machines of AWS are taken away 120 s after the notice."""
+"""Seconds allowed for saving; AWS reclaims spot machines 120 s after the notice."""
 
 SAME = 2.0
-"""Seconds within which a second signal is the first one once more: `timeout` sends its own to the group as well."""
+"""Seconds within which a second signal is ignored as a duplicate: `timeout` also signals the process group."""
 
 _asked = threading.Event()
 _received: list[int] = []
 _at = [0.0]
-"""When a study was asked to end."""
+"""Time at which the study was asked to end."""
 
 
 @contextmanager
 def spared() -> Iterator[None]:
-    """Processes started inside block SIGTERM; the caller receives it, at the latest when this ends."""
+    """Makes processes started in the body block SIGTERM; the caller receives it at the latest when the body ends."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
@@ -41,7 +42,7 @@ def spared() -> Iterator[None]:
 
 
 class SaveOnTermination(Callback):
-    """Tune callback; acts in the process that runs `Tuner.fit()`."""
+    """Tune callback that saves and ends on a signal; acts in the process that runs `Tuner.fit()`."""
 
     def __init__(self) -> None:
         self._saved: set[str] = set()
@@ -66,12 +67,12 @@ class SaveOnTermination(Callback):
 
 
 def exit_status() -> int | None:
-    """128 + the signal that ended the study, None if none did."""
+    """128 + the signal that ended the study, or None."""
     return 128 + _received[-1] if _asked.is_set() else None
 
 
 def _end() -> None:
-    os.kill(os.getpid(), signal.SIGUSR1)  # at which Tune ends, and keeps what is needed to go on
+    os.kill(os.getpid(), signal.SIGUSR1)  # makes Tune end and save its state for resuming
 
 
 def _ask(number: int, frame: Any) -> None:
@@ -87,6 +88,6 @@ def _ask(number: int, frame: Any) -> None:
 
 
 def _give_up() -> None:
-    """Ends a study whose trials do not save in time."""
+    """Ends the study if its trials do not save in time."""
     time.sleep(LIMIT)
     _end()

@@ -1,4 +1,4 @@
-"""Trained policies of finished trials: reads checkpoints, and lets the policies play."""
+"""Trained policies of finished trials: reads checkpoints and plays the policies."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECKPOINT = "checkpoint_*"
 
 @dataclass(frozen=True)
 class Trial:
-    """A folder of Tune with checkpoints. checkpoints: paths by environment steps, in order."""
+    """A trial's folder with checkpoints. checkpoints: environment steps -> path, in ascending order."""
 
     path: Path
     checkpoints: dict[int, Path]
@@ -37,15 +37,14 @@ class Trial:
 
     @property
     def arm(self) -> str:
-        """Its name without the seed."""
+        """The trial's name without the seed."""
         return re.sub(r"_seed\d+$", "", self.name)
 
 
 def find_trials(folder: Path, trust: bool = False) -> list[Trial]:
-    """The trials of an experiment's folder, or the one whose folder it is.
+    """The trials in an experiment's folder, or the trial whose folder this is.
 
-    trust: whether checkpoints without policy files may be unpickled. Raises ValueError if there are none that can be
-    read.
+    trust: whether checkpoints without policy files may be unpickled. Raises ValueError if no trial has a checkpoint.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder. Give that of an experiment, such as ~/lorasa_results/NAME.")
@@ -60,21 +59,21 @@ def find_trials(folder: Path, trust: bool = False) -> list[Trial]:
 
 
 def _checkpoints(path: Path, trust: bool) -> dict[int, Path]:
-    """A checkpoint's number is that of the saving: how long it was trained, its own state says."""
+    """Checkpoints by environment steps, read from their own state, as folder numbers only count checkpoints."""
     places = [one for one in sorted(path.glob(CHECKPOINT)) if policy_files(one) or is_checkpoint(one)]
     found = {env_steps_of(one, trust=trust and not policy_files(one)): one for one in places}
     return dict(sorted(found.items()))
 
 
 def load_policy_of(checkpoint: Path, trust: bool = False) -> TeamPolicy:
-    """The policy of an Algorithm checkpoint, in the phase it was saved in. trust: whether it may be unpickled."""
+    """The policy in an Algorithm checkpoint, in its saved phase. trust: whether it may be unpickled."""
     return team_policy(read_trained(checkpoint, trust)).eval()
 
 
 def play(checkpoint: Path, num_envs: int, env_steps: int, seed: int = 0, trust: bool = False) -> ObservationBank:
-    """What agents see while the policy of a checkpoint acts (actions are sampled), pooled over agents.
+    """Observations collected while a checkpoint's policy acts (sampling actions), pooled over agents.
 
-    trust: whether pickles of older checkpoints, and modules that name environments, may run.
+    trust: whether pickles of older checkpoints and environment modules may run.
     """
     saved = read_trained(checkpoint, trust)
     origin = saved.origin

@@ -1,4 +1,4 @@
-"""From options to trials: one config for each scenario, method and seed."""
+"""Converts options to trials: one config per scenario, method and seed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from lorasa_rllib.studies.presets import preset_of
 from lorasa_rllib.studies.suites import SUITES
 
 EVALUATIONS = 25
-"""Greedy evaluations of a run, unless the options say otherwise."""
+"""Default number of greedy evaluations per run."""
 
 SMOKE_BATCH = 200
-"""Share of the budget that the backbone trains, where no switch step is published or given."""
+"""Training batch of --smoke trials, in environment steps."""
 
 
 @dataclass(frozen=True)
 class TrialName:
-    """What tells a trial from the others of its study."""
+    """Identifies a trial within a study."""
 
     scenario: str
     obs: str
@@ -39,7 +39,7 @@ class TrialName:
 
 
 def trials(options: StudyOptions) -> dict[TrialName, TeamConfig]:
-    """Validated config of every trial. Raises ValueError with what is wrong before anything starts."""
+    """Validated configs of all trials. Raises ValueError for invalid settings before anything starts."""
     named = {}
     check_methods(options.settings, {name: method_of(name) for name in options.methods})
     for scenario in options.scenarios:
@@ -53,12 +53,12 @@ def trials(options: StudyOptions) -> dict[TrialName, TeamConfig]:
 
 
 def observed(options: StudyOptions, scenario: str) -> str:
-    """What agents observe, for tables."""
+    """Kind of observations, for tables."""
     return SUITES[options.suite].observed(environment_of(options, scenario)[1])
 
 
 def environment_of(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
-    """Registered name and `env_config` of a scenario, with the settings of --env-set."""
+    """Registered name and `env_config` of a scenario, including the settings of --env-set."""
     suite = SUITES[options.suite]
     if chosen := sorted(set(suite.named) & set(options.env_settings)):
         raise ValueError(f"--env-set {chosen[0]}: the scenario says so; choose with --{suite.option}.")
@@ -67,7 +67,7 @@ def environment_of(options: StudyOptions, scenario: str) -> tuple[str, dict[str,
 
 
 def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> TeamConfig:
-    """The scenario's preset under one method."""
+    """The config of a trial: the scenario's preset with one method and seed."""
     suite, preset = SUITES[options.suite], preset_of(options.suite, scenario, options.preset)
     arm = method_of(method)
     learners, runners = max(1, options.num_learners), max(1, options.num_env_runners)
@@ -76,7 +76,7 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
     network = options.network or preset.network
     config = CONFIGS[options.algorithm]()
     config.network(network, id_features=options.id_features)
-    override(config, options.settings)  # here for what follows from them, and again at the end
+    override(config, options.settings)  # needed for values derived below, and applied again at the end
     recurrent = config.network_settings.get("recurrent", False)
     whole = runners * envs * (config.chunk_length if recurrent else 1)  # whole steps, or chunks, of all environments
     batch = -(-batch // whole) * whole
@@ -119,13 +119,13 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
 
 
 def sharing_settings(options: StudyOptions, scenario: str, method: str, config: TeamConfig) -> dict[str, Any]:
-    """Arguments of `TeamConfig.sharing` for one method: its own first, then the options', then the preset's."""
+    """Arguments of `TeamConfig.sharing` for one method; the method's take precedence, then options, then the preset."""
     arm, preset = method_of(method), preset_of(options.suite, scenario, options.preset)
     r = arm.settings.get("r", options.r)
     own = dict(arm.settings)
     if options.smoke:
-        own.pop("phase_switch", None)  # made for a longer run
-    if own.get("target_modules") in PLACEMENTS.values():  # they name layers that only some networks have
+        own.pop("phase_switch", None)  # chosen for a longer run
+    if own.get("target_modules") in PLACEMENTS.values():  # placements name layers that only some networks have
         layers = NetworkConfig.from_dict(config.network_settings).layers()
         own["target_modules"] = tuple(p for p in own["target_modules"] if any(fnmatch(layer, p) for layer in layers))
     if (blocks := own.pop(BLOCKS, None)) is not None:
@@ -144,12 +144,12 @@ def sharing_settings(options: StudyOptions, scenario: str, method: str, config: 
 
 
 def evaluation_envs(options: StudyOptions, envs: int, episodes: int) -> int:
-    """Environments of an evaluation. SMAX compiles for their number, games of StarCraft take a process each."""
+    """Number of evaluation environments. SMAX compiles for each number; each StarCraft game is a process."""
     return episodes if options.suite == "mamujoco" else min(envs, episodes) if options.suite == "smac" else envs
 
 
 def switch_of(options: StudyOptions, scenario: str) -> int | float | str:
-    """Where the adapter phase begins: as told, else as published if that is within the budget, else a share of it."""
+    """The phase switch: from the options, else the published step if within the budget, else the default share."""
     if options.phase_switch is not None:
         return options.phase_switch
     published = preset_of(options.suite, scenario, options.preset).switch
