@@ -2,11 +2,11 @@
 
 Compared   `load_policy(...).act` of LoRASA (adapters merged once) and of a plain shared policy (PS) | the RLModule's
            `forward_inference` on flat rows | separate networks, one plain torch module for each agent, called in turn |
-           one plain torch module for all, agents' ids in the observation: the least there is
+           one plain torch module for all, agents' ids in the observation: the lower bound
 Method     six agents, 16 features, two actions, two hidden layers of 64 with LayerNorms, and the published recurrent
            network; one and 64 environments; all alternate in one process on one thread; median and range of `repeats`
-           times 300 calls. Bytes: the files that `save_policy` writes, critic left out, and those with it; separate
-           policies (NPS) without agents' ids, which they have no use for
+           times 300 calls. Bytes: the files that `save_policy` writes, without and with the critic; separate policies
+           (NPS) without agents' ids, which they do not need
 Run        python benchmarks/acting.py [--json FILE]                          about 2 minutes
 Expect     LoRASA at most 1.2 times PS and ahead of both RLModule and separate networks
 Recorded   results/performance/acting{,_bytes}.json; docs/performance.md
@@ -42,7 +42,7 @@ SIZES = (2, 10, 100, 1000)
 
 
 def policy_of(method: str, agents: int, network: dict[str, Any]) -> TeamPolicy:
-    """A policy in its last phase with adapters that do something."""
+    """A policy in its last phase with adapters that have an effect."""
     policy = TeamPolicy(synthetic(agents, 1, 1).sharing(method).network(**network).policy_config()).eval()
     with torch.no_grad():
         for parameter in policy.parameters_of("adapters").values():
@@ -52,7 +52,7 @@ def policy_of(method: str, agents: int, network: dict[str, Any]) -> TeamPolicy:
 
 
 class Plain(nn.Module):
-    """The same network in plain torch: greedy actions of rows [R, features], and the next memory [R, HIDDEN]."""
+    """The same network in plain torch: greedy actions for rows [R, features], and the next hidden state [R, HIDDEN]."""
 
     def __init__(self, features: int, recurrent: bool):
         super().__init__()
@@ -74,7 +74,7 @@ def block(inputs: int, outputs: int) -> nn.Module:
 
 
 def workloads(name: str, envs: int) -> dict[str, Callable[[], Any]]:
-    """Everyone with `CALLS` steps to act in, observations as numpy in, actions as numpy out."""
+    """Workloads by name; each acts for `CALLS` steps, numpy observations in, numpy actions out."""
     recurrent, network = name == "recurrent", NETWORKS[name]
     obs = np.random.default_rng(0).standard_normal((envs, AGENTS, OBS), np.float32)
     found: dict[str, Callable[[], Any]] = {}
@@ -86,7 +86,7 @@ def workloads(name: str, envs: int) -> dict[str, Callable[[], Any]]:
     found["one plain torch module"] = plain([shared], [rows])
     separate = [Plain(OBS, recurrent) for _ in range(AGENTS)]
     found["separate torch modules, in turn"] = plain(separate, [obs[:, n] for n in range(AGENTS)])
-    if not recurrent:  # the RLModule's rows have no memory
+    if not recurrent:  # the RLModule's flat rows carry no hidden state
         found["LoRASA, RLModule.forward_inference"] = module(obs)
     return found
 
@@ -152,7 +152,7 @@ def times(repeats: int) -> list[dict[str, Any]]:
 
 
 def sizes() -> list[dict[str, Any]]:
-    """Bytes on disk of every method and team size."""
+    """Bytes on disk per method and team size."""
     rows = []
     for method in ("ps", "nps", "lora"):
         for agents in SIZES:

@@ -1,14 +1,14 @@
-"""Does a study end with exact steps, or with one clear line, however it is killed and whatever becomes of its files?
+"""Does a killed or damaged study always end with exact steps, or with one clear line?
 
 Method     HalfCheetah 2x3, LoRASA in two phases, 20 iterations of 200 environment steps, a checkpoint every second one.
            kill      SIGKILL to the study and all of Ray's processes, several times a run; every second kill as soon as
                      a file is being written into a checkpoint or an experiment's state, the others at random moments
-           damage    a killed study of which one file is emptied, cut, overwritten or removed
+           damage    a killed study with one file emptied, truncated, overwritten or removed
            full      a storage that fills up (tmpfs; file sizes limited where mounting is not allowed), then has room
-           readonly  a storage that turns read-only, then takes files again (where mounting is allowed)
+           readonly  a storage that becomes read-only, then writable again (where mounting is allowed)
            After each, --resume must end with every step counted once, or with an exit status other than 0 and one line
-Run        python benchmarks/chaos.py [--kills 40] [--minutes 60] [--csv FILE]; goes on where FILE ends
-Expect     "exact" or "one line" in every row of the table, else exit status 1
+Run        python benchmarks/chaos.py [--kills 40] [--minutes 60] [--csv FILE]; continues where FILE ends
+Expect     "exact" or "one line" in every row of the table, otherwise exit status 1
 Recorded   results/chaos/
 """
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 BATCH, ITERATIONS = 200, 20
 STEPS = BATCH * ITERATIONS
 LIMIT = 180.0
-"""Seconds that one start of the study may take."""
+"""Maximum seconds for one start of the study."""
 
 STUDY = [
     sys.executable, str(ROOT / "tune_configs/mamujoco.py"), "--total-env-steps", str(STEPS), "--phase-switch", "0.5",
@@ -46,7 +46,7 @@ TRIAL = "HalfCheetah-2x3_lora_seed1"
 
 @dataclass
 class Row:
-    """One trial of the benchmark. outcome: "exact", "one line", or what was wrong."""
+    """One trial of the benchmark. outcome: "exact", "one line", or the problem."""
 
     number: int
     kind: str
@@ -59,14 +59,14 @@ class Row:
 
 
 class Study:
-    """The study in a storage of its own."""
+    """The study in its own storage."""
 
     def __init__(self, storage: Path, name: str = "chaos"):
         self.storage, self.name, self.folder = storage, name, storage / name
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, *more: str, file_size: int | None = None) -> subprocess.Popen[str]:
-        self.temporary = tempfile.mkdtemp(prefix="rc", dir="/tmp")  # short: sockets lie in it
+        self.temporary = tempfile.mkdtemp(prefix="rc", dir="/tmp")  # short, as it holds sockets
         environment = {**os.environ, "RAY_TMPDIR": self.temporary, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
         environment["RAY_ADDRESS"] = "local"
         limit = None if file_size is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size,) * 2)
@@ -77,7 +77,7 @@ class Study:
         return self.process
 
     def kill(self) -> str:
-        """Ends the study and its Ray at once. What it had printed."""
+        """Kills the study and its Ray processes. Returns its output so far."""
         assert self.process is not None
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -89,7 +89,7 @@ class Study:
         return output
 
     def finish(self, *more: str) -> tuple[int, str]:
-        """Runs to the end. Exit status, and what was printed."""
+        """Runs the study to the end. Returns exit status and output."""
         process = self.start(*more)
         try:
             output, _ = process.communicate(timeout=LIMIT)
@@ -99,7 +99,7 @@ class Study:
         return process.returncode, output
 
     def writing(self) -> bool:
-        """Whether a file is being written just now, or has been for less than 20 ms."""
+        """Whether a file is being written, or was within the last 20 ms."""
         for place in (self.folder, *self.folder.glob(f"{TRIAL}/checkpoint_*")):
             with suppress(OSError):
                 if time.time() - place.stat().st_mtime < 0.02:
@@ -122,7 +122,7 @@ def _of_session(session: int) -> list[int]:
 
 
 def judged(study: Study, status: int, output: str) -> tuple[str, str]:
-    """The outcome of a study's last start, and the line that it ended with."""
+    """The outcome of a study's last start, and its last line."""
     lines = [line for line in output.splitlines() if line.strip()]
     last = lines[-1] if lines else ""
     if "Traceback" in output:
@@ -137,7 +137,7 @@ def judged(study: Study, status: int, output: str) -> tuple[str, str]:
 
 
 def killed(rng: random.Random, storage: Path, kills: int) -> tuple[Study, int]:
-    """A study that was killed so many times, each time later than before."""
+    """A study killed up to `kills` times between resumptions, and the number of kills."""
     study, done = Study(storage), 0
     for _ in range(kills):
         process, at_writes = study.start("--resume"), rng.random() < 0.5
@@ -222,7 +222,7 @@ def run_damage(rng: random.Random, storage: Path, what: str) -> tuple[Row, Study
 
 
 def run_storage(rng: random.Random, storage: Path, what: str) -> tuple[Row, Study]:
-    """full: 1.5 MB; readonly: from a random moment on. Both must end in one line, and go on when there is room."""
+    """full: 1.5 MB; readonly: from a random moment on. Both must end in one line and continue once writable."""
     study, mounted = Study(storage), _mounted(storage, "1500k" if what == "full" else "64m")
     if not mounted and what == "readonly":
         return Row(0, what, "mounting is not allowed here", 0, 0, "left out", "", 0), study

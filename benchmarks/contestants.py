@@ -1,10 +1,10 @@
-"""Who takes part in `benchmarks/time_to_return.py`, each in a process of its own that trains when it is told to.
+"""Contestants of `benchmarks/time_to_return.py`, each in its own process that trains on request.
 
     python benchmarks/contestants.py ours-ps HalfCheetah-2x3 --seed 1 --total-env-steps 1000000 --every 20000
 
-A line on standard input asks for training until `--every` further environment steps are done, and for a greedy
-evaluation; the answer is one JSON object on a line of standard output: "env_steps" so far, "seconds" of training so
-far (without building and evaluations, with compiling where that holds training up) and "greedy", the mean return.
+Each line on standard input requests training for another `--every` environment steps and a greedy evaluation; the
+answer is a line of JSON on standard output: "env_steps" so far, "seconds" of training so far (without building and
+evaluations, including compilation that delays training) and "greedy", the mean return.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 class Contestant(Protocol):
     def train(self) -> int:
-        """One iteration. Returns environment steps so far."""
+        """Runs one iteration. Returns the environment steps so far."""
 
     def greedy(self) -> float:
         """Mean return of whole episodes without exploration."""
@@ -63,7 +63,7 @@ class Ours:
 
 
 class Stock:
-    """RLlib's own PPO with the numbers of our recipe, and its own filter of observations."""
+    """RLlib's own PPO with the settings of our recipe and RLlib's observation filter."""
 
     def __init__(self, task: str, total_env_steps: int, seed: int, episodes: int, batch: int | None):
         from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
@@ -118,7 +118,7 @@ CONTESTANTS: dict[str, Callable[..., Contestant]] = {
 
 
 def answer(contestant: Contestant, every: int, asked: IO[str], answers: IO[str]) -> None:
-    """Trains and evaluates for every line of `asked`, until it ends."""
+    """Trains and evaluates once per line of `asked`, until its end."""
     seconds, steps = 0.0, 0
     for _ in asked:
         until = (steps // every + 1) * every
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, help="environment steps of an iteration; default: each one's own")
     given = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print goes elsewhere
+    os.dup2(2, 1)  # output of libraries goes to stderr
     import torch
 
     torch.set_num_threads(1)

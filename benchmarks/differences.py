@@ -1,6 +1,6 @@
-"""How do the agents of a trained team differ? The numbers of `lorasa analyze` as CSV, for figures of results/README.md.
+"""How do the agents of a trained team differ? The data of `lorasa analyze` as CSV, for figures of results/README.md.
 
-Method     every policy is shown the same observations, from 2,000 environment steps of the trained team; definitions in
+Method     every policy receives the same observations, from 2,000 environment steps of the trained team; definitions in
            lorasa_rllib/analysis/
 Run        python benchmarks/differences.py TRIAL NAME     TRIAL: a folder below results/runs; then `make results`
 Recorded   results/differences/NAME/{about.json,distances.csv,layers.csv,adapters.csv}
@@ -57,7 +57,7 @@ def record(trial: Path, name: str) -> Path:
 
 
 def draw(folder: Path) -> None:
-    """The figures of one recorded team."""
+    """Draws the figures of one recorded team."""
     about = json.loads((folder / "about.json").read_text())
     distances = pd.read_csv(folder / "distances.csv")
     names = list(distances)

@@ -1,4 +1,4 @@
-"""README's figure: speed, size and returns in three panels, from recorded files alone.
+"""README's figure: speed, size and returns in three panels, drawn only from recorded files.
 
 Run        make results
 Reads      results/performance/{sampling,learning_step}.json, results/resources/resources.csv, results/scores/
@@ -38,7 +38,7 @@ def draw(path: Path = RESULTS / "front.png") -> None:
 
 
 def _speed(panel: Any, looks: Any) -> None:
-    """How many times as fast as RLlib's stock path, with the numbers themselves."""
+    """Draws the speed-up over RLlib's stock path, with absolute values."""
     files = {name: json.loads((RESULTS / "performance" / f"{name}.json").read_text())["rows"]
              for name in ("sampling", "learning_step")}  # fmt: skip
     sampling = {row["sampler"]: row for row in files["sampling"] if row["task"] == "HalfCheetah 6x1"}

@@ -1,14 +1,14 @@
-"""On its feet or on its back: which of HalfCheetah's two gaits has a team learnt?
+"""Which of HalfCheetah's two gaits has a team learnt: running on its feet or on its back?
 
-Returns of HalfCheetah fall into two heaps. This tells runs apart by what they do, not by how much they get.
+Returns of HalfCheetah form two clusters. This benchmark classifies runs by behaviour rather than by return.
 
 Method     greedy episodes of a trial's last checkpoint; upright: share of steps with the torso's pitch below a right
            angle
-Run        python benchmarks/gaits.py FOLDER ...     folders that studies left, those of benchmarks/studies.py in
-           results/runs; then `make results`. What teams did at the switch of 0.3 M steps:
+Run        python benchmarks/gaits.py FOLDER ...     folders of studies, those of benchmarks/studies.py in
+           results/runs; then `make results`. Gaits at the switch after 0.3 M steps:
            tune_configs/mamujoco.py --scenario HalfCheetah-2x3 --methods ps lora --seeds 6 --total-env-steps 304000
-           --phase-switch 300000 --name trunks, which begins as the runs of the study "ablations" do
-Recorded   results/gaits/gaits.csv, one row per run; those that are there already are replaced
+           --phase-switch 300000 --name trunks, which starts like the runs of the study "ablations"
+Recorded   results/gaits/gaits.csv, one row per run; existing rows of the same runs are replaced
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from lorasa_rllib.studies.trained import find_trials
 RECORDED = Path(__file__).parents[1] / "results" / "gaits" / "gaits.csv"
 EPISODES = 8
 PITCH = 1
-"""Entry of the state, which is Gymnasium's observation of HalfCheetah: height, pitch, ..."""
+"""Index of the pitch in the global state, which is Gymnasium's observation of HalfCheetah: height, pitch, ..."""
 RUNS = ["scenario", "env_steps", "algorithm"]
 RUN = ["scenario", "obs", "algorithm", "method", "env_steps", "seed"]
 
 
 def gait(env: VectorTeamEnv, policy: LoadedPolicy) -> dict[str, float]:
-    """Return and share of upright steps, means over one greedy episode in every copy of the environment."""
+    """Return and share of upright steps, averaged over one greedy episode per copy of the environment."""
     step, memory = env.reset(0), None
     returns, upright = np.zeros(env.num_envs), []
     while True:
@@ -51,7 +51,7 @@ def gait(env: VectorTeamEnv, policy: LoadedPolicy) -> dict[str, float]:
         actions, memory = policy.act(step.obs, memory, greedy=True)
         step = env.step(actions)
         returns += step.rewards.sum(-1)
-        if step.ended.any():  # all at once: HalfCheetah's episodes end by the time limit alone
+        if step.ended.any():  # all at once: HalfCheetah's episodes end only by the time limit
             return {"return": returns.mean(), "upright": np.mean(upright)}
 
 
@@ -72,7 +72,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 
 
 def table() -> str:
-    """Markdown: of every method, how many seeds run upright, and what those return that do and that do not."""
+    """Markdown table per method: number of seeds that run upright, and mean returns of those that do and do not."""
     runs = pd.read_csv(RECORDED)
     order = list(dict.fromkeys(method for study in STUDIES.values() for method in study.methods))
     order += sorted(set(runs["method"]) - set(order))

@@ -3,7 +3,7 @@
 Compared   bank layers' execution paths (merged, factored, sorted rows) at equal numbers of rows, from 8 agents with
            1,000 rows each to 4,096 agents with 2; then whole iterations (sample and learn) on the synthetic team
 Method     forward and backward of the actor in the adapter phase, two hidden layers of 64, r = 8, one thread, workloads
-           alternate; iterations run in a process each, whose peak memory is reported
+           alternate; iterations run in separate processes, whose peak memory is reported
 Run        python benchmarks/many_agents.py [--json FILE]                     about 3 minutes
 Expect     time per row at 1,000 agents x 8 rows at most 3 times that at 8 agents x 1,000 rows
 Recorded   docs/performance.md
@@ -40,7 +40,7 @@ def synthetic(num_agents: int, num_envs: int, train_batch: int) -> MAPPOConfig:
 
 
 def actor_rows(repeats: int) -> list[dict[str, Any]]:
-    """Microseconds per row of forward and backward, for every path."""
+    """Microseconds per row of forward and backward, for each path."""
     workloads = {}
     for agents, rows in SHAPES:
         policy = Team(synthetic(agents, 1, 1), "adapters").learner.policy

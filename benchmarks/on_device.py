@@ -1,11 +1,11 @@
-"""What does an update cost on a GPU? Run through `learning_step.py --device cuda`; needs torch alone, not Ray.
+"""What does an update cost on a GPU? Run through `learning_step.py --device cuda`; needs torch but not Ray.
 
 Compared   the CPU (one thread) | the device: updates of MAPPO and A2PO in LoRASA's adapter phase, transfer included
 Method     random rollouts of 6 and 64 agents, 4,000 and 32,000 environment steps, 17 features, one action dimension,
            two hidden layers of 64 and 256; five epochs of one minibatch; alternating; median and range
 Run        python benchmarks/learning_step.py --device cuda [--json FILE]
-Expect     MAPPO is ahead on the device in every case, more so with many rows or wide networks; A2PO only where its
-           steps are large: it takes one or more for each agent, and small ones cost the same everywhere
+Expect     MAPPO is faster on the device in every case, more so with many rows or wide networks; A2PO only if its
+           steps are large: it takes at least one per agent, and small steps take as long on either
 Recorded   docs/performance.md
 """
 
@@ -70,7 +70,7 @@ def random_rollout(agents: int, steps: int) -> TeamRollout:
 
 
 class Update:
-    """One update of an algorithm on a device, with the way there."""
+    """One update of an algorithm on a device, including the transfer to it."""
 
     def __init__(self, algorithm: str, device: str, agents: int, steps: int, hidden: int):
         spec = team(agents)

@@ -13,7 +13,7 @@ from lorasa_rllib.rllib.sampled import TeamTrainingData
 
 
 def team_config(scenario: str, agent_conf: str, num_envs: int, train_batch: int = 4000) -> MAPPOConfig:
-    """MAPPO with two hidden layers of 64 and five full-batch epochs, the numbers of `stock.stock_ppo_config`."""
+    """MAPPO with two hidden layers of 64 and five full-batch epochs, as in `stock.stock_ppo_config`."""
     config = MAPPOConfig().environment("mamujoco", env_config={"scenario": scenario, "agent_conf": agent_conf})
     return with_numbers(config, num_envs, train_batch)
 
@@ -30,14 +30,14 @@ def with_numbers(config: TeamConfig, num_envs: int, train_batch: int) -> TeamCon
 
 
 class Team:
-    """A runner and a learner in one process. Phase "adapters" is LoRASA's second one, "backbone" the shared policy."""
+    """A runner and a learner in one process. Phase "adapters": LoRASA's second phase; "backbone": the shared policy."""
 
     def __init__(self, config: TeamConfig, phase: Phase):
         self.config, self.phase = config, phase
         self.runner = TeamEnvRunner(config=config, worker_index=0)
         self.learner: TeamLearner = config.build_learner(spaces=config.spaces())
         self.learner.policy.set_phase(phase)
-        with torch.no_grad():  # adapters at zero effect would be an easy case
+        with torch.no_grad():  # adapters without effect would be an easy case
             for parameter in self.learner.policy.parameters_of("adapters").values():
                 parameter.normal_(std=0.05)
         self.hand_out()

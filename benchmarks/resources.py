@@ -2,14 +2,13 @@
 
 Compared   sharing methods (default: all there are) in their last phase, 2 to 128 agents, synthetic team
 Method     counted: parameters, bytes of weights and of Adam's moments. Measured: acting and learning on 8 environments
-           x 16 steps, two hidden layers of 64, r = 8, five full-batch epochs, one thread; medians of each of two
-           processes for every method and size, all in turn, then all again; the faster of the two counts. Memory: the
-           peak over that of the same with a single agent under PS, differences below 1 MiB are noise and count as
-           1 MiB. SePS: two groups
+           x 16 steps, two hidden layers of 64, r = 8, five full-batch epochs, one thread; every method and size runs in
+           two processes, in two rounds over all of them, and the faster median is reported. Memory: peak minus that
+           of PS with a single agent; differences below 1 MiB are noise and count as 1 MiB. SePS: two groups
 Run        python benchmarks/resources.py --csv FILE [--figure FILE] [--methods ps lora] [--agents 2 8 32]
            about 7 minutes
 Recorded   results/resources/resources.csv; docs/performance.md
-Expect     parameters of PS as good as constant, of NPS in proportion to agents; LoRASA trains less than NPS
+Expect     parameters of PS nearly constant, of NPS proportional to the number of agents; LoRASA trains fewer than NPS
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def policy_of(method: str, agents: int) -> PolicyConfig:
 
 
 def measure(method: str, agents: int, repeats: int) -> dict[str, Any]:
-    """One method and size, in this process."""
+    """Measures one method and size in this process."""
     config = config_of(method, agents)
     team = Team(config, last_phase(config.policy_config()))
     team.iteration()
@@ -82,7 +81,7 @@ def in_a_process(*arguments: str) -> dict[str, Any]:
 
 
 def table(methods: list[str], agents: list[int], repeats: int) -> pd.DataFrame:
-    """Counted and measured columns, one row per method and number of agents."""
+    """Counted and measured columns with one row per method and number of agents."""
     frame = count_methods({m: lambda n, m=m: policy_of(m, n) for m in methods}, agents)
     smallest = in_a_process("--one", "ps", "1", "--repeats", str(repeats))["memory_bytes"]  # imports, runtime, RLlib
     cases = [(row.method, str(row.agents)) for row in frame[["method", "agents"]].itertuples()]
@@ -94,7 +93,7 @@ def table(methods: list[str], agents: list[int], repeats: int) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
-    """The table as a figure, methods called as in other figures."""
+    """Draws the table, with the same method names as other figures."""
     shown = frame.assign(method=frame["method"].str.replace("_", "-"))
     title = "Sharing methods on the synthetic team, last phase, one thread"
     draw_resources(shown, path, title, colours=colours_of(list(dict.fromkeys(shown["method"]))))

@@ -1,4 +1,4 @@
-"""Draws every figure and table of the results pages anew from the recorded curves. No run is started.
+"""Redraws every figure and table of the results pages from the recorded curves, without starting runs.
 
 Run        make results, or python benchmarks/results.py
 Compared   studies of benchmarks/studies.py, and three recorded before it, in results/<name>/{curves.csv,runs/*.csv}:
@@ -40,27 +40,27 @@ from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import final_returns, markdown, summary
 
 RECORDED = {"learning": "mamujoco", "a2po_6x1": "mamujoco", "smax": "smax"}
-"""Studies recorded whole, and their suites."""
+"""Names of studies recorded before benchmarks/studies.py -> suites."""
 
 RESOURCES = RESULTS / "resources" / "resources.csv"
 
 SCORED, SEEDS = "methods", 3
-"""The study whose tasks are averaged: those with so many seeds of every method, or more."""
+"""The study whose tasks are averaged, and the minimum number of seeds of every method on a task."""
 
 BASE = "ps"
-"""The method in whose units scores are."""
+"""The baseline in whose units scores are expressed."""
 
 PAGES = (ROOT / "README.md", RESULTS / "README.md")
-"""Pages with tables of results."""
+"""Pages that contain tables of results."""
 
 MANY = 8
-"""Methods beyond which curves would hide each other."""
+"""Maximum number of methods shown as curves, as more would overlap."""
 
 
 def curves_of(study: Study, beside: bool = False) -> pd.DataFrame:
-    """All runs that are there.
+    """All recorded runs of a study.
 
-    beside: also those of other studies that it is compared with; of another algorithm only the same methods.
+    beside: include those of the studies it is compared with; for another algorithm only the same methods.
     """
     runs = study.runs()
     if beside:
@@ -72,7 +72,7 @@ def curves_of(study: Study, beside: bool = False) -> pd.DataFrame:
 
 
 def report(curves: pd.DataFrame, folder: Path, suite: str) -> str:
-    """Writes table and figure of one study. The table as Markdown."""
+    """Writes table and figure of one study. Returns the table as Markdown."""
     rows = summary(curves)
     write_csv(rows, folder / "table.csv")
     many = curves["method"].nunique() > MANY
@@ -82,7 +82,7 @@ def report(curves: pd.DataFrame, folder: Path, suite: str) -> str:
 
 
 def scores() -> str | None:
-    """Aggregates over the tasks on which every method has enough seeds. The table as Markdown; None without any."""
+    """Markdown table of aggregates over the tasks on which every method has enough seeds; None without such tasks."""
     study, curves = STUDIES[SCORED], curves_of(STUDIES[SCORED])
     if curves.empty:
         return None
@@ -112,7 +112,7 @@ def scores() -> str | None:
 
 
 def by_task(curves: pd.DataFrame) -> str:
-    """Tasks down, methods across: final return and half its 95 % interval. As Markdown."""
+    """Markdown table of tasks (rows) by methods (columns): final return and half width of its 95 % interval."""
     rows = summary(curves)
     table = pd.DataFrame({"scenario": list(dict.fromkeys(rows["scenario"]))})
     cells = [f"{row.final_return:,.0f} ± {row.interval:,.0f}" for row in rows.itertuples()]

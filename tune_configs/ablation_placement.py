@@ -1,9 +1,9 @@
-"""Which layers need adapters? LoRASA with adapters in --placements, beside PS (or --methods).
+"""Which layers need adapters? Compares LoRASA with adapters in --placements, and PS (or --methods).
 
     python tune_configs/ablation_placement.py --scenario HalfCheetah-2x3 --seeds 3
     python tune_configs/ablation_placement.py --placements all head first hidden mlp.1+head --base lora-joint
 
-A placement is all, head, first, hidden (lorasa_rllib/studies/methods.py) or patterns of layers joined by +.
+A placement is all, head, first, hidden (lorasa_rllib/studies/methods.py) or layer patterns joined by +.
 
 Suites: mamujoco (--scenario), smax and smac (--map), pettingzoo (--env-name); all other options are those of
 tune_configs/mamujoco.py. Ends with a table, a figure and their CSVs; --resume continues an interrupted run.

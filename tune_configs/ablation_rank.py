@@ -1,4 +1,4 @@
-"""Which rank do adapters need? LoRASA with --ranks, beside PS (or --methods).
+"""Which rank do adapters need? Compares LoRASA with --ranks, and PS (or --methods).
 
     python tune_configs/ablation_rank.py --scenario HalfCheetah-2x3 --ranks 2 4 8 16 64 --seeds 3
     python tune_configs/ablation_rank.py --suite smax --map 3s5z --base lora-joint

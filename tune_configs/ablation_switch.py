@@ -3,7 +3,7 @@
     python tune_configs/ablation_switch.py --scenario HalfCheetah-2x3 --fork-at 0.1M,0.3M,0.5M --total-env-steps 1000000
     python tune_configs/ablation_switch.py --suite smax --map smacv2_5_units --fork-at 0.5M,1M,2M
 
-Every fork has the same budget as a run from the start. Beside them --methods: PS and joint training by default.
+Every fork has the same total budget as a full run. Also runs --methods, by default PS and joint training.
 
 Suites: mamujoco (--scenario), smax and smac (--map), pettingzoo (--env-name); all other options are those of
 tune_configs/mamujoco.py. Ends with a table, a figure and their CSVs; --resume continues an interrupted run.
