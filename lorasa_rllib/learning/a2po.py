@@ -1,8 +1,9 @@
-"""The A2PO update (Wang et al. 2023, arXiv 2302.06205): units are updated one after the other, each on advantages and
-ratios corrected for those that moved before it.
+"""The A2PO update (Wang et al. 2023, arXiv 2302.06205): units are updated in sequence, each with advantages and ratios
+corrected for the units updated before it.
 
-Only what a step moved is evaluated again, so an epoch costs about one evaluation per agent, not one per pair of agents.
-Several learners run the same steps on their own environments; see `learning.mappo` for `all_sum`.
+Only rows that a step affects are re-evaluated, so unless units share trained weights, an epoch costs about one
+evaluation per agent, not one per pair of agents. Several learners run the same steps on their own environments; see
+`learning.mappo` for `all_sum`.
 """
 
 from __future__ import annotations
@@ -60,15 +61,15 @@ from lorasa_rllib.nn.policy import Group, TeamPolicy
 
 @dataclass(frozen=True)
 class A2POSettings(MAPPOSettings):
-    """Numbers of the update, beside MAPPO's. `A2POConfig.training` documents them for users.
+    """Settings of the update in addition to MAPPO's. `A2POConfig.training` documents them for users.
 
     agent_order:    a key of `ORDERS`.
-    units_per_step: units (see `learning.units`) that move together.
-    loop:           "agent": a unit takes all its epochs in turn. "epoch": every epoch goes through all units.
-    two_stage:      each epoch begins with a step of the critic alone.
-    correction:     a key of `CORRECTIONS`, how advantages are corrected for those that moved before; None: not at all.
-    others_clip:    the product of the others' ratios is kept within 1 +- others_clip; None: half the unit's clip range.
-    late:           rollouts come from an older policy: ratios are not 1 at the start.
+    units_per_step: number of units (see `learning.units`) updated together.
+    loop:           "agent": each unit runs all its epochs in turn. "epoch": every epoch goes through all units.
+    two_stage:      precede each step of actor and critic with a step of the critic alone.
+    correction:     a key of `CORRECTIONS`: how advantages are corrected for units updated before; None: not at all.
+    others_clip:    the product of the others' ratios is clipped to 1 +- others_clip; None: half the unit's clip range.
+    late:           rollouts come from an older policy, so ratios are not 1 at the start.
     clip_growth:    the clip range of position k of m is clip * (1 - clip_growth * (1 - k / m)).
     """
 
@@ -82,7 +83,7 @@ class A2POSettings(MAPPOSettings):
     late: bool = False
 
     def clip_at(self, position: int, steps: int) -> float:
-        """Clip range of a position, counted from 1."""
+        """Clip range at a position, counted from 1, in a sequence of `steps`."""
         return self.clip * (1 - self.clip_growth * (1 - position / steps))
 
 
@@ -94,12 +95,12 @@ def update(
     generator: torch.Generator,
     all_sum: AllSum = alone,
 ) -> dict[str, Tensor]:
-    """One A2PO iteration on one rollout. Returns means of statistics. Everything is on the policy's device."""
+    """One A2PO iteration on one rollout. Returns means of statistics. All tensors are on the policy's device."""
 
     def pick(choices: int) -> int:
         return int(torch.randint(choices, (1,), generator=generator, device=generator.device))
 
-    # Noise has a generator of its own: learners may draw unequal numbers of it, but must agree on every pick.
+    # Noise has its own generator: learners may draw different amounts of noise but must agree on every pick.
     noise = torch.Generator(generator.device).manual_seed(pick(2**31))
     sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum)
     events = [event for event in sequence.events() if isinstance(event, Stepped)]
@@ -108,9 +109,9 @@ def update(
 
 
 class SequentialUpdate:
-    """One A2PO iteration; `events()` does it, step by step.
+    """One A2PO iteration; iterating over `events()` performs it.
 
-    ratios:      of all rows, current when a unit is done
+    ratios:      of all rows, current once a unit is done
     advantages:  as last corrected
     order:       the units in their latest order
     """
@@ -141,10 +142,10 @@ class SequentialUpdate:
         self._units = units_of(policy)
         self._scores = self.advantages.scores(self._units)
         self.order: list[Unit] = []
-        self._turn: list[dict[str, Tensor]] = []  # sums of statistics of the steps of one pass through all units
+        self._turn: list[dict[str, Tensor]] = []  # sums of statistics per step, for one pass through all units
 
     def events(self) -> Iterator[Corrected | Stepped]:
-        """Does the update; tells what happened after every correction and every optimiser step."""
+        """Performs the update; yields an event after every correction and optimiser step. Must be exhausted."""
         if self._settings.loop == "agent":
             yield from self._through(self._settings.num_epochs)
             return
@@ -159,7 +160,7 @@ class SequentialUpdate:
                 break
 
     def _through(self, epochs: int) -> Iterator[Corrected | Stepped]:
-        """All units once, each with `epochs` epochs."""
+        """Goes through all units once, each with `epochs` epochs."""
         settings = self._settings
         indices = ORDERS[settings.agent_order](self._scores, self._pick)
         size = settings.units_per_step
@@ -167,7 +168,7 @@ class SequentialUpdate:
             Unit.joined([self._units[i] for i in indices[start : start + size]])
             for start in range(0, len(indices), size)
         ]
-        before = torch.zeros_like(self.ratios.log_ratio[..., 0])  # log product of those that moved, [L, C]
+        before = torch.zeros_like(self.ratios.log_ratio[..., 0])  # log of the product of the done units' ratios, [L, C]
         reaching = reaching_others(self._policy, self.order)
         again = settings.recompute_advantages and settings.loop == "agent"
         for position, (unit, reaches_others) in enumerate(zip(self.order, reaching, strict=True), 1):
@@ -177,7 +178,7 @@ class SequentialUpdate:
             if done and settings.correction:
                 yield self._correct(unit, before, done)
             advantages: Tensor = self.advantages.of(unit)
-            whole: tuple[UnitRows, CriticRows] | None = None  # a minibatch of everything is the same in every pass
+            whole: tuple[UnitRows, CriticRows] | None = None  # without minibatches, rows are the same in every pass
             first = settings.loop == "epoch" and settings.quirks.first_position
             clip = settings.clip_at(1 if first else position, len(self.order))
             for number in range(epochs):
@@ -197,7 +198,7 @@ class SequentialUpdate:
                     taken.append(stepped.stats)
                     yield stepped
                 self._turn += taken
-                if reaches_others:  # those that are done, too
+                if reaches_others:  # including those that are done
                     self.ratios.refresh(unit)
                     before = self._product(done)
                 if went_far(taken, settings):
@@ -207,7 +208,7 @@ class SequentialUpdate:
             before = before + self.ratios.product(unit)
 
     def _minibatches(self) -> Sequence[Tensor | None]:
-        """The sequences of every minibatch of a pass; None: all of them."""
+        """The sequences of each minibatch of one pass; None: all of them."""
         size = sequences_of_minibatches(self.batch, self._settings)
         if size is None:
             return (None,)
@@ -216,7 +217,7 @@ class SequentialUpdate:
         return order[: len(order) - len(order) % size].split(size)
 
     def _rows(self, unit: Unit, sequences: Tensor | None, advantages: Tensor) -> tuple[UnitRows, CriticRows]:
-        """What actor and critic learn from in a step of the unit; `others` is still to come."""
+        """The rows for actor and critic in a step of the unit; `others` is not yet set."""
         part, counted = self.batch, self._counted
         if sequences is not None:
             part, counted, advantages = part[sequences], counted[:, sequences], advantages[:, sequences]
@@ -229,7 +230,7 @@ class SequentialUpdate:
     # One step
 
     def _step(self, unit: Unit, rows: UnitRows | None, values: CriticRows, position: int, clip: float) -> Stepped:
-        """An optimiser step of critic and (with rows) actor."""
+        """One optimiser step of the critic and, unless `rows` is None, the actor."""
         policy, settings = self._policy, replace(self._settings, clip=clip)
         if settings.quirks.norm_every_step:
             take_in(policy, values.returns, values.counted, self._all_sum, values.agents)
@@ -284,7 +285,7 @@ class SequentialUpdate:
         return policy_sums(distribution, rows, settings, real, self._noise, rows.others)
 
     def _actor_counts(self, unit: Unit, rows: UnitRows) -> dict[str, Tensor]:
-        """Live rows of the unit by owner: "backbone" [G], "adapters" [K]."""
+        """Live rows of the unit per owner: "backbone" [G], "adapters" [K]."""
         owners = self._policy.config.owners
         counts = {}
         if unit.roles:
@@ -301,7 +302,7 @@ class SequentialUpdate:
         return counts
 
     def _critic_counts(self, rows: CriticRows) -> Tensor:
-        """Values of the unit that count, by critic [C]."""
+        """Number of the unit's values in the value loss, per critic [C]."""
         owners = self._policy.config.owners
         counted = rows.counted.sum((0, 1)).float()
         agents = range(len(owners.critic_of)) if rows.agents is None else rows.agents
@@ -310,7 +311,7 @@ class SequentialUpdate:
     # Ratios of the others
 
     def _product(self, units: list[Unit]) -> Tensor:
-        """[L, C]: log of the product of the ratios of several units."""
+        """[L, C]: log of the product of several units' ratios."""
         if not units:
             return torch.zeros_like(self.ratios.log_ratio[..., 0])
         return self.ratios.product(Unit.joined(units))
@@ -318,7 +319,10 @@ class SequentialUpdate:
     def _others(
         self, unit: Unit, rows: UnitRows, before: Tensor, clip: float, sequences: Tensor | None = None
     ) -> Tensor:
-        """Clipped product of the others' ratios for every row of the unit: those that moved before, or everyone's."""
+        """Clipped product of other units' ratios for each row of the unit.
+
+        `loop="agent"`: of the units updated before it (`before`, [L, C]); "epoch": of all other agents.
+        """
         if self._settings.loop == "epoch":
             before = self.ratios.log_ratio.sum(-1) - self.ratios.product(unit)
         width = clip / 2 if self._settings.others_clip is None else self._settings.others_clip
@@ -329,7 +333,10 @@ class SequentialUpdate:
         return others.expand(-1, -1, self.batch.active.shape[-1]).flatten(1, 2).index_select(1, rows.sequences)
 
     def _correct(self, unit: Unit | None, before: Tensor | None = None, done: Sequence[Unit] = ()) -> Corrected:
-        """Corrects the advantages of a unit for those `done`, whose product is `before`; of everyone for everyone."""
+        """Corrects a unit's advantages for itself and the units `done`, whose log product is `before`.
+
+        `unit=None`: corrects all agents for all units.
+        """
         if self._states is not None:
             log_probs = log_probs_of_single_steps(self._policy, self.batch, self._states)
             table = self.ratios.log_ratio_of(log_probs)
@@ -348,7 +355,10 @@ class SequentialUpdate:
 def _finish(
     optimiser: OwnerAdam, leaves: Leaves, grads: list[Tensor], counts: Tensor, max_grad_norm: float | None
 ) -> Tensor:
-    """Finishes gradients and steps the owners with live rows. Returns their gradient norms, [0] if nothing trains."""
+    """Averages and clips gradients, and steps the owners with live rows.
+
+    Returns gradient norms, NaN for owners that did not step; empty if nothing trains.
+    """
     norms = []
     moving = counts > 0
     whole, slices = grads[: len(leaves.whole)], grads[len(leaves.whole) :]

@@ -1,4 +1,4 @@
-"""What happened in an A2PO iteration, and the statistics of it."""
+"""Events of an A2PO iteration, and the statistics computed from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lorasa_rllib.learning.units import Unit
 
 @dataclass(frozen=True)
 class Corrected:
-    """What happened: advantages of a unit (None: of everyone) were corrected. log_ratios: log c [T, E]."""
+    """Event: the advantages of a unit (None: of all) were corrected. log_ratios: log c [T, E], see `learning.trace`."""
 
     unit: Unit | None
     log_ratios: Tensor
@@ -21,7 +21,7 @@ class Corrected:
 
 @dataclass(frozen=True)
 class Stepped:
-    """What happened: an optimiser step. stats: sums over rows; norms: gradient norms before clipping, by optimiser."""
+    """Event: an optimiser step. stats: sums over rows; norms: gradient norms before clipping, per optimiser."""
 
     unit: Unit
     position: int
@@ -32,14 +32,14 @@ class Stepped:
 
 
 PER_POSITION_UP_TO = 32
-"""Sequences up to this length get statistics per position; longer ones would drown everything else."""
+"""Statistics per position are logged only for sequences up to this length; more would bury the other metrics."""
 
 
 def summary(events: list[Stepped], settings: MAPPOSettings, positions: int) -> dict[str, Tensor]:
-    """Means over rows of the statistics of an iteration, and per position.
+    """Means over rows of the statistics of an iteration, in total and per position.
 
-    There are always the same `positions`, those of a step for each agent: keys that come and go would be NaN in
-    between. Positions that nobody took have unit -1 and zeros.
+    The keys always cover the same `positions`, as many as for one unit per agent, since keys that come and go would be
+    NaN in between. Unused positions have unit -1 and zeros.
     """
     acted = [event for event in events if not event.critic_only]
     names = ("policy_loss", "entropy", "mean_kl_loss", "clip_fraction", "others_ratio")

@@ -1,11 +1,11 @@
-"""In which order agents (or groups, or roles) are updated. Pure functions of scores; indices in, indices out."""
+"""Orders in which A2PO updates agents (or groups, or roles): functions from scores to indices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 Pick = Callable[[int], int]
-"""n -> a number below n, drawn at random and equally on all learners."""
+"""n -> a random number in 0 .. n-1, the same on all learners."""
 
 
 def ranking(scores: Sequence[float]) -> list[int]:
@@ -14,7 +14,7 @@ def ranking(scores: Sequence[float]) -> list[int]:
 
 
 def semi_greedy(scores: Sequence[float], pick: Pick) -> list[int]:
-    """In turns the best that is left, and anyone that is left (A2PO, section 4.3)."""
+    """Alternates between the remaining index with the highest score and a random remaining one (A2PO, section 4.3)."""
     left, order = ranking(scores), []
     while left:
         order.append(left.pop(0))
@@ -29,12 +29,12 @@ def greedy(scores: Sequence[float], pick: Pick) -> list[int]:
 
 
 def cyclic(scores: Sequence[float], pick: Pick) -> list[int]:
-    """As they are numbered."""
+    """By index."""
     return list(range(len(scores)))
 
 
 def at_random(scores: Sequence[float], pick: Pick) -> list[int]:
-    """Uniformly among all orders."""
+    """Uniformly random."""
     left = list(range(len(scores)))
     return [left.pop(pick(len(left))) for _ in scores]
 
@@ -45,4 +45,4 @@ def _reversed(order: Callable[[Sequence[float], Pick], list[int]]) -> Callable[[
 
 _FORWARD = {"semi_greedy": semi_greedy, "greedy": greedy, "random": at_random, "cyclic": cyclic}
 ORDERS = _FORWARD | {f"reverse_{name}": _reversed(order) for name, order in _FORWARD.items()}
-"""Names of the orders in settings."""
+"""Orders by their name in settings."""

@@ -1,4 +1,4 @@
-"""When to switch by itself: the shared policy still gets better, but more slowly than it did."""
+"""Automatic phase switch: triggers when the slope of the return falls below half its maximum."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ from typing import Any
 import numpy as np
 
 WINDOW = 0.1
-"""Slopes are taken over this last share of the budget."""
+"""Slopes are computed over this last share of the budget."""
 
 SLOWED = 0.5
-"""The switch is due when the return rises at less than this share of its fastest rate."""
+"""The switch is due when the slope is below this share of the steepest one so far."""
 
 EARLIEST, LATEST = 0.15, 0.5
-"""Shares of the budget before which and at which the switch comes in any case."""
+"""Shares of the budget: no switch before the first, a switch at the second in any case."""
 
 POINTS = 5
-"""Returns that a slope needs."""
+"""Minimum number of returns to compute a slope."""
 
 
 class AutoSwitch:
-    """Watches the return of a run with a budget of `total_env_steps`.
+    """Tracks the return of a run with a budget of `total_env_steps` and decides when to switch.
 
-    The rule is ours. The paper's advice is to switch while the shared policy is competent and still rising: a plateau
-    is too late, for the adapters need the rest of the budget. So `due` compares the least-squares slope of the return
-    over the last tenth of the budget with the steepest such slope so far, and says yes below a half of it. A run
-    of fewer than about fifty iterations has too few returns in a tenth of it: it switches at `LATEST`.
+    The rule is ours. The paper advises switching while the shared policy is competent and still improving: at a plateau
+    it is too late, since the adapters need the rest of the budget. So the switch is `due` when the least-squares slope
+    of the return over the last tenth of the budget falls below half of the steepest such slope so far. A run of fewer
+    than about fifty iterations has too few returns in a tenth of its budget and switches at `LATEST`.
     """
 
     def __init__(self, total_env_steps: int):
         self._total = total_env_steps
-        self._seen: list[tuple[int, float]] = []  # of the window
+        self._seen: list[tuple[int, float]] = []  # (env steps, return) within the window
         self._fastest = 0.0
         self._slope: float | None = None
 
     def add(self, env_steps: int, episode_return: float) -> None:
-        """A return (mean over recent episodes) that was reached after `env_steps`."""
+        """Records a return (mean over recent episodes) after `env_steps`."""
         self._seen.append((env_steps, episode_return))
         first = env_steps - WINDOW * self._total
         while self._seen[0][0] < first:
@@ -47,7 +47,7 @@ class AutoSwitch:
             self._fastest = max(self._fastest, self._slope)
 
     def due(self, env_steps: int) -> bool:
-        """Whether to switch before the update on what is sampled after `env_steps`."""
+        """Whether to switch before the update on the rollout that begins after `env_steps`."""
         share = env_steps / self._total
         slowed = self._slope is not None and self._fastest > 0 and self._slope < SLOWED * self._fastest
         return share >= LATEST or (share >= EARLIEST and slowed)

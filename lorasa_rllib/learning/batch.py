@@ -1,4 +1,4 @@
-"""From a rollout to what losses read: values, advantages and returns, cut into sequences and minibatches."""
+"""Turns a rollout into a batch with values, advantages and returns, cut into sequences and minibatches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def alone(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MAPPOSettings:
-    """Numbers of the update. Names and defaults of the config are documented in `MAPPOConfig.training`."""
+    """Settings of the update. `TeamConfig.training` documents them for users, under the config's names and defaults."""
 
     gamma: float = 0.99
     lambda_: float = 0.95
@@ -48,14 +48,14 @@ class MAPPOSettings:
 
 @dataclass
 class Batch:
-    """C sequences of L environment steps (L = 1 for feed-forward networks): what the loss reads.
+    """C sequences of L environment steps (L = 1 for feed-forward networks), as the loss reads them.
 
     obs [L, C, N, o]  state [L, C, S] or [L, C, N, S]  actions, log_probs [L, C, N, d]  active bool [L, C, N]
     advantages [L, C, N], standardised  values [L, C, V], normalised  returns [L, C, V], in units of reward
-    masks [L, C, N, a] or None  roles [L, C, N] or None, -1 where no adapter belongs to a role
-    targets [L, C, V]: returns in units of the value normaliser; None: as it is when the loss is computed
-    Recurrent networks: actor_state [C, N, h], critic_state [C, V, h], carried into the first step; keep bool [L, C, 1],
-    False where an episode begins within a sequence.
+    masks bool [L, C, N, a] or None  roles int64 [L, C, N] or None, -1 for roles without an adapter
+    targets [L, C, V]: normalised returns; None: the loss normalises `returns` with the current statistics
+    Recurrent networks: actor_state [C, N, h], critic_state [C, V, h], hidden states before the first step; keep bool
+    [L, C, 1], False where an episode begins within a sequence.
     """
 
     obs: Tensor
@@ -92,7 +92,7 @@ class Batch:
         return [Batch(**dict(zip(names, part, strict=True))) for part in parts]
 
     def _columns(self) -> list[tuple[str, Tensor, int]]:
-        """Name, column and its axis of sequences."""
+        """Name, column and sequence axis of every column that is present."""
         by_sequence = ("actor_state", "critic_state")
         columns = [(name, column) for name, column in vars(self).items() if column is not None]
         return [(name, column, int(name not in by_sequence)) for name, column in columns]
@@ -100,10 +100,10 @@ class Batch:
 
 @dataclass
 class Targets:
-    """What the critic says of a rollout, and what came of it. Everything [T, E, V].
+    """Value estimates and advantages of a rollout, all [T, E, V].
 
     values: normalised  baseline: values in units of reward  errors: `td_errors`  gains: advantages, in units of reward
-    ended: bool, broadcastable
+    ended: bool, broadcastable, terminated or truncated
     """
 
     values: Tensor
@@ -119,7 +119,7 @@ class Targets:
 
 
 def targets_of(policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings) -> Targets:
-    """Values, errors and advantages of a rollout (tensors). Changes nothing."""
+    """Values, TD errors and advantages of a rollout (tensors). No side effects."""
     values, next_values = state_values(policy, rollout)
     baseline = policy.value_norm.denormalise(values)
     terminated, ended = rollout.terminated.unsqueeze(-1), (rollout.terminated | rollout.truncated).unsqueeze(-1)
@@ -141,9 +141,9 @@ def targets_of(policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings
 def prepare(
     policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings, all_sum: AllSum = alone
 ) -> tuple[Batch, dict[str, Tensor]]:
-    """The batch of a rollout; takes the returns into the value normaliser.
+    """The batch of a rollout, and metrics. Updates the value normaliser with the returns.
 
-    Advantages are standardised over all live entries of all learners, jointly over agents.
+    Advantages are standardised over the live entries of all agents and learners.
     """
     return in_batch(policy, rollout, targets_of(policy, rollout, settings), settings, all_sum)
 
@@ -151,7 +151,7 @@ def prepare(
 def in_batch(
     policy: TeamPolicy, rollout: TeamRollout, targets: Targets, settings: MAPPOSettings, all_sum: AllSum = alone
 ) -> tuple[Batch, dict[str, Tensor]]:
-    """`prepare` with targets at hand."""
+    """As `prepare`, from precomputed targets."""
     if not settings.quirks.norm_every_step:
         take_in(policy, targets.returns, value_rows(targets.returns, rollout.active, settings), all_sum)
     batch = with_targets(_in_sequences(policy, rollout, settings.chunk_length), rollout, targets, all_sum)
@@ -160,14 +160,14 @@ def in_batch(
 
 
 def with_targets(batch: Batch, rollout: TeamRollout, targets: Targets, all_sum: AllSum = alone) -> Batch:
-    """The batch with values, returns and standardised advantages of `targets`."""
+    """The batch with the values, returns and standardised advantages of `targets`."""
     values, returns = (in_sequences(x, len(batch.obs)) for x in (targets.values, targets.returns))
     gains = standardise(targets.gains.expand(rollout.active.shape), rollout.active, all_sum)
     return replace(batch, values=values, returns=returns, advantages=in_sequences(gains, len(batch.obs)))
 
 
 def value_rows(values: Tensor, active: Tensor, settings: MAPPOSettings) -> Tensor:
-    """bool [..., V]: the rows that count in value loss and normaliser. One value for the whole team always does."""
+    """bool [..., V]: the values that count in value loss and normaliser. A single value for the team always counts."""
     everything = values.shape[-1] != active.shape[-1] or not settings.value_active_only
     return torch.ones_like(values, dtype=torch.bool) if everything else active
 
@@ -179,7 +179,10 @@ def take_in(
     all_sum: AllSum = alone,
     agents: tuple[int, ...] | None = None,
 ) -> None:
-    """Updates the value normaliser with returns [..., V] in units of reward. agents: only theirs, V counts them."""
+    """Updates the value normaliser with the `counted` returns [..., V] in units of reward, of all learners.
+
+    agents: the returns are those of these agents only; V counts them.
+    """
     kept = torch.where(counted, returns, 0.0).flatten(0, -2)
     rows = counted.flatten(0, -2).sum(0).to(returns.dtype)
     total, square, rows = all_sum(torch.cat([kept.sum(0), kept.square().sum(0), rows])).chunk(3)
@@ -193,8 +196,8 @@ def take_in(
 
 @torch.no_grad()
 def state_values(policy: TeamPolicy, rollout: TeamRollout) -> tuple[Tensor, Tensor]:
-    """Normalised values [T, E, V] of every step's state, and of the state it led to (if cut off, the true last)."""
-    stored = rollout.values is not None  # a recurrent critic ran along with the actor
+    """Normalised values [T, E, V] of each step's state, and of its successor (if truncated, the true last state)."""
+    stored = rollout.values is not None  # by env runners, which step recurrent critics
     values = rollout.values if stored else policy.critic(rollout.state)  # [T + 1, E, V]
     next_values = values[1:]
     if len(rollout.final_index):
@@ -203,22 +206,22 @@ def state_values(policy: TeamPolicy, rollout: TeamRollout) -> tuple[Tensor, Tens
         final = rollout.final_values if stored else policy.critic(rollout.final_state)
         if rollout.cut is None:
             next_values[t, e] = final
-        else:  # in an episode that goes on, only of those that were cut; no step has two entries
+        else:  # if the episode continues, only for the agents that were truncated; no step has two entries
             whose = rollout.truncated[t, e].unsqueeze(-1) | rollout.cut[t, e]
             next_values[t, e] = torch.where(whose, final, next_values[t, e])
     return values[:-1], next_values
 
 
 def moments(advantages: Tensor, active: Tensor) -> Tensor:
-    """[3]: sum, sum of squares and number of live entries."""
+    """[3]: sum, sum of squares and count of live entries."""
     live = torch.where(active, advantages, 0.0)
     return torch.stack([live.sum(), live.square().sum(), active.sum().to(live.dtype)])
 
 
 def standardise(advantages: Tensor, active: Tensor, all_sum: AllSum = alone, sums: Tensor | None = None) -> Tensor:
-    """(A - mean) / (std + 1e-5) with mean and population std over live entries; both [..., N].
+    """(A - mean) / (std + 1e-5), with mean and population std over the live entries of all learners; both [..., N].
 
-    sums: `moments` to standardise by, where they are not those of `advantages` themselves.
+    sums: `moments` to standardise with; None: those of `advantages`.
     """
     total, square, count = all_sum(moments(advantages, active) if sums is None else sums.clone())
     mean = total / count.clamp(min=1)
@@ -227,11 +230,11 @@ def standardise(advantages: Tensor, active: Tensor, all_sum: AllSum = alone, sum
 
 
 def orders(batch: Batch, settings: MAPPOSettings, generator: torch.Generator) -> Iterator[tuple[Tensor | None, int]]:
-    """Of every pass, the sequences in the order of its minibatches, and how many of them each of these has.
+    """For each pass, the sequences in minibatch order, and the number of sequences per minibatch.
 
-    Whole sequences, `minibatch_size` environment steps; None: one minibatch of the whole batch. Sizes are equal, so
-    that all learners take the same number of steps; up to a minibatch less one sequence of a shuffled pass is left
-    over. Orders are drawn one after the other, when they are asked for.
+    Minibatches are whole sequences of about `minibatch_size` environment steps in total. The order is None if one
+    minibatch is the whole batch. All minibatches have the same size, so all learners take the same number of steps;
+    the sequences left over in a shuffled pass, fewer than one minibatch, are dropped. Orders are drawn lazily.
     """
     size = sequences_of_minibatches(batch, settings)
     for _ in range(settings.num_epochs):
@@ -243,13 +246,13 @@ def orders(batch: Batch, settings: MAPPOSettings, generator: torch.Generator) ->
 
 
 def minibatches(batch: Batch, settings: MAPPOSettings, generator: torch.Generator) -> Iterator[Batch]:
-    """Every minibatch of every pass, see `orders`."""
+    """All minibatches of all passes, see `orders`."""
     for order, size in orders(batch, settings, generator):
         yield from [batch] if order is None else batch[order].split(size)
 
 
 def sequences_of_minibatches(batch: Batch, settings: MAPPOSettings) -> int | None:
-    """How many sequences `minibatch_size` environment steps are; None: the whole batch is one minibatch."""
+    """Number of sequences per minibatch of `minibatch_size` environment steps; None: one minibatch, the whole batch."""
     if settings.minibatch_size is None:
         return None
     size = max(1, settings.minibatch_size // batch.obs.shape[0])
@@ -257,7 +260,7 @@ def sequences_of_minibatches(batch: Batch, settings: MAPPOSettings) -> int | Non
 
 
 def _in_sequences(policy: TeamPolicy, rollout: TeamRollout, chunk_length: int) -> Batch:
-    """The columns of a rollout cut into sequences; values, returns and advantages are still to come."""
+    """The columns of a rollout cut into sequences; values, returns and advantages are left empty."""
     recurrent = policy.config.network.recurrent or policy.config.network.critic_recurrent
     length = chunk_length if recurrent else 1
     if rollout.num_steps % length:
@@ -267,7 +270,7 @@ def _in_sequences(policy: TeamPolicy, rollout: TeamRollout, chunk_length: int) -
         begins = torch.zeros_like(rollout.terminated)
         begins[1:] = (rollout.terminated | rollout.truncated)[:-1]
         keep = in_sequences(~begins, length).unsqueeze(-1)
-        keep[0] = True  # the stored states are those after the reset
+        keep[0] = True  # the stored hidden states already account for resets
 
     def cut(column: Tensor | None) -> Any:
         return None if column is None else in_sequences(column, length)
@@ -294,21 +297,21 @@ def _in_sequences(policy: TeamPolicy, rollout: TeamRollout, chunk_length: int) -
 
 
 def in_sequences(column: Tensor, length: int) -> Tensor:
-    """[T, E, ...] -> [length, T / length * E, ...], sequences of consecutive steps of one environment."""
+    """[T, E, ...] -> [length, T / length * E, ...]: sequences of consecutive steps of one environment."""
     steps, envs = column.shape[:2]
     cut = column.reshape(steps // length, length, envs, *column.shape[2:]).transpose(0, 1)
     return cut.reshape(length, -1, *column.shape[2:])
 
 
 def in_time(sequences: Tensor, num_envs: int) -> Tensor:
-    """[L, C, ...] -> [T, E, ...]: `in_sequences` undone."""
+    """[L, C, ...] -> [T, E, ...]: the inverse of `in_sequences`."""
     length = len(sequences)
     cut = sequences.reshape(length, -1, num_envs, *sequences.shape[2:]).transpose(0, 1)
     return cut.reshape(-1, *cut.shape[2:])
 
 
 def _explained(values: Tensor, returns: Tensor, all_sum: AllSum) -> Tensor:
-    """Share of the variance of returns that values explain, over all learners; 1 is perfect."""
+    """Explained variance of returns under values, over all learners; 1 is perfect."""
     count = torch.ones_like(returns).sum()
     sums = torch.stack([returns.sum(), returns.square().sum(), (returns - values).square().sum(), count])
     total, square, error, rows = all_sum(sums)

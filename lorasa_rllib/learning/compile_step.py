@@ -1,6 +1,6 @@
 """Compiles a step: `python -m lorasa_rllib.learning.compile_step PLAN FOLDER [--nice]`, see `learning.compiled`.
 
-Whoever comes second waits until the first is done, and finds the files there.
+Concurrent processes for the same folder wait for the first one and then find its files.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(plan_file: Path, folder: Path) -> None:
 
 
 def _compile(function: Callable[..., tuple[Tensor, ...]], example: tuple[Tensor, ...], file: Path) -> None:
-    """Traces a function of tensors, gradients and all, and writes it as machine code."""
+    """Traces a function of tensors, including gradient computation, and writes it as machine code."""
     traced = make_fx(function)(*example)
     program = torch.export.export(traced, example)
     unfinished = file.with_name(f"unfinished_{file.name}")

@@ -1,8 +1,8 @@
-"""MAPPO's optimiser step as machine code: compiled by a process of its own, kept on disk, used as soon as it is there.
+"""MAPPO's optimiser step as machine code: compiled in the background, cached on disk, used as soon as it is ready.
 
-A step on few rows is bound by the overhead of some hundred small operations; one graph of them takes a quarter of the
-time or less. Compiling takes half a minute and more, so that it must not hold up whoever trains: a process of low
-priority does it while the first iterations run as they are, and leaves a file that all trials and later runs share.
+A step on few rows is dominated by the overhead of hundreds of small operations; compiled as one graph it takes a
+quarter of the time or less. Compiling takes half a minute or more, so a low-priority process does it while the first
+iterations run eagerly. All trials and later runs share the resulting file.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ Compile = Literal["auto"] | bool
 COLUMNS = ("obs", "state", "actions", "log_probs", "active", "advantages", "values", "targets", "masks")
 COMPILERS = ("g++", "clang++", "c++")
 PATIENCE = 20.0
-"""Seconds that optimiser steps must have taken before "auto" begins to compile: a run that has gone on for as long as
-half a compilation takes will probably go on for as long as it saves."""
+"""Seconds that eager optimiser steps must have taken in total before "auto" starts to compile: a run that has lasted
+about half a compilation will probably last long enough to benefit."""
 
 
 class StepCompiler:
-    """Compiled steps of one learner. One graph for each phase and shape of minibatches.
+    """Compiled steps of one learner, one graph per phase and minibatch shape.
 
-    compile: "auto": steps are compiled in the background, and run as they are until then, or for good where compiling
-    is not possible; True: waits for it, and raises RuntimeError where it is not possible.
-    patience: see `PATIENCE`.
+    compile: "auto": steps are compiled in the background and run eagerly until ready, or throughout if compilation is
+    impossible; True: waits for compilation, and raises RuntimeError if it is impossible.
+    patience: see `PATIENCE`; not used if compile is True.
     """
 
     def __init__(self, compile: Compile, folder: Path | None = None, patience: float = PATIENCE):
@@ -57,7 +57,7 @@ class StepCompiler:
     def step(
         self, policy: TeamPolicy, optimisers: Optimisers, part: Minibatch, settings: MAPPOSettings, all_sum: AllSum
     ) -> CompiledStep | None:
-        """What takes steps on minibatches like `part`, None: not compiled, or not yet. Optimisers are arranged."""
+        """A compiled step for minibatches shaped like `part`; None: not compiled (yet). Optimisers must be arranged."""
         split = all_sum is not alone
         plan = plan_of(policy, optimisers, part, settings, split)
         try:
@@ -69,13 +69,13 @@ class StepCompiler:
             if str(error) not in self._told:
                 self._told.add(str(error))
                 logger.info("%s", error)
-        if split:  # all learners change over together: their parameters stay equal bit for bit
+        if split:  # all learners switch together, so their parameters stay bit-identical
             learners, ready = all_sum(torch.tensor([1.0, float(graphs is not None)])).tolist()
             graphs = graphs if learners == ready else None
         return None if graphs is None else CompiledStep(plan, graphs, policy, optimisers, settings, all_sum)
 
     def took(self, seconds: float) -> None:
-        """Tells how long steps took that were not compiled."""
+        """Records the time spent on eager steps."""
         self._left -= seconds
 
     def _graphs(self, plan: StepPlan, reason: str | None) -> list[Any] | None:
@@ -88,7 +88,7 @@ class StepCompiler:
 
 
 class CompiledStep:
-    """Takes optimiser steps as `learning.mappo` does, on the buffers of the optimisers."""
+    """Takes the optimiser steps of `learning.mappo`, in place on the optimisers' buffers."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class CompiledStep:
         self._rest = {name: torch.zeros(1) for name in optimisers if name not in plan.groups}
 
     def __call__(self, part: Minibatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sums of statistics and norms, as those of the step that is not compiled."""
+        """Takes one step. Returns sums of statistics and gradient norms, as the eager step does."""
         given = self._given
         for name, shape, _ in self._plan.columns:
             if name == "noise":
@@ -135,14 +135,14 @@ class CompiledStep:
         return sums, self._rest | dict(zip(self._plan.groups, norms, strict=True))
 
     def finish(self) -> None:
-        """To be called after the last step of an update: the optimisers learn that their blocks have moved."""
+        """Marks the optimisers' blocks as changed; to be called after the last step of an update."""
         for block in self._blocks:
             block.moved()
 
 
 @dataclass
 class _Job:
-    """A graph that is being compiled, or is there."""
+    """The graphs of one plan: waiting, being compiled, ready or failed."""
 
     plan: StepPlan
     folder: Path
@@ -152,7 +152,10 @@ class _Job:
     failed: str = ""
 
     def graphs(self, start: bool, wait: bool) -> list[Any] | None:
-        """The graphs if they are there, else starts or awaits them. Raises RuntimeError if they will not be."""
+        """The graphs if ready, else None. May start compiling (`start`) and wait for it (`wait`).
+
+        Raises RuntimeError if compilation failed.
+        """
         if self.failed:
             raise RuntimeError(self.failed)
         if self.loaded is None and not self._ready():
@@ -189,12 +192,12 @@ class _Job:
 
 
 def files(plan: StepPlan) -> list[str]:
-    """Names of the files of a compiled plan."""
+    """File names of a compiled plan."""
     return ["gradients.pt2", "advance.pt2"] if plan.split else ["step.pt2"]
 
 
 def why_not(policy: TeamPolicy, settings: MAPPOSettings) -> str | None:
-    """Why steps of this policy cannot be compiled; None if they can."""
+    """The reason why steps of this policy cannot be compiled; None if they can."""
     device = next(policy.parameters()).device
     if device.type != "cpu":
         return f"the policy is on {device.type}; only steps on a CPU are"
@@ -210,14 +213,14 @@ def why_not(policy: TeamPolicy, settings: MAPPOSettings) -> str | None:
 
 
 def blocks_of(optimisers: Optimisers) -> list[tuple[str, Block]]:
-    """All blocks with their optimisers, those that rest, too."""
+    """All blocks with the names of their optimisers, including blocks that do not train."""
     return [(group, block) for group, optimiser in optimisers.items() for block in optimiser.all_blocks]
 
 
 def plan_of(
     policy: TeamPolicy, optimisers: Optimisers, part: Minibatch, settings: MAPPOSettings, split: bool
 ) -> StepPlan:
-    """What decides the step of a policy on minibatches like `part`."""
+    """Everything that determines a policy's step on minibatches shaped like `part`. split: several learners."""
     owners = policy.config.owners
     of_group = {"backbone": owners.num_backbones, "adapters": owners.num_adapters, "critic": owners.num_critics}
     of_group["critic"] = len(part.counts["critic"])
@@ -252,7 +255,7 @@ def plan_of(
 
 
 def key_of(plan: StepPlan) -> str:
-    """A name for the machine code of a plan: of this version of torch and of ours, on this kind of CPU."""
+    """Cache key of a plan's machine code for this CPU model and these versions of torch and of our sources."""
     return hashlib.sha256(json.dumps([plan.to_dict(), *_platform()], sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -267,6 +270,6 @@ def _platform() -> tuple[str, ...]:
 
 
 def cache_folder() -> Path:
-    """Where compiled steps are kept."""
+    """The folder of the cache of compiled steps."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "lorasa_rllib" / "steps"

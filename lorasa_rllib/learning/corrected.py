@@ -1,4 +1,4 @@
-"""Advantages of a rollout that are corrected unit by unit, and the scores that order units."""
+"""Advantages of a rollout, corrected unit by unit, and the scores that order the units."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from lorasa_rllib.nn.policy import TeamPolicy
 
 
 class Advantages:
-    """Advantages [T, E, N] in units of reward, `gains`, and what they are made from, `targets`.
+    """Advantages [T, E, N] in units of reward, `gains`, computed from `targets`.
 
-    Mean and deviation over everyone's live entries are kept as running sums: correcting a unit costs what its own rows
-    cost. The critic's targets are not corrected: they stay the returns of the rollout (as published, Q17).
+    Mean and deviation over all live entries are kept as running sums, so the cost of a correction is that of the unit's
+    own rows. The critic's targets are not corrected: they remain the returns of the rollout, as published.
     """
 
     def __init__(self, policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings, all_sum: AllSum = alone):
@@ -46,13 +46,13 @@ class Advantages:
         self._sums = moments(self.gains.double(), rollout.active)
 
     def of(self, unit: Unit) -> Tensor:
-        """Advantages [L, C, n] of the unit's agents (roles: of all), standardised by everyone's mean and deviation."""
+        """Advantages [L, C, n] of the unit's agents (roles: of all), standardised over all agents' live entries."""
         gains = self.gains[..., list(unit.agents)] if unit.agents else self.gains
         standard = standardise(gains, self._rollout.active, self._all_sum, self._sums.to(gains.dtype))
         return in_sequences(standard, len(self.batch.obs))
 
     def recompute(self) -> Batch:
-        """Starts again from the current critic's values, without corrections. Returns the batch with its targets."""
+        """Recomputes advantages, uncorrected, with the current critic. Returns the batch with the new targets."""
         rollout = self._rollout
         self.targets = targets_of(self._policy, rollout, self._settings)
         self.batch = with_targets(self.batch, rollout, self.targets, self._all_sum)
@@ -62,7 +62,7 @@ class Advantages:
 
     @torch.no_grad()
     def correct(self, unit: Unit | None, log_ratios: Tensor, form: str) -> None:
-        """Corrects the advantages of a unit (None: of everyone). log_ratios: log c [T, E]; form: in `CORRECTIONS`."""
+        """Corrects the advantages of a unit (None: of all). log_ratios: log c [T, E]; form: a key of `CORRECTIONS`."""
         settings, rollout = self._settings, self._rollout
         if self._looks_again:
             self._look_again(unit)
@@ -82,7 +82,7 @@ class Advantages:
         self.gains[..., agents] = new
 
     def scores(self, units: list[Unit]) -> list[float]:
-        """E|A| of every unit over its live rows, over all learners."""
+        """Mean |A| of each unit over its live rows on all learners."""
         size, live = self.gains.abs(), self._rollout.active
         if self._settings.quirks.score_over_value:
             standard = standardise(self.gains, live, self._all_sum, self._sums.to(self.gains.dtype))
@@ -96,7 +96,7 @@ class Advantages:
         return (total / count.clamp(min=1)).tolist()
 
     def _look_again(self, unit: Unit | None) -> None:
-        """Values in units of reward by today's normaliser, and (quirk) the last one by today's critic."""
+        """Recomputes values with the current normaliser (and, quirk, the last one with the current critic)."""
         rollout, critic = self._rollout, self._policy.critic
         if self._settings.quirks.fresh_bootstrap:
             last = critic.unroll(rollout.state[-1:], self._last_state)[0][0]  # [E, V]

@@ -1,4 +1,4 @@
-"""Parameters with equal numbers of owners as views of one buffer `[owners, numbers]`; gradients and moments alike."""
+"""Parameters with the same number of owners as views of one buffer `[owners, numbers]`, like gradients and moments."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 class Block:
-    """What an Adam updates in a handful of operations, however many parameters there are.
+    """Parameters in one flat buffer, which Adam updates in a few operations, however many parameters there are.
 
-    parameters, each [O, ...], are views of `values` [O, numbers] from now on. `first` and `second` [O, numbers], Adam's
-    moments, and `steps` [O] are None before the first step.
+    parameters, each [O, ...], become views of `values` [O, numbers]. Adam's moments `first` and `second` [O, numbers]
+    and `steps` [O] are None until first needed.
     """
 
     def __init__(self, parameters: Sequence[Tensor]):
@@ -28,26 +28,26 @@ class Block:
         self.first: Tensor | None = None
         self.second: Tensor | None = None
         self.steps: Tensor | None = None
-        self._equal_steps: int | None = None  # those of every owner, where known to be equal
+        self._equal_steps: int | None = None  # steps of every owner, if known to be equal
 
     def flat(self, tensors: Sequence[Tensor]) -> Tensor:
-        """[O or 1, numbers] of tensors with the shapes of the parameters or of one owner's."""
+        """Concatenates tensors shaped like the parameters, or like one owner's part, to [O or 1, numbers]."""
         return torch.cat([t.flatten(1) if t.dim() > 1 else t.unsqueeze(1) for t in tensors], dim=1)
 
     def views(self, flat: Tensor) -> list[Tensor]:
-        """Parts of `flat` [O or 1, numbers] with the shapes of the parameters or of one owner's."""
+        """Views of `flat` [O or 1, numbers], shaped like the parameters or like one owner's part."""
         parts = flat.split(self._sizes, dim=1)
         return [part.view(len(flat), *p.shape[1:]) for p, part in zip(self.parameters, parts, strict=True)]
 
     def holds(self) -> bool:
-        """Whether the parameters still are views of this buffer: moving a module to a device, say, ends that."""
+        """Whether the parameters are still views of this buffer; moving the module to another device breaks that."""
         return all(
             p.data_ptr() == place and p.dtype == self.values.dtype
             for p, place in zip(self.parameters, self._places, strict=True)
         )
 
     def restore(self, state: Mapping[Tensor, Mapping[str, Tensor]]) -> None:
-        """Takes "step", "exp_avg" and "exp_avg_sq" of parameters; those not in `state` have taken no step."""
+        """Copies "step", "exp_avg" and "exp_avg_sq" of the parameters in `state`; moments of all others stay 0."""
         first, second, steps = self.moments()
         for name, flat in (("exp_avg", first), ("exp_avg_sq", second)):
             for p, view in zip(self.parameters, self.views(flat), strict=True):
@@ -57,17 +57,20 @@ class Block:
         self._equal_steps = None
 
     def look_at_steps(self) -> None:
-        """Steps that are the same for all owners make updates cheaper. Looking makes a GPU wait: once per update."""
+        """Checks whether all owners have the same step count, which makes steps cheaper.
+
+        This synchronises a GPU, so it is called only once per update.
+        """
         if self.steps is not None and self._equal_steps is None:
             least, most = self.steps.aminmax()
             self._equal_steps = int(most) if bool(least == most) else None
 
     def moved(self) -> None:
-        """Tells that somebody else has taken steps on these buffers."""
+        """Notes that steps were taken on these buffers from outside, so step counts must be checked again."""
         self._equal_steps = None
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Moments [O, numbers] and steps [O], zero if there are none yet."""
+        """Both moments [O, numbers] and steps [O], created as zeros if there are none yet."""
         if self.first is None or self.second is None or self.steps is None:
             self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
             self.steps = torch.zeros(self.owners, device=self.values.device)
@@ -83,7 +86,10 @@ class Block:
         moving: Tensor | None = None,
         owner: slice = slice(None),
     ) -> None:
-        """One step of every owner, or of those in moving, bool [O]. owner: these only; grads and moving count them."""
+        """One step of every owner, or of those in `moving`, bool [O].
+
+        owner: a slice of the owners to step; `grads` and `moving` then have only its rows.
+        """
         first, second, steps = self.moments()
         if moving is None and self._equal_steps is not None and owner == slice(None):
             self._equal_steps += 1
@@ -92,7 +98,7 @@ class Block:
             return
         self._equal_steps = None
         mine = (self.values[owner], grads, first[owner], second[owner], steps[owner], lr, betas, eps)
-        # Looking at `moving` would make a GPU wait for all that was asked of it: there, everybody computes.
+        # Reading `moving` would synchronise the GPU, so on CUDA all owners are computed and masked.
         if moving is None or (not moving.is_cuda and bool(moving.all())):
             adam(*mine)
         elif moving.is_cuda:
@@ -102,9 +108,9 @@ class Block:
 
 
 class Part:
-    """What a backward pass differentiates of a block: its parameters, or leaves [1, ...] of one owner in their place.
+    """Leaves of a block for a backward pass: its parameters, or views [1, ...] of one owner's part.
 
-    Their gradients go to `grads` [O or 1, numbers], anew in every pass.
+    Each pass overwrites `grads` [O or 1, numbers].
     """
 
     def __init__(self, block: Block, leaves: Sequence[Tensor] | None = None):
@@ -118,7 +124,7 @@ class Part:
 
 
 def gradients(loss: Tensor, parts: Sequence[Part]) -> list[Tensor]:
-    """The flat gradients of a loss by every part, zero where it does not depend on them."""
+    """The flat gradients of a loss with respect to each part, zero where the loss does not depend on it."""
     every = [leaf for part in parts for leaf in part.leaves]
     if not every:
         return []
@@ -131,10 +137,10 @@ def gradients(loss: Tensor, parts: Sequence[Part]) -> list[Tensor]:
 
 
 def finish(grads: Tensor, rows: Tensor, max_norm: float | None) -> Tensor:
-    """Turns gradients [O, numbers] of a sum over rows into clipped ones of each owner's mean, in place.
+    """Turns gradients [O, numbers] of a sum over rows into each owner's mean gradient, clipped, in place.
 
-    Returns norms [O] before clipping. rows [O]: live rows of every owner. Clipping scales an owner's gradients by
-    min(1, max_norm / (norm + 1e-6)).
+    rows [O]: live rows per owner. Clipping scales an owner's gradient by min(1, max_norm / (norm + 1e-6)); None: no
+    clipping. Returns norms [O] before clipping.
     """
     scale = rows.clamp(min=1).reciprocal()
     norm = torch.linalg.vector_norm(grads, dim=1) * scale
@@ -155,8 +161,8 @@ def adam(
     eps: float,
     who: Tensor | None = None,
 ) -> None:
-    """One Adam step (Kingma and Ba 2015) of every owner, in place, or of those in who, bool [O]: the others compute,
-    too, and stay where they are. p, grad, first, second [O, numbers]; steps [O].
+    """One Adam step (Kingma and Ba 2015), in place, of every owner, or of those in `who`, bool [O]; the others are
+    computed but masked. p, grad, first, second [O, numbers]; steps [O].
 
         m <- lerp(m, g, 1 - beta1)     v <- lerp(v, g^2, 1 - beta2)
         p <- p - lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
@@ -187,7 +193,7 @@ def adam_of_all(
     betas: tuple[float, float],
     eps: float,
 ) -> None:
-    """`adam` of owners that all take the same step, counted from 1."""
+    """`adam` for owners that all have the same step count, `step`, counted from 1."""
     beta1, beta2 = betas
     first.lerp_(grad, 1 - beta1)
     second.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
@@ -206,12 +212,12 @@ def adam_of_some(
     eps: float,
     who: Tensor,
 ) -> None:
-    """`adam` of the owners in who; computes nothing for the others."""
+    """`adam` for the owners in `who`, bool [O]; computes nothing for the others."""
     some, m, v, t = p[who], first[who], second[who], steps[who]
     adam(some, grad[who], m, v, t, lr, betas, eps)
     p[who], first[who], second[who], steps[who] = some, m, v, t
 
 
 def _bias(beta: float, steps: Tensor, p: Tensor) -> Tensor:
-    """1 - beta^steps [O, 1] in the precision of p; written as it stands, it would lose three digits at first."""
+    """1 - beta^steps [O, 1] in the dtype of p, via expm1: the direct form loses three digits in the first steps."""
     return torch.expm1(steps.to(p.dtype) * (math.log(beta) if beta else -math.inf)).neg_().unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Temporal-difference errors and generalised advantage estimation, with time limits and deaths told apart."""
+"""Temporal-difference errors and generalised advantage estimation, distinguishing termination from truncation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def td_errors(
 ) -> Tensor:
     """delta_t = r_t + gamma (1 - terminated_t) V'_t - V_t, in units of reward.
 
-    rewards, values, next_values float [T, ...]: V'_t is the value of the state that step t led to, also where the
-    episode was cut by a time limit (then it is the value of the true last state, not of the next episode's first).
-    terminated bool, broadcastable. zeroed bool: steps whose error is set to 0 (`Quirks.zero_time_limits`).
+    rewards, values, next_values float [T, ...]: V'_t is the value of the state that step t led to; at a time limit that
+    is the true last state, not the first of the next episode. terminated bool, broadcastable. zeroed bool: steps whose
+    error is set to 0 (`Quirks.zero_time_limits`).
     """
     delta = rewards + gamma * torch.where(terminated, 0.0, next_values) - values
     return delta if zeroed is None else torch.where(zeroed, 0.0, delta)
@@ -38,6 +38,6 @@ def gae(errors: Tensor, ended: Tensor, decay: float) -> Tensor:
 
         g_t = delta_t + gamma lambda (1 - ended_t) g_{t+1}
 
-    errors: `td_errors`. ended bool, broadcastable to them: terminated or truncated. decay: gamma * lambda.
+    errors [T, ...]: `td_errors`. ended bool, broadcastable: terminated or truncated. decay: gamma * lambda.
     """
     return accumulate(errors, decay * (~ended).to(errors.dtype))

@@ -1,4 +1,4 @@
-"""Losses as pure functions. They return one number per row: who averages over which rows is decided by the caller."""
+"""Losses as pure functions. They return one value per row and leave the reduction to the caller."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from torch import Tensor
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float, real: Tensor | None = None) -> Tensor:
-    """PPO's clipped gain of every row, clipped per action dimension (Schulman et al. 2017, eq. 7).
+    """PPO's clipped objective of each row, clipped per action dimension (Schulman et al. 2017, eq. 7).
 
         sum_d min(w_d A, clip(w_d, 1 - clip, 1 + clip) A)
 
-    ratio [..., N, d], new over old probability; advantages [..., N]; real [N, d], False for padded
-    dimensions. Returns [..., N], to be maximised.
-    A ratio of one dimension gives the usual joint form; per dimension is the published one.
+    ratio [..., N, d], new over old probability; advantages [..., N]; real [N, d], False for padded dimensions. Returns
+    [..., N], to be maximised. LoRASA's code clips per dimension; a ratio with d = 1 gives the usual joint form.
     """
     advantages = advantages.unsqueeze(-1)
     gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
@@ -29,12 +28,12 @@ def clipped_value_loss(
     huber_delta: float | None,
     one_sided: bool = False,
 ) -> Tensor:
-    """Value loss of every row, the larger of unclipped and clipped error (Yu et al. 2022, MAPPO).
+    """Value loss of each row, the larger of the unclipped and the clipped error (Yu et al. 2022, MAPPO).
 
         max( H(y - v), H(y - v_old - clip(v - v_old, -c, c)) )
 
-    All [..., V] in normalised units. H is Huber's loss (half the square if `huber_delta` is None); no clipping if
-    `clip` is None. one_sided: see `Quirks.one_sided_huber`.
+    All [..., V], normalised: v values, v_old old_values, y targets, c clip (None: no clipping). H is the Huber loss,
+    or half the square if `huber_delta` is None. one_sided: see `Quirks.one_sided_huber`.
     """
     loss = _huber(values, targets, huber_delta, one_sided)
     if clip is None:

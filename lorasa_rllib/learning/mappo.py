@@ -1,8 +1,7 @@
-"""The MAPPO update as pure functions: epochs of minibatches of a prepared rollout with one backward each.
+"""The MAPPO update as functions: epochs over minibatches of a prepared rollout, with one backward pass each.
 
-Several learners run the same code on their own environments. `all_sum` adds a tensor up over them; every quantity
-that must be equal everywhere (advantage statistics, normaliser, gradients, live counts) goes through it before it is
-divided.
+Several learners run the same code on their own environments. `all_sum` sums a tensor over them; every quantity that
+must be equal on all of them (advantage statistics, normaliser, gradients, live counts) is summed before it is divided.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 Optimisers = dict[str, OwnerAdam]
 STATISTICS = ("policy_loss", "entropy", "mean_kl_loss", "clip_fraction", "vf_loss")
-"""What `loss_sums` sums up."""
+"""Names of the statistics that `loss_sums` returns."""
 
 
 def loss_sums(
@@ -47,7 +46,7 @@ def loss_sums(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Sums over live rows of the loss (each owner's gradients are divided by its live rows later) and of statistics.
 
-    everyone: whether all rows are known to be live.
+    everyone: True if all rows are known to be live.
     """
     distribution = policy.distribution(
         batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep
@@ -69,16 +68,16 @@ def policy_sums(
     others: Tensor | None = None,
     everyone: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sums over live rows of policy loss with entropy bonus, and of statistics.
+    """Sums over live rows of the policy loss with entropy bonus, and of statistics.
 
-    distribution: of the rows under the current policy. rows: a `Batch` or anything with its `actions`, `log_probs`,
-    `active` and `advantages`. real bool, broadcastable to actions: padded dimensions have ratio 1, so no
-    gradient, but would count in statistics. others [...] multiplies ratios: the product of other agents' (A2PO).
-    everyone: whether all rows are known to be live.
+    distribution: of the rows under the current policy. rows: a `Batch`, or any record with its `actions`, `log_probs`,
+    `active` and `advantages`. real bool, broadcastable to actions, None: no padding; padded dimensions have ratio 1, so
+    no gradient, but would count in the loss and statistics. others [...]: factor of the ratios, the product of the
+    other agents' (A2PO). everyone: True if all rows are known to be live.
     """
     live = None if everyone else rows.active
     log_ratio = distribution.log_prob(rows.actions) - rows.log_probs
-    if live is not None:  # before exp: an overflow in a dead row would reach the gradient
+    if live is not None:  # before exp: an overflow in a dead row would make gradients NaN
         log_ratio = torch.where(live.unsqueeze(-1), log_ratio, 0.0)
     if settings.joint_ratio:
         log_ratio, real = log_ratio.sum(-1, keepdim=True), None
@@ -107,7 +106,7 @@ def policy_sums(
 def value_sums(
     values: Tensor, old_values: Tensor, targets: Tensor, counted: Tensor | None, settings: MAPPOSettings
 ) -> Tensor:
-    """Sum of the value loss over the rows that count (None: all). All [..., V], values and targets normalised."""
+    """Sum of the value loss over the rows in `counted` (None: all). All [..., V], values and targets normalised."""
     errors = clipped_value_loss(
         values, old_values, targets, settings.value_clip, settings.huber_delta, settings.quirks.one_sided_huber
     )
@@ -127,9 +126,9 @@ def update(
     all_sum: AllSum = alone,
     compiler: StepCompiler | None = None,
 ) -> dict[str, Tensor]:
-    """One MAPPO iteration on one rollout. Returns means of statistics. Everything is on the policy's device.
+    """One MAPPO iteration on one rollout. Returns means of statistics. All tensors are on the policy's device.
 
-    compiler: steps are taken by what it has compiled, as soon as that is there.
+    compiler: compiles optimiser steps, which are used as soon as they are ready; None: steps run eagerly.
     """
     batch, log = prepare(policy, rollout, settings, all_sum)
     arrange(optimisers)
@@ -172,7 +171,7 @@ def update(
 
 
 def went_far(stats: Sequence[dict[str, Tensor]], settings: MAPPOSettings) -> bool:
-    """Whether steps have moved the policy by more than `target_kl`. stats: their sums over all learners' live rows."""
+    """True if the mean KL of the steps exceeds `target_kl`. stats: their sums over the live rows of all learners."""
     if settings.target_kl is None:
         return False
     kl, live = torch.stack([torch.stack([one["mean_kl_loss"], one["live"]]) for one in stats]).sum(0)
@@ -187,11 +186,10 @@ def take_step(
     generator: torch.Generator | None = None,
     all_sum: AllSum = alone,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """One optimiser step: one forward, one backward, one flat sum over learners.
+    """One optimiser step: one forward and one backward pass, and flat sums over learners.
 
-    Then gradients become means over each owner's own live rows, are clipped per owner, and every owner with live rows
-    takes its Adam step. Returns sums of statistics and gradient norms [O] of every optimiser, NaN for owners that did
-    not move.
+    Gradients then become means over each owner's live rows and are clipped per owner; each owner with live rows takes
+    an Adam step. Returns sums of statistics, and gradient norms [O] per optimiser, NaN for owners that did not step.
     """
     arrange(optimisers)
     counts = live_rows(policy, part, settings)
@@ -204,7 +202,7 @@ def take_step(
 
 
 def arrange(optimisers: Optimisers) -> None:
-    """Prepares an update, see `OwnerAdam.arrange`."""
+    """Prepares all optimisers for an update, see `OwnerAdam.arrange`."""
     for optimiser in optimisers.values():
         optimiser.arrange()
 
@@ -217,7 +215,7 @@ def _take_step(
     generator: torch.Generator | None,
     all_sum: AllSum,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Sums of statistics [5], and norms."""
+    """As `take_step`, for rows already counted; returns the sums as one tensor [5] in the order of `STATISTICS`."""
     rows = part.rows
     if settings.quirks.norm_every_step:
         take_in(policy, rows.returns, value_rows(rows.returns, rows.active, settings), all_sum)
@@ -233,9 +231,10 @@ def _take_step(
 
 
 def step(optimisers: Optimisers, counts: dict[str, Tensor], max_grad_norm: float | None) -> dict[str, Tensor]:
-    """Finishes the gradients of parameters and steps every optimiser that trains in this phase.
+    """Averages and clips the parameters' gradients and steps every optimiser that trains in this phase.
 
-    Returns norms [O] by optimiser, NaN: did not move.
+    counts: live rows per owner, of every optimiser. Returns gradient norms [O] per optimiser, NaN for owners that did
+    not step.
     """
     grads = {name: optimiser.gather() for name, optimiser in optimisers.items()}
     return _step(optimisers, grads, counts, max_grad_norm, all_move=False)
@@ -248,7 +247,7 @@ def _step(
     max_grad_norm: float | None,
     all_move: bool,
 ) -> dict[str, Tensor]:
-    """all_move: whether every owner is known to have live rows."""
+    """As `step`, from flat gradients. all_move: True if every owner is known to have live rows."""
     norms = {}
     for name, optimiser in optimisers.items():
         if not grads[name]:  # frozen in this phase
@@ -262,7 +261,7 @@ def _step(
 
 
 def sum_over_learners(tensors: list[Tensor], all_sum: AllSum) -> None:
-    """Adds tensors up over learners, in place, as one flat vector."""
+    """Sums tensors over learners, in place, as one flat vector."""
     if all_sum is alone:
         return
     summed = all_sum(torch.cat([t.flatten() for t in tensors]))

@@ -1,4 +1,4 @@
-"""Observation statistics follow the rollouts: after the last optimiser step on each, so that a rollout is learnt from
+"""Updates observation statistics after the last optimiser step on a rollout, so that learners normalise each rollout
 with the statistics that env runners sampled it with."""
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from lorasa_rllib.nn.policy import TeamPolicy
 def take_in_observations(
     policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings, all_sum: AllSum = alone
 ) -> None:
-    """Updates the observation statistics of actor and critic with the live rows of a rollout, those of all learners.
+    """Updates the observation statistics of actor and critic with the live rows of a rollout, over all learners.
 
-    The actor's belong to the backbone: in the adapter phase they rest, unless `settings` say otherwise. A state that
-    all agents share counts at every step.
+    The actor's belong to the backbone and stay fixed in the adapter phase, unless `obs_norm_in_adapter_phase`. A global
+    state that all agents share counts at every step.
     """
     actor, critic = policy.actor, policy.critic
     if actor.obs_norm is not None and (policy.phase != "adapters" or settings.obs_norm_in_adapter_phase):

@@ -1,4 +1,4 @@
-"""Adam over stacked banks that behaves like one Adam for each owner."""
+"""Adam over banks that behaves like one Adam per owner."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from lorasa_rllib.learning.flat import Block, Part, finish
 class OwnerAdam(torch.optim.Optimizer):
     """One Adam (Kingma and Ba 2015) per owner, over parameters whose first axis counts owners.
 
-    Every owner has its own step counter. An owner that does not move in a step keeps parameters, moments and counter:
-    it does not drift through momentum. Parameters with one owner in a group of several belong to all of them and move
+    Each owner has its own step counter. An owner that does not step keeps its parameters, moments and counter, so it
+    does not drift through momentum. Parameters with one owner in a group of several are shared by all of them and step
     if any of them does.
 
-    Parameters with equal numbers of owners become views of one buffer, see `learning.flat.Block`. `state` holds, for
-    each parameter, "step" [O], "exp_avg" and "exp_avg_sq" as views of its block, and so do state dicts.
+    Parameters with the same number of owners become views of one buffer, see `learning.flat.Block`. `state` and state
+    dicts hold "step" [O], "exp_avg" and "exp_avg_sq" per parameter, as views of its block.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class OwnerAdam(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-5,
     ):
-        self._group_of: dict[Block, dict[str, Any]] = {}  # all blocks, and their settings
+        self._group_of: dict[Block, dict[str, Any]] = {}  # all blocks, with their settings
         self._training: list[Block] = []
         self._parts: list[Part] = []
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
@@ -41,19 +41,19 @@ class OwnerAdam(torch.optim.Optimizer):
 
     @property
     def all_blocks(self) -> list[Block]:
-        """The blocks of all parameters, those that rest, too."""
+        """The blocks of all parameters, including those that do not train."""
         return list(self._group_of)
 
     @property
     def parts(self) -> list[Part]:
-        """What to differentiate: the blocks that train, as of the last `arrange`."""
+        """The blocks that train, as leaves to differentiate, as of the last `arrange`."""
         return self._parts
 
     def arrange(self) -> None:
         """Lays parameters out in blocks.
 
-        Call it before an update: it follows the phase (`requires_grad`), and finds parameters again that moved to
-        another device.
+        To be called before each update: it follows the phase (`requires_grad`), and rebuilds blocks whose parameters
+        were moved, for example to another device.
         """
         self._arrange(lambda p: p.requires_grad)
         for block in self.blocks:
@@ -62,9 +62,9 @@ class OwnerAdam(torch.optim.Optimizer):
             self._parts = [Part(block) for block in self.blocks]
 
     def gather(self) -> list[Tensor]:
-        """As `arrange`, of parameters with a gradient; the others rest. Returns the gradients of all blocks.
+        """As `arrange`, but the parameters that train are those with a gradient. Returns the flat gradient per block.
 
-        Gradients of parameters are views of these from now on.
+        The parameters' gradients become views of these.
         """
         self._arrange(lambda p: p.grad is not None)
         grads = [block.flat([p.grad for p in block.parameters]) for block in self.blocks]  # type: ignore[misc]
@@ -77,10 +77,10 @@ class OwnerAdam(torch.optim.Optimizer):
     def finish(
         self, grads: Sequence[Tensor], rows: Tensor, max_norm: float | None, blocks: Sequence[Block] | None = None
     ) -> Tensor:
-        """Turns gradients of blocks (None: all), of sums over rows, into clipped ones of each owner's mean, in place.
+        """Turns gradients of sums over rows into each owner's mean gradients, clipped, in place.
 
-        Returns norms [O] before clipping. rows [O]: live rows of every owner. Parameters with one owner in a group of
-        several average over all rows and are clipped on their own.
+        rows [O]: live rows per owner. blocks: those of `grads`; None: all that train. Returns norms [O] before
+        clipping. Parameters with one owner in a group of several average over all rows and are clipped separately.
         """
         norms: Tensor | None = None
         own = False
@@ -96,22 +96,22 @@ class OwnerAdam(torch.optim.Optimizer):
     def advance(
         self, grads: Sequence[Tensor], moving: Tensor | None = None, blocks: Sequence[Block] | None = None
     ) -> None:
-        """One step by the gradients of blocks (None: all). moving: as in `step`."""
+        """One step with the gradients of `blocks` (None: all that train). moving: as in `step`."""
         for block, grad in zip(self.blocks if blocks is None else blocks, grads, strict=True):
             who = moving if moving is None or block.owners == len(moving) else moving.any(0, keepdim=True)
             self._step(block, grad, who)
 
     @torch.no_grad()
     def advance_owner(self, block: Block, grads: Tensor, owner: slice, moving: Tensor) -> None:
-        """Only one owner of a block moves, and at its own cost, whatever the size of the bank.
+        """One step of a single owner of a block, at a cost independent of the size of the bank.
 
-        grads [1, numbers]. moving: bool [1], False: not even it.
+        grads [1, numbers]. owner: a slice of length 1. moving: bool [1], False: no step.
         """
         self._step(block, grads, moving, owner)
 
     @torch.no_grad()
     def step(self, closure: Any = None, *, moving: Tensor | None = None) -> None:  # type: ignore[override]
-        """moving: bool [O], the owners that take this step; all of them if None. Parameters without gradient rest."""
+        """One step of the owners in `moving`, bool [O] (None: all). Parameters without a gradient do not change."""
         self.advance(self.gather(), moving)
 
     def _step(self, block: Block, grads: Tensor, moving: Tensor | None, owner: slice = slice(None)) -> None:
@@ -120,7 +120,7 @@ class OwnerAdam(torch.optim.Optimizer):
         block.step(grads, group["lr"], group["betas"], group["eps"], moving, owner)
 
     def moments(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
-        """Moments [O, numbers] and steps [O] of a block, which `state` shows from now on."""
+        """Both moments [O, numbers] and steps [O] of a block, made if needed and then also visible in `state`."""
         fresh = block.first is None
         found = block.moments()
         if fresh:
@@ -133,10 +133,10 @@ class OwnerAdam(torch.optim.Optimizer):
             {},
             [],
             [],
-        )  # of other parameters or moments than those that `state` now holds
+        )  # they refer to parameters and moments that `state` no longer holds
 
     def _arrange(self, trains: Callable[[Tensor], bool]) -> None:
-        """Makes blocks of parameters that share owners and counters, and all train or all rest."""
+        """Rebuilds blocks if needed: parameters with the same number of owners and counters, all or none training."""
         blocks = list(self._group_of)
         if not blocks or not all(block.holds() and len(set(map(trains, block.parameters))) == 1 for block in blocks):
             self._group_of = {}
@@ -158,7 +158,7 @@ class OwnerAdam(torch.optim.Optimizer):
         return block
 
     def _publish(self, block: Block) -> None:
-        """Shows the moments of a block as torch keeps them, by parameter."""
+        """Exposes the moments of a block in `state`, per parameter as in torch."""
         first, second, steps = block.moments()
         for p, one, other in zip(block.parameters, block.views(first), block.views(second), strict=True):
             self.state[p] = {"step": steps, "exp_avg": one, "exp_avg_sq": other}

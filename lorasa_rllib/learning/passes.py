@@ -1,5 +1,4 @@
-"""The rows that every optimiser step of a pass reads, and how many live ones every owner has: found once, before the
-first of them."""
+"""The rows of each optimiser step of a pass and their live counts per owner, computed before its first step."""
 
 from __future__ import annotations
 
@@ -14,15 +13,15 @@ from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.nn.rows import known_roles
 
 Counts = dict[str, Tensor]
-"""Live rows of every owner of every bank: "backbone" [G], "adapters" [K], "critic" [C]."""
+"""Live rows per owner: "backbone" [G], "adapters" [K], "critic" [C]."""
 
 
 @dataclass(frozen=True)
 class Minibatch:
-    """What an optimiser step reads.
+    """The data of one optimiser step.
 
-    counts: of all learners.  everyone: whether all rows here are known to be live.  all_move: whether every owner of
-    every bank is known to have live rows somewhere.
+    counts: over all learners.  everyone: True if all rows of this learner are known to be live.  all_move: True if
+    every owner is known to have live rows on some learner.
     """
 
     rows: Batch
@@ -35,8 +34,8 @@ class Minibatch:
 class Pass:
     """One pass over a batch in minibatches.
 
-    order int64 [M * size]: sequences, in the order of minibatches; None: one minibatch of the whole batch.
-    counts: of all learners, with a first axis [M] of minibatches. everyone: as in `Minibatch`.
+    order int64 [M * size]: sequences in minibatch order; None: one minibatch, the whole batch.
+    counts: over all learners, with M minibatches as the first axis. everyone: True if the whole batch is live.
     """
 
     order: Tensor | None
@@ -49,7 +48,7 @@ class Pass:
         return len(self.counts["critic"])
 
     def minibatches(self, batch: Batch) -> Iterator[Minibatch]:
-        """What every step reads: views of one shuffled copy of the batch."""
+        """The minibatches, as views of one shuffled copy of the batch."""
         parts = [batch] if self.order is None else batch[self.order].split(self.size)
         by_part = zip(*(rows.unbind() for rows in self.counts.values()), strict=True)
         fewest = torch.stack([rows.amin(1) for rows in self.counts.values()]).amin(0)
@@ -57,14 +56,14 @@ class Pass:
             yield Minibatch(part, dict(zip(self.counts, rows, strict=True)), self.everyone, least > 0)
 
     def rows(self) -> Tensor:
-        """[2]: live rows of all minibatches, for the policy and for the critic."""
+        """[2]: total counts over all minibatches, for the policy and for the critic."""
         return torch.stack([self.counts["backbone"].sum(), self.counts["critic"].sum()])
 
 
 def passes(
     policy: TeamPolicy, batch: Batch, settings: MAPPOSettings, generator: torch.Generator, all_sum: AllSum = alone
 ) -> Iterator[Pass]:
-    """All passes of an update, as `learning.batch.orders` cuts them."""
+    """All passes of an update, with minibatches from `learning.batch.orders`."""
     everyone = bool(batch.active.all())
     for order, size in orders(batch, settings, generator):
         counts = live_rows_of_parts(policy, batch, settings, order, size)
@@ -76,7 +75,7 @@ def passes(
 
 
 def live_rows(policy: TeamPolicy, batch: Batch, settings: MAPPOSettings) -> Counts:
-    """Live rows of a whole batch."""
+    """Live rows per owner of a whole batch."""
     counts = live_rows_of_parts(policy, batch, settings, None, len(batch))
     return {name: rows[0] for name, rows in counts.items()}
 
@@ -84,7 +83,7 @@ def live_rows(policy: TeamPolicy, batch: Batch, settings: MAPPOSettings) -> Coun
 def live_rows_of_parts(
     policy: TeamPolicy, batch: Batch, settings: MAPPOSettings, order: Tensor | None, size: int
 ) -> Counts:
-    """Live rows with a first axis [M]: of minibatches of `size` sequences in `order` (None: of the batch)."""
+    """Live rows per owner of M minibatches (first axis): `size` sequences each, in `order` (None: as in the batch)."""
     owners = policy.config.owners
 
     def parts(column: Tensor) -> Tensor:
@@ -107,14 +106,14 @@ def live_rows_of_parts(
 
 
 def rows_of_roles(roles: Tensor, active: Tensor, num_roles: int) -> Tensor:
-    """[M, num_roles]: live rows of every role. roles int64 and active bool [M, ...]; other roles do not count."""
+    """[M, num_roles]: live rows per role. roles int64 and active bool [M, ...]; roles out of range do not count."""
     counted = (active & (known_roles(roles, num_roles) >= 0)).flatten(1).float()
     rows = torch.zeros(len(roles), num_roles, device=roles.device)
     return rows.scatter_add_(1, roles.clamp(0, num_roles - 1).flatten(1), counted)
 
 
 def per_owner(per_agent: Tensor, owner_of: Sequence[int], owners: int) -> Tensor:
-    """[..., owners]: sums of per_agent [..., n] over the agents of each owner, owner_of [n]."""
+    """[..., owners]: sums of per_agent [..., n] over each owner's agents. owner_of: [n] owner indices."""
     if owners == 1:
         return per_agent.sum(-1, keepdim=True)
     index = torch.tensor(owner_of, device=per_agent.device)

@@ -1,4 +1,4 @@
-"""When training changes from the backbone to the adapters: a pure function of environment steps."""
+"""The phase schedule: when training switches from the backbone to the adapters."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from lorasa_rllib.nn.policy import PHASES, Phase
 Schedule = Literal["two_phase", "joint"]
 
 DEFAULT_SHARE = 0.3
-"""Of the budget, after which the adapters begin where nobody says when."""
+"""Default share of the budget after which the adapter phase begins."""
 
 
 def usual_schedule(total_env_steps: int | None, phase_switch: int | float | str | None) -> Schedule:
-    """The schedule of a run that names none: two phases need to know when the second begins, joint training does not.
+    """The default schedule: "two_phase" if the time of the switch is known, otherwise "joint".
 
-    So no run ends before its adapters have begun because nobody said how long it would be.
+    A run of unknown length thus never ends before its adapters have trained.
     """
     return "joint" if total_env_steps is None and phase_switch is None else "two_phase"
 
 
 @dataclass(frozen=True)
 class PhaseSchedule:
-    """The phase of every moment of a run.
+    """The phase at each point of a run.
 
     schedule:        "two_phase": backbone first, then adapters; "joint": both from the start.
-    total_env_steps: budget of the run, summed over all environments; needed if `phase_switch` is a fraction.
+    total_env_steps: budget of the run, summed over all environments. Needed for two phases unless `phase_switch` is an
+                     int.
     phase_switch:    steps (int) or fraction of the budget (float in [0, 1)) after which the adapter phase begins, or
-                     "auto": see `learning.auto_switch`. None: after `DEFAULT_SHARE` of the budget.
+                     "auto", see `learning.auto_switch`. None: after `DEFAULT_SHARE` of the budget.
     has_adapters:    whether the sharing method has adapters; without them the backbone trains throughout.
     """
 
@@ -52,7 +53,7 @@ class PhaseSchedule:
 
     @property
     def switch_step(self) -> int | None:
-        """Environment steps after which the adapter phase begins; None if there is no switch, or it is automatic."""
+        """Environment steps after which the adapter phase begins; None if there is no switch or it is automatic."""
         if not self.has_adapters or self.schedule == "joint":
             return None
         switch = self.phase_switch
@@ -90,16 +91,16 @@ class PhaseSchedule:
 
     @property
     def begins_plain(self) -> bool:
-        """Whether adapters, where there are any, have no effect at first."""
+        """True if there are adapters and training starts without them, in the backbone phase."""
         return self.has_adapters and self.schedule == "two_phase" and self.switch_step != 0
 
     def watcher(self) -> AutoSwitch | None:
-        """What an automatic switch goes by: whoever trains tells it every return. None if the switch is no such one."""
+        """Tracks returns for `phase_switch="auto"`; None otherwise. The caller adds the return of every iteration."""
         automatic = self.has_adapters and self.schedule == "two_phase" and self.phase_switch == "auto"
         return AutoSwitch(self.total_env_steps or 1) if automatic else None
 
     def phase_at(self, env_steps: int, current: Phase = "backbone", watcher: AutoSwitch | None = None) -> Phase:
-        """Phase of an update on a rollout that began after `env_steps`; a run never returns to an earlier phase."""
+        """Phase of the update on a rollout that began after `env_steps`, never earlier than `current`."""
         if self.has_adapters and self.schedule == "joint":
             return "joint"
         switch = self.switch_step

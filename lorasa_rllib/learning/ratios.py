@@ -1,4 +1,4 @@
-"""Probability ratios of the whole batch under the current actor, kept so that only what moved is evaluated again."""
+"""Probability ratios of the whole batch under the current actor, cached so that only affected rows are re-evaluated."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from lorasa_rllib.learning.units import Unit, moved_by, product_of, rows_of
 from lorasa_rllib.nn.policy import TeamPolicy
 
 LARGEST = 20.0
-"""Bound of a log-ratio: far beyond anything that clipping lets through, and sums of many stay finite."""
+"""Bound of log-ratios: far outside any clip range, yet sums over many agents stay finite."""
 
 
 class Ratios:
-    """New over old probability of every row, current after every `refresh`.
+    """New over old probability of each row, current after `refresh`.
 
-    log_probs [L, C, N, d]: of the actions taken, under the current actor.
-    log_ratio [L, C, N]: log of the mean over action dimensions of exp(log_probs - those of the rollout), 0 for dead
-    agents (`Quirks.dead_ratios`); with `joint_ratio` of the whole action.
+    log_probs [L, C, N, d]: of the actions taken, under the actor of the last refresh.
+    log_ratio [L, C, N]: log of the mean over action dimensions of exp(log_probs - log_probs of the rollout); with
+    `joint_ratio`, log-ratio of the whole action. 0 for dead agents, except with `Quirks.dead_ratios`.
     """
 
     def __init__(self, policy: TeamPolicy, batch: Batch, settings: MAPPOSettings):
@@ -31,9 +31,9 @@ class Ratios:
 
     @torch.no_grad()
     def refresh(self, unit: Unit | None = None, sequences: Tensor | None = None) -> None:
-        """Evaluates again what a step of the unit moved; everything if None.
+        """Re-evaluates the rows affected by steps of the unit; all rows if None.
 
-        sequences int64: only these of the batch, for units whose rows are those of agents.
+        sequences int64: only these sequences of the batch; not for units of roles.
         """
         policy = self._policy
         batch = self._batch if sequences is None else self._batch[sequences]
@@ -54,7 +54,7 @@ class Ratios:
             self._put(log_probs, ratio, sequences, at)
             return
         assert sequences is None
-        at = rows.sequences  # other roles' rows of these sequences, too
+        at = rows.sequences  # including rows of other roles in these sequences
         active, real = batch.active.flatten(1, 2).index_select(1, at), policy.actor.real_actions(rows.agent)
         self.log_probs.flatten(1, 2).index_copy_(1, at, log_probs)
         self.log_ratio.flatten(1, 2).index_copy_(1, at, self._log_ratio(log_probs, rows.log_probs, active, real))
@@ -62,7 +62,7 @@ class Ratios:
     def _put(
         self, log_probs: Tensor, log_ratio: Tensor, sequences: Tensor | None, agents: Tensor | None = None
     ) -> None:
-        """Writes what was evaluated, [L, c, n, d] and [L, c, n] of c sequences and n agents (None: all of them)."""
+        """Stores log_probs [L, c, n, d] and log_ratio [L, c, n] of c sequences and n agents (None: all)."""
         if sequences is None and agents is None:
             self.log_probs, self.log_ratio = log_probs, log_ratio
             return
@@ -72,11 +72,11 @@ class Ratios:
         self.log_probs[place], self.log_ratio[place] = log_probs, log_ratio
 
     def log_ratio_of(self, log_probs: Tensor) -> Tensor:
-        """log_ratio [L, C, N] of other log-probabilities of the whole batch."""
+        """log_ratio [L, C, N] for other log-probabilities [L, C, N, d] of the whole batch."""
         return self._log_ratio(log_probs, self._batch.log_probs, self._batch.active, self._real)
 
     def product(self, unit: Unit) -> Tensor:
-        """[L, C]: log of the product over the unit's rows."""
+        """[L, C]: log of the product of the unit's ratios."""
         return product_of(self.log_ratio, self._batch, unit)
 
     def _log_ratio(self, new: Tensor, old: Tensor, active: Tensor, real: Tensor | None) -> Tensor:

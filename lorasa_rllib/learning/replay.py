@@ -1,6 +1,6 @@
-"""What networks did at every single step when they acted, replayed from the states stored for chunks.
+"""Hidden states of every step, recomputed from those stored per chunk.
 
-Only the quirks of A2PO's published code need it, and only before anything has moved.
+Needed only for the quirks of A2PO's published code, and valid only before the first optimiser step.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lorasa_rllib.nn.policy import TeamPolicy
 
 @torch.no_grad()
 def actor_states(policy: TeamPolicy, batch: Batch) -> Tensor:
-    """[L, C, N, h]: what a recurrent actor carried into every step."""
+    """[L, C, N, h]: hidden states of a recurrent actor before each step."""
     assert batch.actor_state is not None and batch.keep is not None
     _, after = policy.actor.unroll(
         batch.obs,
@@ -35,7 +35,7 @@ def actor_states(policy: TeamPolicy, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def last_critic_state(policy: TeamPolicy, batch: Batch, rollout: TeamRollout) -> Tensor:
-    """[E, V, h]: what a recurrent critic carries into the state after the last step."""
+    """[E, V, h]: hidden states of a recurrent critic after the last step, zero if the episode ended there."""
     assert batch.critic_state is not None and batch.keep is not None
     last = slice(len(batch) - rollout.num_envs, len(batch))  # the last chunk of every environment
     _, after = policy.critic.unroll(batch.state[:, last], batch.critic_state[last], batch.keep[:, last])
@@ -46,7 +46,10 @@ def last_critic_state(policy: TeamPolicy, batch: Batch, rollout: TeamRollout) ->
 
 @torch.no_grad()
 def log_probs_of_single_steps(policy: TeamPolicy, batch: Batch, states: Tensor) -> Tensor:
-    """[L, C, N, d]: of the actions taken, by the actor of today from the `actor_states` of then."""
+    """[L, C, N, d]: log-probabilities of the actions taken under the current actor, one step at a time.
+
+    states: `actor_states` computed before the first optimiser step.
+    """
 
     def steps(column: Any) -> Any:
         return None if column is None else column.flatten(0, 1)[None]
@@ -59,7 +62,7 @@ def log_probs_of_single_steps(policy: TeamPolicy, batch: Batch, states: Tensor) 
 
 @torch.no_grad()
 def with_values(rollout: TeamRollout, values: Tensor, policy: TeamPolicy) -> TeamRollout:
-    """The rollout with the critic's values [T, E, V] written down, to be used again after it has moved."""
+    """The rollout with the critic's current values stored, `values` [T, E, V] given, for use after it has changed."""
     if rollout.values is not None:
         return rollout
     last, final = policy.critic(rollout.state[-1:]), policy.critic(rollout.final_state)

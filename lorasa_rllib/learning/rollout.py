@@ -1,4 +1,4 @@
-"""The team rollout: what one sampling round hands to the learner, as columns `[T, E, N, ...]`."""
+"""The team rollout: the data of one sampling round for the learner, as columns `[T, E, N, ...]`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_TIME_ENV = 2  # axes of a column before the agent axis
+_TIME_ENV = 2  # number of axes of a column before the agent axis
 _SPARSE = ("final_index", "final_obs", "final_state", "final_values")
 
 
@@ -18,21 +18,20 @@ _SPARSE = ("final_index", "final_obs", "final_state", "final_values")
 class TeamRollout:
     """T steps of E environments with N agents. Arrays are numpy on runners and tensors on learners.
 
-    obs         float32 [T, E, N, obs_size]            state        float32 [T + 1, E, S], the last one bootstraps
-                (state [T + 1, E, N, S] where every agent has its own view)
+    obs         float32 [T, E, N, obs_size]            state        float32 [T + 1, E, S], the last for bootstrapping
+                (state [T + 1, E, N, S] if every agent has its own view)
     actions     [T, E, N, d], as the policy drew them  log_probs    float32 [T, E, N, d], of those actions
     rewards     float32 [T, E, R], R = 1 or N          active       bool [T, E, N], False for dead agents
     terminated  bool [T, E], the episode ended here    truncated    bool [T, E], it was cut here by a time limit
-    final_index int64 [F, 2], (t, e) of steps in which the episode or an agent was cut, whose true last observations
-                and state are
-    final_obs   float32 [F, N, obs_size]  and  final_state float32 [F, S]: `state[t + 1]` is the next episode's first,
-                or lacks those that have left.
+    final_index int64 [F, 2], (t, e) of the steps at which the episode or an agent was truncated
+    final_obs   float32 [F, N, obs_size] and final_state float32 [F, S] ([F, N, S]): the true last ones at those steps,
+                where `state[t + 1]` is the first of the next episode or lacks agents that have left
 
-    Optional columns: masks bool [T, E, N, action_size]; roles int64 [T, E, N]; left bool [T, E, N], agents whose own
-    return ended here (`TeamStep.left`); cut bool [T, E, N], agents with a reward of their own that were truncated while
-    others go on (`TeamStep.cut`); values float32 [T + 1, E, V] and
-    final_values float32 [F, V] of a recurrent critic; actor_state float32 [T / L, E, N, h] and critic_state
-    [T / L, E, V, h]: what recurrent networks carry into the first step of every chunk of L steps.
+    Optional columns: masks bool [T, E, N, action_size], available choices; roles int64 [T, E, N]; left bool [T, E, N],
+    agents whose own return ended here (`TeamStep.left`); cut bool [T, E, N], agents with their own reward that were
+    truncated while others continue (`TeamStep.cut`); values float32 [T + 1, E, V] and final_values float32 [F, V] of a
+    recurrent critic; actor_state float32 [T / L, E, N, h] and critic_state [T / L, E, V, h]: hidden states before the
+    first step of every chunk of L steps.
     """
 
     obs: Any
@@ -74,11 +73,11 @@ class TeamRollout:
         return self.num_steps * self.num_envs
 
     def agent_steps(self) -> int:
-        """Steps of live agents."""
+        """Number of steps taken by live agents."""
         return int(self.active.sum())
 
     def split(self, parts: int) -> list[TeamRollout]:
-        """Equal parts along the environment axis. Numpy only; the parts are views."""
+        """Splits along the environment axis into equal parts, as views. Numpy only."""
         if self.num_envs % parts:
             raise ValueError(f"{self.num_envs} environments cannot be split into {parts} equal parts.")
         width = self.num_envs // parts
@@ -107,7 +106,7 @@ class TeamRollout:
         return cls(**columns)
 
     def to(self, device: torch.device | str) -> TeamRollout:
-        """The same columns as tensors on `device`; to a GPU in one transfer."""
+        """The same columns as tensors on `device`; one transfer if it is a GPU."""
         columns = self._columns()
         if torch.device(device).type == "cuda" and all(isinstance(column, np.ndarray) for column in columns.values()):
             return TeamRollout(**in_one_piece(columns, device))
@@ -119,7 +118,7 @@ class TeamRollout:
 
 
 def in_one_piece(columns: dict[str, np.ndarray], device: torch.device | str) -> dict[str, Tensor]:
-    """Arrays as views of one tensor on `device`, copied once, from pinned memory if it is a GPU."""
+    """Arrays as views of one tensor on `device`, copied in one transfer, from pinned memory if it is a GPU."""
     ends = np.cumsum([-(-column.nbytes // ALIGNED) * ALIGNED for column in columns.values()])
     pinned = torch.device(device).type == "cuda"
     staged = torch.empty(int(ends[-1]), dtype=torch.uint8, pin_memory=pinned)
@@ -137,10 +136,10 @@ def in_one_piece(columns: dict[str, np.ndarray], device: torch.device | str) -> 
 
 
 ALIGNED = 64
-"""Bytes; columns begin at multiples of it."""
+"""Alignment of columns in bytes."""
 
 
 def _tensor(column: Any, device: torch.device | str) -> Tensor:
     if isinstance(column, np.ndarray) and not column.flags.writeable:
-        column = column.copy()  # arrays of the object store are read-only, which torch does not accept
+        column = column.copy()  # arrays from Ray's object store are read-only, which torch does not support
     return torch.as_tensor(column, device=device)

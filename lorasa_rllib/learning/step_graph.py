@@ -1,4 +1,4 @@
-"""MAPPO's optimiser step as a pure function of tensors: what is compiled, see `learning.compiled`."""
+"""MAPPO's optimiser step as a function of tensors, to be compiled by `learning.compiled`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PREFIX: dict[Group, str] = {"backbone": "actor.", "adapters": "actor.", "critic"
 class BlockPlan:
     """A block of parameters (`learning.flat.Block`).
 
-    group:        its optimiser.
-    group_owners: how many owners that one has.
-    names:        of its parameters in the policy.
-    trains:       in this phase.
+    group:        name of its optimiser.
+    group_owners: number of owners of that optimiser.
+    names:        names of its parameters in the policy.
+    trains:       whether it trains in this phase.
     """
 
     group: Group
@@ -39,14 +39,15 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """All that decides a graph. Plain data.
+    """Everything that determines a graph. Plain data.
 
-    settings: entropy_coeff is 0, or 1 for an input of any value; what a step does not read has its default.
-    columns:  name, shape and dtype of every tensor of the minibatch: those of `Batch` that the loss reads, without
-              `active` where everyone lives, and `noise` of a sampled entropy.
-    dtype:    of parameters.
-    split:    for several learners: two graphs, before and after the sum of gradients.
-    threads:  of torch.
+    settings: entropy_coeff is 0, or 1 if it is an input of the graph; settings that a step does not read have their
+              defaults.
+    columns:  name, shape and dtype of each tensor of the minibatch: the columns of `Batch` that the loss reads, without
+              `active` if all rows are live, and `noise` for a sampled entropy.
+    dtype:    dtype of the parameters.
+    split:    True for several learners: two graphs, before and after the sum of gradients.
+    threads:  number of torch threads.
     """
 
     policy: PolicyConfig
@@ -78,19 +79,20 @@ class StepPlan:
 
     @property
     def groups(self) -> dict[Group, int]:
-        """Optimisers that train, and how many owners they have."""
+        """Optimisers that train, with their number of owners."""
         return {block.group: block.group_owners for block in self.blocks if block.trains}
 
     @property
     def training(self) -> dict[int, BlockPlan]:
-        """The blocks that train, by their number."""
+        """The blocks that train, by index."""
         return {n: block for n, block in enumerate(self.blocks) if block.trains}
 
 
 class StepGraph(nn.Module):
-    """The step as functions of named tensors. `forward` is `gradients`, up to what learners sum, and then `advance`.
+    """The step as functions of named tensors (for the names, see `example`).
 
-    Names: `example`. Values, moments and steps of blocks are updated in place.
+    `forward` is `gradients`, up to the tensors that learners sum, followed by `advance`. Values, moments and steps of
+    the blocks are updated in place.
     """
 
     def __init__(self, plan: StepPlan):
@@ -119,12 +121,12 @@ class StepGraph(nn.Module):
         return given | {f"buffer.{name}": buffer.clone() for name, buffer in statistics_of(self._loss.policy).items()}
 
     def forward(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Sums of statistics (`STATISTICS`), and gradient norms [O] of every optimiser that trains, NaN: rests."""
+        """Sums of statistics (`STATISTICS`), and gradient norms [O] per optimiser that trains, NaN without a step."""
         sums, *grads = self.gradients(given)
         return (sums, *self.advance(given, grads))
 
     def gradients(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Sums of statistics, and the flat gradients of every block that trains."""
+        """Sums of statistics, and the flat gradient of each block that trains."""
         values = [given[f"values.{n}"].detach() for n in range(len(self.plan.blocks))]
         leaves = [values[n].requires_grad_() for n in self.plan.training]
         swapped = {
@@ -139,7 +141,7 @@ class StepGraph(nn.Module):
         return (sums.detach(), *torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
 
     def advance(self, given: Mapping[str, Tensor], grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Clips gradients and steps every owner with live rows. Returns norms."""
+        """Averages and clips gradients, and steps every owner with live rows. Returns gradient norms."""
         norms: dict[Group, Tensor] = {}
         for (n, block), grad in zip(self.plan.training.items(), grads, strict=True):
             rows = every = given[f"rows.{block.group}"]
@@ -177,5 +179,5 @@ class _Loss(nn.Module):
 
 
 def statistics_of(policy: TeamPolicy) -> dict[str, Tensor]:
-    """Buffers that losses read and that change during training, by name."""
+    """Buffers that the loss reads and that change during training, by name."""
     return {name: buffer for name, buffer in policy.named_buffers() if "obs_norm" in name}

@@ -1,7 +1,7 @@
-"""Units: what moves in one sequential step of A2PO, which rows it owns, and which weights it trains.
+"""Units of A2PO's sequential update: which rows a unit owns and which weights it trains.
 
-A unit is an owner: an agent, the agents of a group, or a role. Where all agents share everything that trains (PS, the
-backbone phase), a unit is an agent, as published, and its steps move everybody.
+A unit is an owner: an agent, the agents of a group, or a role. If all agents share everything that trains (PS, the
+backbone phase), a unit is an agent, as published, and its steps change the policy of all agents.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from lorasa_rllib.nn.policy import Group, TeamPolicy
 
 @dataclass(frozen=True)
 class Unit:
-    """agents: whose rows move together; roles: instead of agents, where routing is by role.
+    """Agents, or roles if routed by role, that are updated together.
 
-    Role -1 stands for the rows that meet the plain backbone.
+    Role -1 stands for the rows that use the plain backbone.
     """
 
     agents: tuple[int, ...] = ()
@@ -32,22 +32,22 @@ class Unit:
 
     @classmethod
     def joined(cls, units: Sequence[Unit]) -> Unit:
-        """One unit of several, for large teams."""
+        """Joins several units into one."""
         return cls(tuple(a for u in units for a in u.agents), tuple(r for u in units for r in u.roles))
 
     @property
     def name(self) -> int:
-        """Its first agent or role, for logs."""
+        """Index of its first agent or role, for logs."""
         return (self.agents or self.roles)[0]
 
 
 def units_of(policy: TeamPolicy) -> list[Unit]:
-    """All units of a policy in its present phase."""
+    """All units of a policy in its current phase."""
     owners = policy.config.owners
     agents = range(len(owners.backbone_of))
     trains = _trains(policy)
     if owners.routed_by == "role" and trains["adapters"] and owners.num_adapters > 1:
-        first = -1 if trains["backbone"] else 0  # rows without an adapter train nothing else
+        first = -1 if trains["backbone"] else 0  # in the adapter phase, rows without an adapter train nothing
         return [Unit(roles=(role,)) for role in range(first, owners.num_adapters)]
     keys = [_owners_of(policy, agent) for agent in agents]
     if len(set(keys)) == 1:
@@ -59,7 +59,7 @@ def units_of(policy: TeamPolicy) -> list[Unit]:
 
 
 def moved_by(policy: TeamPolicy, unit: Unit) -> tuple[int, ...] | None:
-    """The agents whose policy changes when the unit steps; None: all of them. (Roles: their own rows, or all.)"""
+    """The agents whose policy changes when the unit steps; None: all of them. For roles: () if only their own rows."""
     owners = policy.config.owners
     if _all_share(policy):
         return None
@@ -74,10 +74,10 @@ def moved_by(policy: TeamPolicy, unit: Unit) -> tuple[int, ...] | None:
 
 
 def reaching_others(policy: TeamPolicy, units: Sequence[Unit]) -> list[bool]:
-    """Of each unit, whether its step also moves rows of another one.
+    """For each unit, whether its step also changes the policy on rows of another unit.
 
-    Agents do if they train some weight together. Roles do in recurrent policies: what an agent in one role remembers
-    goes on into the steps in which it has another.
+    Units of agents do so if they train a weight in common; units of roles do so in recurrent policies, where an agent's
+    hidden state carries over when its role changes.
     """
     if _all_share(policy) or (policy.actor.recurrent and any(unit.roles for unit in units)):
         return [True] * len(units)
@@ -87,7 +87,7 @@ def reaching_others(policy: TeamPolicy, units: Sequence[Unit]) -> list[bool]:
 
 
 def _all_share(policy: TeamPolicy) -> bool:
-    """Whether there are weights that train and that everybody reads."""
+    """Whether some of the weights that train are shared by all agents."""
     owners, trains = policy.config.owners, _trains(policy)
     return (trains["backbone"] and (owners.num_backbones == 1 or owners.banked != ("*",))) or (
         trains["adapters"] and owners.num_adapters == 1
@@ -99,7 +99,7 @@ def _trains(policy: TeamPolicy) -> dict[str, bool]:
 
 
 def _owners_of(policy: TeamPolicy, agent: int) -> tuple[int, ...]:
-    """The owners of an agent in the banks that train and have several."""
+    """The agent's owners in the banks that train and have several owners."""
     owners, trains = policy.config.owners, _trains(policy)
     found = []
     if trains["backbone"] and owners.num_backbones > 1:
@@ -111,11 +111,11 @@ def _owners_of(policy: TeamPolicy, agent: int) -> tuple[int, ...]:
 
 @dataclass
 class Leaves:
-    """The weights that a unit trains of one optimiser.
+    """The weights of one optimiser that a unit trains.
 
-    whole: blocks that train as they are. slices: blocks of which only `owner` trains, where all rows of the unit belong
-    to one of several owners: forward, backward and Adam then cost what one owner costs. in_place: that owner's part
-    [1, ...] of their parameters by name, views of them, for `torch.func.functional_call`.
+    whole: blocks that train with all their owners. slices: blocks of which only `owner` trains, if all rows of the unit
+    belong to one of several owners; forward, backward and Adam then cost as much as for a single owner. in_place: views
+    [1, ...] of that owner's part of their parameters, by name, for `torch.func.functional_call`.
     """
 
     whole: list[Part]
@@ -129,7 +129,7 @@ class Leaves:
 
 
 def leaves_of(policy: TeamPolicy, optimiser: OwnerAdam, unit: Unit, group: Group) -> Leaves:
-    """The weights that a unit trains of the optimiser of `group`, as arranged."""
+    """The weights of the optimiser of `group` that a unit trains, as of its last `arrange`."""
     owners = policy.config.owners
     table = {"backbone": owners.backbone_of, "adapters": owners.adapter_of, "critic": owners.critic_of}[group]
     mine = {table[agent] for agent in unit.agents} if table else set()
@@ -152,9 +152,9 @@ def leaves_of(policy: TeamPolicy, optimiser: OwnerAdam, unit: Unit, group: Group
 class UnitRows:
     """The rows of a unit, for the actor. Names as in `Batch`.
 
-    agent: whose rows they are. active: live rows of this unit. sequences: of an environment and an agent each, where
-    routing is by role. Set before every step: advantages, standardised, and others, the clipped product of the other
-    units' ratios, both as active.
+    agent: the agents of the rows, as for `Actor.unroll`. active: live rows of this unit. sequences: if routed by role,
+    int64 indices into [C * N], one sequence of one agent each; otherwise None. Set before each step, shaped like
+    `active`: advantages, standardised, and others, the clipped product of the other units' ratios.
     """
 
     obs: Tensor
@@ -171,14 +171,17 @@ class UnitRows:
     others: Any = None
 
     def inputs(self) -> dict[str, Any]:
-        """Arguments of the actor beside `obs`."""
+        """Arguments of the actor other than `obs`."""
         names = ("masks", "roles", "state", "keep", "agent")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass
 class CriticRows:
-    """The rows of a unit, for the critic. agents: those whose values it trains; None: all values. counted bool."""
+    """The rows of a unit, for the critic. agents: those whose values it trains (None: all).
+
+    counted: bool, shaped like `values`, True for those that count in the loss.
+    """
 
     state: Tensor
     hidden: Tensor | None
@@ -190,7 +193,7 @@ class CriticRows:
 
 
 def rows_of(batch: Batch, unit: Unit) -> UnitRows:
-    """Selects the rows of a unit; of a role, whole sequences in which it occurs: recurrent policies need them."""
+    """Selects the rows of a unit; for roles, the whole sequences in which they occur, as recurrent policies need."""
     if unit.agents:
         at = torch.tensor(unit.agents, device=batch.obs.device)
         columns = _selected(batch, lambda column: column.index_select(2, at), lambda state: state.index_select(1, at))
@@ -209,7 +212,7 @@ def rows_of(batch: Batch, unit: Unit) -> UnitRows:
 
 
 def critic_rows_of(batch: Batch, unit: Unit, counted: Tensor) -> CriticRows:
-    """Selects values. counted bool [L, C, V]: those that count at all."""
+    """Selects the values that a unit trains. counted: bool [L, C, V], the values that count for any unit."""
     own = batch.values.shape[2] == batch.active.shape[2]  # a value per agent
     hidden, keep = batch.critic_state, batch.keep
     if not own or unit.roles:
