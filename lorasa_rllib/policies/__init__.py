@@ -1,1 +1,1 @@
-"""Trained policies outside training: files anyone may open, editing, acting and export, all without Ray."""
+"""Trained policies outside of training: files, editing, acting and export, all without Ray."""

@@ -1,4 +1,4 @@
-"""Acting with a trained policy where there is no Ray, no environment and no cluster."""
+"""Acting with a trained policy, without Ray and without an environment."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from lorasa_rllib.spec import TeamSpec
 
 
 def load_policy(path: str | Path, device: str = "cpu", seed: int | None = None) -> LoadedPolicy:
-    """A policy from its folder (safetensors and JSON, no pickle), ready to act.
+    """Loads a policy from its folder (safetensors and JSON, no pickle), or from a checkpoint that contains one.
 
-    device: "cpu", "cuda", "cuda:1" ... seed: of sampled actions. Raises PolicyFileError, a ValueError, for files that
-    are missing or damaged. RLlib checkpoints are made into such folders by `lorasa adapters export`.
+    device: "cpu", "cuda", "cuda:1" ... seed: for sampled actions. Raises PolicyFileError, a ValueError, for missing or
+    damaged files. `lorasa adapters export` turns other checkpoints of RLlib into such folders.
     """
     return LoadedPolicy(read_policy(path), device, seed)
 
 
 class LoadedPolicy:
-    """A team's policy that acts, one step at a time, for one environment or many. The weights are merged once.
+    """A team's policy for acting, one step at a time, in one environment or many. Adapters are merged once.
 
         policy = load_policy("policy")
         actions, _ = policy.act({"left": obs_of_left, "right": obs_of_right})      # by name: {"left": ..., ...}
         actions, _ = policy.act(obs)                                               # [N, obs_size] or [E, N, obs_size]
 
-    Recurrent policies: hand the returned state into the next call, and None where an episode begins.
+    Recurrent policies: pass the returned state to the next call, and None when an episode begins.
     """
 
     def __init__(self, saved: SavedPolicy, device: str = "cpu", seed: int | None = None):
@@ -42,7 +42,7 @@ class LoadedPolicy:
         try:
             self._device = torch.device(device)
             actor = saved.actor().to(self._device)
-        except (RuntimeError, AssertionError) as error:  # torch has a kind for each build
+        except (RuntimeError, AssertionError) as error:  # the type depends on the torch build
             raise ValueError(f"device {device!r} cannot be used here: {error}") from error
         self._actor = acting_form(actor, saved.adapters_on)
         self._extra = {"adapters": saved.adapters_on}
@@ -60,7 +60,7 @@ class LoadedPolicy:
 
     @property
     def spec(self) -> TeamSpec:
-        """Sizes, bounds and names of the team."""
+        """The team spec: names, sizes and bounds."""
         return self.saved.config.spec
 
     @property
@@ -69,7 +69,7 @@ class LoadedPolicy:
 
     @property
     def origin(self) -> Origin:
-        """Environment, training steps and versions it comes from."""
+        """Environment, training steps and package versions of the policy."""
         return self.saved.origin
 
     @property
@@ -82,7 +82,7 @@ class LoadedPolicy:
         return self._by_role
 
     def seed(self, seed: int | None) -> None:
-        """Seeds sampled actions; None: from the operating system."""
+        """Seeds sampled actions; None: a seed from the operating system."""
         if seed is None:
             self._generator.seed()
         else:
@@ -98,22 +98,22 @@ class LoadedPolicy:
         mask: Any = None,
         greedy: bool = True,
     ) -> tuple[Any, Any]:
-        """Actions in the environment's units, and the state to hand into the next call (None if feed-forward).
+        """Actions in the environment's units, and the state for the next call (None if feed-forward).
 
-        observations: by agent's name, of any of the team, each as the environment gives it: then everything else goes
-            and comes by name, too. Or float [..., N, obs_size], rows of flattened observations, any leading axes.
-        agents: names or indices of those whose rows these are, [..., n, obs_size]; a single one: an observation of its
-            own, or rows [..., obs_size].
-        state: what the last call returned; None: an episode begins. [..., n, hidden_size].
-        roles: int [..., n], where adapters are keyed by role; -1: the plain backbone.
-        mask: bool [..., n, choices], available choices of discrete teams; needed if the environment gives them, except
-            those that observations hold. By name, None stands for all choices.
-        greedy: the likeliest action; False: a sampled one.
+        observations: a mapping from agent names (all or some of the team) to observations as the environment returns
+            them; all other arguments and results are then by name, too. Or float [..., N, obs_size], rows of flattened
+            observations with any leading axes.
+        agents: names or indices of the agents of rows [..., n, obs_size]. A single name or index: `observations` is
+            that agent's own observation, or rows [..., obs_size].
+        state: [..., n, hidden_size], as returned by the last call; None: an episode begins.
+        roles: int [..., n], needed if adapters are keyed by role; -1: the plain backbone.
+        mask: bool [..., n, choices], available choices of discrete teams; needed if the environment reports them,
+            unless the observations contain them. By name, None means all choices.
+        greedy: True: the most likely action; False: a sampled one.
 
-        Returns actions that the agents' spaces contain: by name, or of a single agent, of the space's shape and type
-        (an int where it is Discrete). For rows, float32 [..., n, action_size] within the bounds, or int64 [..., n]
-        choices ([..., n, components] where there are several). Raises ValueError that says what is missing or
-        of the wrong shape.
+        Returns actions contained in the agents' spaces: by name, or for a single agent, with the space's shape and
+        type (an int for Discrete). For rows, float32 [..., n, action_size] within the bounds, or int64 choices
+        [..., n] ([..., n, components] if there are several). Raises ValueError for missing arguments and wrong shapes.
         """
         if isinstance(agents, str | int | np.integer):
             return self._one(observations, state, agents, roles, mask, greedy)
@@ -135,7 +135,7 @@ class LoadedPolicy:
         mask: Any = None,
         greedy: bool = True,
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """As `act` with rows, for the team environments of this package: choices are counted from 0."""
+        """As `act` with rows, but choices are counted from 0, as in this package's team environments."""
         if isinstance(observations, Mapping):
             raise ValueError("observations by name already say whose they are: leave agents out.")
         who = None if agents is None else self._indices(agents)
@@ -168,7 +168,7 @@ class LoadedPolicy:
         return self.spec.to_environment(drawn.cpu().numpy(), who), None
 
     def _rows(self, given: Any, name: str, last: tuple[int, ...], dtype: torch.dtype, whole: bool = False) -> Tensor:
-        """An argument as a tensor on the device, its last axes checked (whole: it has no others)."""
+        """An argument as a tensor on the device, with its last axes checked (whole: it must have no others)."""
         if not isinstance(given, Tensor):
             array = np.asarray(given)
             if array.dtype.kind not in "fiub":
@@ -193,7 +193,7 @@ class LoadedPolicy:
         return isinstance(agent, int | np.integer) and 0 <= int(agent) < len(self.agents)
 
     def _one(self, obs: Any, state: Any, agent: Any, roles: Any, mask: Any, greedy: bool) -> tuple[Any, Any]:
-        """One agent: no axis of agents, and its own sizes."""
+        """`act` for one agent: no agent axis, and the agent's own sizes."""
         (n,) = self._indices([agent])
         own = rows_of(self.spec, n, obs)
         padded = np.zeros((*own.shape[:-1], 1, self.spec.obs_size), np.float32)
@@ -208,13 +208,13 @@ class LoadedPolicy:
         return own_action, None if after is None else after[..., 0, :]
 
     def _padded(self, mask: np.ndarray) -> np.ndarray:
-        """[..., choices of an agent] -> [..., 1, choices of the team]."""
+        """Pads a mask: [..., choices of one agent] -> [..., 1, action_size]."""
         padded = np.zeros((*mask.shape[:-1], 1, self.spec.action_size), bool)
         padded[..., 0, : mask.shape[-1]] = mask
         return padded
 
     def _by_name(self, obs: Mapping[str, Any], state: Any, roles: Any, mask: Any, greedy: bool) -> Any:
-        """Everything by name of the agent."""
+        """`act` with observations, arguments and results by agent name."""
         if not obs:
             return {}, {} if self.recurrent else None
         names = list(obs)
@@ -234,7 +234,7 @@ class LoadedPolicy:
             rows["mask"] = self._masks(who, obs, mask)
         carried = None
         if self.recurrent and state:
-            nothing = np.zeros(self._hidden, np.float32)  # of agents that were not there before
+            nothing = np.zeros(self._hidden, np.float32)  # for agents without a previous state
             carried = np.stack([state.get(name, nothing) for name in names])
         actions, after = self.choose(padded, carried, agents=who, greedy=greedy, **rows)
         own = {name: self.spec.action_of(n, row) for name, n, row in zip(names, who, actions, strict=True)}
@@ -243,7 +243,7 @@ class LoadedPolicy:
         return own, None if after is None else dict(zip(names, after, strict=True))
 
     def _masks(self, who: tuple[int, ...], obs: Mapping[str, Any], given: Mapping[str, Any] | None) -> np.ndarray:
-        """bool [n, choices of the team], of some agents by name."""
+        """Masks of some agents, given by name or in their observations, as bool [n, action_size]."""
         masks, missing = np.zeros((len(who), self.spec.action_size), bool), []
         for row, n, name in zip(masks, who, obs, strict=True):
             if given is not None and name in given and given[name] is None:

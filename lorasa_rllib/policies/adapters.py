@@ -1,6 +1,6 @@
-"""Editing adapters: set back, moved between policies, cut to lower ranks, their common part folded into the backbone.
+"""Editing adapters: reset them, move them between policies, reduce their rank, fold their mean into the backbone.
 
-Functions from saved policies to saved policies. What stays exact is said in each docstring and tested as such.
+Functions from saved policies to saved policies. Each docstring says what is exact.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lorasa_rllib.policies.saved import SavedPolicy, names_of_adapters
 
 @dataclass(frozen=True)
 class Change:
-    """What an edit cost: |D - D'| / |D| (Frobenius) of one adapter's update D in one layer; 0 where it has none."""
+    """Error of an edit: |D - D'| / |D| (Frobenius) of one adapter's update D in one layer; 0 if D = 0."""
 
     layer: str
     adapter: str
@@ -29,12 +29,12 @@ class Change:
 
 
 def plain_adapters(saved: SavedPolicy, names: Sequence[str]) -> SavedPolicy:
-    """The policy with some adapters set back to no effect: they can be trained from the plain backbone."""
+    """The policy with some adapters reset to zero effect, so they can be trained again from the plain backbone."""
     weights = dict(saved.weights)
     for k in (index_of_adapter(saved.config, name) for name in names):
         for name, bank in saved.adapters().items():
             bank = weights[name].clone() if weights[name] is bank else weights[name]
-            if name.endswith("lora_A"):  # one factor keeps numbers to learn with
+            if name.endswith("lora_A"):  # with both factors 0, gradients would vanish
                 bank[k] = torch.empty_like(bank[k]).uniform_(-1, 1) / bank.shape[-1] ** 0.5
             else:
                 bank[k] = 0.0
@@ -43,11 +43,11 @@ def plain_adapters(saved: SavedPolicy, names: Sequence[str]) -> SavedPolicy:
 
 
 def transplant(target: SavedPolicy, name: str, source: SavedPolicy | str | Path, source_name: str = "") -> SavedPolicy:
-    """The target with its adapter `name` replaced by one of another policy with the same network, or of a file.
+    """The target with its adapter `name` replaced by one from another policy with the same network, or from a folder.
 
-    The update s B A is carried over exactly, whatever the scales, where the source's rank is not above the target's.
-    source: a policy, with `source_name`; or an adapter's folder. A target still in its backbone phase, whose own
-    adapters have no effect yet, goes on to the adapter phase.
+    The update s B A is copied exactly, even if the scales differ; the source's rank must not exceed the target's.
+    source: a policy, with `source_name`; or an adapter's folder. A target in its backbone phase, in which adapters have
+    no effect, moves to the adapter phase.
     """
     k = index_of_adapter(target.config, name)
     if isinstance(source, SavedPolicy):
@@ -68,18 +68,18 @@ def transplant(target: SavedPolicy, name: str, source: SavedPolicy | str | Path,
 
 
 def truncated(saved: SavedPolicy, r: int) -> tuple[SavedPolicy, list[Change]]:
-    """All adapters at rank r, each the best such approximation (SVD; Eckart and Young 1936), and what that cost."""
+    """The policy with all adapters at their best rank-r approximation (Eckart and Young 1936), and the errors."""
     _check_has_adapters(saved)
     lora = replace(saved.config.lora, r=r, rank_pattern={})
     return _factored(saved, updates_of(saved), lora, f"truncated to rank {r}")
 
 
 def folded(saved: SavedPolicy, r: int | None = None) -> tuple[SavedPolicy, list[Change]]:
-    """The mean of all adapters' updates moved into the backbone, and adapters of what is left.
+    """The policy with the mean of all adapters' updates moved into the backbone, and the errors of refitting adapters.
 
-    Exact for large r (K times the rank always suffices); by default the rank stays and the error is reported. A
-    backbone that holds what all adapters agree on is a better start for new ones. Needs one shared backbone. Adapters'
-    own id columns, biases, LayerNorms and log-std stay as they are.
+    Exact for large r (K times the rank always suffices). None: the rank is kept, and the errors may be above 0. A
+    backbone that contains the adapters' common part is a better start for new ones. Needs one shared backbone. The
+    adapters' id columns, biases, LayerNorms and log-std are not averaged.
     """
     _check_has_adapters(saved)
     if saved.config.owners.num_backbones > 1:
@@ -100,7 +100,7 @@ def folded(saved: SavedPolicy, r: int | None = None) -> tuple[SavedPolicy, list[
 
 
 def updates_of(saved: SavedPolicy) -> dict[str, Tensor]:
-    """[K, out, in (+ 1, the own id column)]: what each adapter adds to the weights of each adapted linear layer."""
+    """Each adapter's update of the weights of each adapted linear layer, by name: [K, out, in (+ 1, its id column)]."""
     found = {}
     for name, layer in _linear(saved.actor()):
         found[name] = layer.delta if layer.dense else layer.scaling * layer.lora_B @ layer.lora_A
@@ -119,7 +119,7 @@ def _check_has_adapters(saved: SavedPolicy) -> None:
 def _factored(
     saved: SavedPolicy, updates: Mapping[str, Tensor], lora: LoRAConfig, what: str
 ) -> tuple[SavedPolicy, list[Change]]:
-    """The policy with adapters of the given updates, at the ranks of `lora`."""
+    """The policy with the given updates factored into adapters of the ranks of `lora`, and the errors."""
     config = replace(saved.config, lora=lora)
     new = replace(saved, config=config, weights=saved.weights)
     layers = dict(_linear(Actor(config.spec, config.owners, config.lora, config.network)))
@@ -148,7 +148,7 @@ def _factored(
 def _fitted(
     given: Mapping[str, Tensor], own: Mapping[str, Tensor], lora: LoRAConfig, config: PolicyConfig
 ) -> dict[str, Tensor]:
-    """An adapter's weights in the shapes of another bank: scales adjusted, ranks filled up."""
+    """A given adapter's weights in the shapes of the policy's bank: scales adjusted, lower ranks padded."""
     layers = dict(_linear(Actor(config.spec, config.owners, config.lora, config.network)))
     wider = Actor(config.spec, config.owners, lora, config.network)
     theirs = dict(_linear(wider))
@@ -169,7 +169,7 @@ def _fitted(
         else:
             if given[a].shape[1] != own[a].shape[1] or given[b].shape[0] != own[b].shape[0]:
                 raise ValueError(f"the given adapter has other sizes on layer {name}: it belongs to another network.")
-            rest = layer.rank - source.rank  # more to learn with, no effect yet
+            rest = layer.rank - source.rank  # additional ranks start at zero effect
             fresh = torch.empty(rest, own[a].shape[1]).uniform_(-1, 1) / own[a].shape[1] ** 0.5
             fitted[a] = torch.cat([given[a], fresh])
             zeros = given[b].new_zeros(given[b].shape[0], rest)

@@ -1,4 +1,4 @@
-"""One agent's policy as a plain network of dense layers: for torch.export, ONNX, and whoever has only a robot."""
+"""One agent's policy as a plain network of dense layers, for torch.export, ONNX and embedded devices."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ ONNX_OPSET = 18
 
 
 class AgentNetwork(nn.Module):
-    """The greedy policy of one agent, adapters and id merged in. Observations and actions have the agent's own sizes.
+    """The greedy policy of one agent with adapters and id merged. Observations and actions have the agent's own sizes.
 
         action        = network(obs)
         action, state = network(obs, state, mask)
 
-    obs [B, ...] in the shape and type of the agent's space; of a Dict or Tuple, a tuple of its parts in order, without
-    the action mask. (Policies that do not record spaces: float32 [B, obs_size].)
-    state float32 [B, hidden_size] if recurrent, mask bool [B, choices] if the environment has masks.
-    action [B, ...] in the shape and type of the agent's space and within its bounds.
+    obs [B, ...] with the shape and type of the agent's space; for a Dict or Tuple, a tuple of its parts in order,
+    without the action mask. (float32 [B, obs_size] for policies that do not record spaces.)
+    state float32 [B, hidden_size] if recurrent (None: zeros); mask bool [B, choices] if the environment has masks.
+    action [B, ...] with the shape and type of the agent's space, within its bounds.
+    role: the role to merge, needed if adapters are keyed by role.
     """
 
     def __init__(self, saved: SavedPolicy, agent: str, role: int | None = None):
@@ -103,7 +104,7 @@ class AgentNetwork(nn.Module):
         return (action, after) if self.recurrent else action
 
     def example(self, rows: int = 2, rng: torch.Generator | None = None) -> tuple[Any, ...]:
-        """Arguments of `forward` that are needed, by their order; those left out are None. rng: at random."""
+        """Example arguments of `forward`, in order, None for those that do not apply. rng: None: fixed values."""
         state = mask = None
         if self.recurrent:
             shape = (rows, self.hidden_size)
@@ -118,7 +119,7 @@ class AgentNetwork(nn.Module):
         return tuple(given)
 
     def inputs(self) -> list[str]:
-        """Names of the tensors that `forward` needs, in order."""
+        """Names of the input tensors of `forward`, in order."""
         return self.flatten.names + ["state"] * self.recurrent + ["mask"] * self.masked
 
     def outputs(self) -> list[str]:
@@ -126,7 +127,7 @@ class AgentNetwork(nn.Module):
 
 
 def program_of(network: AgentNetwork) -> torch.export.ExportedProgram:
-    """The network as a program without Python, for any number of rows."""
+    """The network as an exported program, for any number of rows."""
     batch = torch.export.Dim("batch", min=1)
     given = network.example()
     shapes = tuple(
@@ -147,7 +148,7 @@ def export_program(network: AgentNetwork, path: str | Path) -> Path:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch says about itself, and about packages that no network here uses."""
+    """Suppresses warnings, and log messages of torch.onnx below errors."""
     chatter = logging.getLogger("torch.onnx")
     level = chatter.level
     chatter.setLevel(logging.ERROR)
@@ -160,9 +161,9 @@ def _quiet() -> Iterator[None]:
 
 
 def export_onnx(network: AgentNetwork, path: str | Path, check_rows: int = 64) -> Path:
-    """Writes an ONNX file, and checks it with onnxruntime against the network on random rows before. Returns its path.
+    """Writes an ONNX file, after checking it with onnxruntime against the network on random rows. Returns its path.
 
-    Raises ValueError if the two differ. Needs the extra [onnx].
+    Raises ValueError, and writes nothing, if the two differ. Needs the extra [onnx].
     """
     try:
         import onnxruntime

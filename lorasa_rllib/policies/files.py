@@ -1,6 +1,6 @@
-"""Reading files that others may hand you, and writing files that are either whole or not there.
+"""Safe reading of untrusted files, and atomic writes.
 
-Everything that can be wrong with a file ends in one `PolicyFileError` that names it. Nothing here unpickles.
+Any problem with a file raises a `PolicyFileError` that names it. Nothing here unpickles.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from torch import Tensor
 
 JSON_LIMIT = 8 * 2**20
 PARTS_LIMIT = 600_000
-"""Values of a JSON file: empty lists take forty times the memory that they take on the disk."""
+"""Most values in a JSON file: empty lists take forty times more memory than disk space."""
 HEADER_LIMIT = 64 * 2**20
 NUMBER_LIMIT = 2**31
-"""Larger whole numbers in a description are damage: nothing in a policy is as large."""
+"""Whole numbers in a description must be smaller; nothing in a policy is as large."""
 MANY = 100
-"""More files than this are flushed to disk together with everything else: one by one takes milliseconds each."""
+"""Above this number of files, one `os.sync` replaces an fsync per file, which takes milliseconds each."""
 
 
 class PolicyFileError(ValueError):
@@ -37,7 +37,7 @@ class PolicyFileError(ValueError):
 
 
 def read_json(path: Path) -> Any:
-    """The contents of a JSON file: no duplicate names, no NaN, no number that could not be a size."""
+    """The contents of a JSON file. Raises PolicyFileError for duplicate names, NaN and numbers out of range."""
     try:
         too_large = "too large to be a description of a policy"
         contents = contents_of(path, JSON_LIMIT, too_large)
@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The float32 tensors of a safetensors file. Raises PolicyFileError unless they are just `expected`, and finite."""
+    """The float32 tensors of a safetensors file. Raises PolicyFileError unless they match `expected` and are finite."""
     payload = 4 * sum(math.prod(shape) for shape in expected.values())
     try:
         too_large = f"larger than the policy it belongs to ({payload:,} bytes)"
@@ -81,7 +81,7 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
 
 
 def contents_of(path: Path, limit: int, too_large: str, links: bool = True) -> bytes:
-    """The bytes of an ordinary file: devices never end, and pipes keep one waiting. links: whether it may be a link."""
+    """The bytes of a regular file; devices and pipes, which may never end, are refused. links: follow a symlink."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if links else getattr(os, "O_NOFOLLOW", 0))
     with open(os.open(path, flags), "rb") as file:
         about = os.fstat(file.fileno())
@@ -93,7 +93,7 @@ def contents_of(path: Path, limit: int, too_large: str, links: bool = True) -> b
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """The contents of a safetensors file. Raises ValueError for numbers that could not be read back."""
+    """The contents of a safetensors file. Raises ValueError for NaN and infinite numbers, which reading rejects."""
     data = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
     if wrong := [name for name, tensor in data.items() if not torch.isfinite(tensor).all()]:
         raise ValueError(f"{wrong[0]} holds NaN or infinite numbers, which no policy may have: nothing was written.")
@@ -106,7 +106,7 @@ def json_bytes(data: Any) -> bytes:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Writes a file whole: whoever looks, also after a power cut, finds the old contents or the new ones."""
+    """Writes a file atomically: readers see the old or the new contents, even after a power failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.partial"
@@ -123,9 +123,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes `path` when the block ends well. Raises ValueError if `path` exists.
+    """A temporary folder that becomes `path` if the block succeeds. Raises ValueError unless `path` is new or empty.
 
-    A kill at any moment leaves no folder at `path`, or the whole of it.
+    If the process is killed, `path` is complete or does not exist.
     """
     path = Path(path)
     _check_free(path)

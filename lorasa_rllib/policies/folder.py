@@ -1,11 +1,11 @@
-"""The files of a policy: safetensors and JSON, which anyone may open.
+"""The files of a policy: safetensors and JSON, safe to open.
 
 policy/
-  policy_config.json            team, sharing method, network, phase, where it comes from
-  backbone.safetensors          weights that agents share (or that belong to groups): mlp.0.weight [G, out, in] ...
-  critic.safetensors            critic and value normaliser, to go on training; not needed to act
-  adapters/<name>/              one folder per adapter, after those of PEFT
-    adapter_config.json         rank, scale, layers, whose it is
+  policy_config.json            team, sharing method, network, phase, origin
+  backbone.safetensors          all actor weights except adapters, and statistics: mlp.0.weight [G, out, in] ...
+  critic.safetensors            critic and value normaliser, to resume training; optional, not needed for acting
+  adapters/<name>/              one folder per adapter, laid out like PEFT's
+    adapter_config.json         rank, scale, layers, name
     adapter_model.safetensors   mlp.0.lora_A [r, in], mlp.0.lora_B [out, r] ...
 """
 
@@ -40,15 +40,15 @@ from lorasa_rllib.policies.saved import Origin, SavedPolicy, expected_shapes, is
 CONFIG, BACKBONE, CRITIC = "policy_config.json", "backbone.safetensors", "critic.safetensors"
 ADAPTERS, ADAPTER_CONFIG, ADAPTER = "adapters", "adapter_config.json", "adapter_model.safetensors"
 LONGEST = 255
-"""Characters that file systems allow in a name."""
+"""Longest file name in characters."""
 
 INSIDE = "policy"
-"""The folder of these files in a checkpoint of an algorithm."""
+"""The folder of these files within an algorithm checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PolicyDocument:
-    """policy_config.json."""
+    """Contents of policy_config.json."""
 
     policy: PolicyConfig
     phase: Phase
@@ -59,7 +59,7 @@ class PolicyDocument:
 
 @dataclasses.dataclass(frozen=True)
 class AdapterDocument(LoRAConfig):
-    """adapter_config.json, flat as PEFT's. adapter: what it is called in its policy."""
+    """Contents of adapter_config.json, flat like PEFT's. adapter: its name in the policy."""
 
     adapter: str = ""
     peft_type: Literal["LORA"] = "LORA"
@@ -71,7 +71,7 @@ class AdapterDocument(LoRAConfig):
 
 
 def policy_files(path: str | Path) -> Path | None:
-    """The folder of a policy's files, whole or not, that a path means: itself, or the one in a checkpoint."""
+    """The folder of policy files at a path or in a checkpoint there; None if there is none. Does not check the files."""
     path = Path(path).expanduser()
     if os.path.lexists(path / CONFIG):
         return path
@@ -79,7 +79,7 @@ def policy_files(path: str | Path) -> Path | None:
 
 
 def save_policy(saved: SavedPolicy, folder: str | Path) -> Path:
-    """Writes a policy as a new folder. Returns its path. Raises ValueError if it exists."""
+    """Writes a policy to a folder. Returns its path. Raises ValueError unless it is new or empty."""
     folder = Path(folder).expanduser()
     with new_folder(folder) as part:
         (part / CONFIG).write_bytes(
@@ -95,7 +95,7 @@ def save_policy(saved: SavedPolicy, folder: str | Path) -> Path:
 
 
 def save_adapter(saved: SavedPolicy, name: str, folder: str | Path) -> Path:
-    """Writes one adapter as a new folder, to hand on or to load into another policy. Returns its path."""
+    """Writes one adapter to a new folder, for `transplant` into other policies. Returns its path."""
     k, folder = index_of_adapter(saved.config, name), Path(folder).expanduser()
     with new_folder(folder) as part:
         _write_adapter(part, name, saved.config.lora, saved.adapters(), k)
@@ -103,8 +103,10 @@ def save_adapter(saved: SavedPolicy, name: str, folder: str | Path) -> Path:
 
 
 def read_policy(folder: str | Path) -> SavedPolicy:
-    """Reads the folder of a policy, or that in a checkpoint. Raises PolicyFileError if anything is missing, damaged or
-    does not fit."""
+    """Reads a policy from its folder or from a checkpoint that contains one.
+
+    Raises PolicyFileError if files are missing, damaged or inconsistent.
+    """
     found = policy_files(folder)
     if found is None:
         what = "a checkpoint without policy files: lorasa adapters export CHECKPOINT -o FOLDER --trust  makes them"
@@ -133,13 +135,13 @@ def read_policy(folder: str | Path) -> SavedPolicy:
 
 
 def read_document(folder: Path) -> PolicyDocument:
-    """What the files of a policy say about it, without its weights."""
+    """The description of a saved policy, without its weights."""
     document: PolicyDocument = _document(folder / CONFIG, PolicyDocument, _of_this_version)
     return document
 
 
 def read_adapter(folder: str | Path, config: PolicyConfig) -> tuple[LoRAConfig, dict[str, Tensor]]:
-    """One adapter, for a policy with this network: its settings, and weights without the axis of adapters."""
+    """Reads one adapter for a policy with this network: its settings, and its weights without the adapter axis."""
     folder = Path(folder).expanduser()
     about: AdapterDocument = _document(folder / ADAPTER_CONFIG, AdapterDocument)
     try:
@@ -152,7 +154,7 @@ def read_adapter(folder: str | Path, config: PolicyConfig) -> tuple[LoRAConfig, 
 
 
 def index_of_adapter(config: PolicyConfig, name: str) -> int:
-    """The place of an adapter in the bank. Raises ValueError that lists the names there are."""
+    """The index of an adapter in the bank. Raises ValueError that lists the known names."""
     names = names_of_adapters(config)
     if name not in names:
         there = f"it has {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}" if names else "it has none"
@@ -161,7 +163,7 @@ def index_of_adapter(config: PolicyConfig, name: str) -> int:
 
 
 def in_folders(name: str) -> str:
-    """The name of an adapter's folder: never a path, whatever agents are called."""
+    """The folder name of an adapter: a single path component for any agent name."""
     safe = quote(name, safe="").replace(".", "%2E") if name.startswith(".") or not name else quote(name, safe="")
     safe = safe or "%00"
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:32]
@@ -175,7 +177,7 @@ def _write_adapter(folder: Path, name: str, lora: LoRAConfig, adapters: Mapping[
 
 
 def _of_this_version(data: Any) -> Any:
-    """policy_config.json as this version writes it. Leaves what is damaged to the checks that follow."""
+    """Upgrades policy_config.json of older versions. Damaged data passes through to the checks that follow."""
     policy = data.get("policy") if isinstance(data, dict) else None
     if not isinstance(policy, dict):
         return data
@@ -187,7 +189,7 @@ def _of_this_version(data: Any) -> Any:
 
 
 def _document(path: Path, kind: type, upgrade: Callable[[Any], Any] = lambda data: data) -> Any:
-    """A JSON file as a dataclass: every field there, of its type, and no other. upgrade: reads older versions."""
+    """A JSON file as a dataclass, with exactly its fields and types. upgrade: converts data of older versions."""
     data = read_json(path)
     try:
         data = upgrade(data)
@@ -204,7 +206,7 @@ def _document(path: Path, kind: type, upgrade: Callable[[Any], Any] = lambda dat
 
 
 def _check_sizes(config: PolicyConfig, folder: Path) -> None:
-    """Refuses descriptions of what the files are too small to hold, before anything is made of them."""
+    """Rejects descriptions of networks too large for the files, before anything is allocated."""
     spec = config.spec
     try:
         held = (folder / BACKBONE).stat().st_size // 4

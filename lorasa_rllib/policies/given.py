@@ -1,4 +1,4 @@
-"""What callers hand to a policy, in the language of the agents' spaces, as rows and masks of the team."""
+"""Converts observations and masks from callers, given in the agents' spaces, to rows and masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lorasa_rllib.spec import TeamSpec
 
 
 def row_of(spec: TeamSpec, agent: int, observation: Any) -> np.ndarray:
-    """float32 [obs_size of the agent]: an observation as the environment gives it, or already flattened.
+    """One observation, as the environment returns it or already flattened, as float32 [obs_sizes[agent]].
 
     Raises ValueError with the agent's name for anything else.
     """
@@ -37,7 +37,7 @@ def row_of(spec: TeamSpec, agent: int, observation: Any) -> np.ndarray:
 
 
 def rows_of(spec: TeamSpec, agent: int, observations: Any) -> np.ndarray:
-    """float32 [..., obs_size of the agent]: one observation, or many that are flattened or numbers of one shape."""
+    """One observation, or many (flattened, or arrays of a Box), as float32 [..., obs_sizes[agent]]."""
     name, size = spec.agents[agent], spec.obs_sizes[agent]
     sees = spec.views[agent].sees if spec.views else None
     if sees is None:
@@ -55,10 +55,10 @@ def rows_of(spec: TeamSpec, agent: int, observations: Any) -> np.ndarray:
 
 
 def mask_of(spec: TeamSpec, agent: int, observation: Any, mask: Any) -> np.ndarray | None:
-    """bool [..., choices of the agent]: `mask`, or else that in its observation; None if it is missing.
+    """bool [..., choices of the agent]: `mask`, or else the one in the observation; None if missing or not needed.
 
-    Where other agents' observations hold masks, an agent without one has all its choices. Raises ValueError for a mask
-    of another shape, or of other numbers than 0 and 1.
+    If other agents' observations contain masks and this agent's do not, all its choices are available. Raises
+    ValueError for a wrong shape or entries other than 0 and 1.
     """
     view = spec.views[agent] if spec.views else None
     if mask is None and view is not None and view.masked:
@@ -84,7 +84,7 @@ def _numbers(name: str, observations: Any) -> np.ndarray:
 
 
 def _flattened(observations: Any, size: int) -> bool:
-    """Whether these are rows of floating numbers rather than something of another space."""
+    """Whether these are flattened observations: floating-point rows of this size."""
     if not isinstance(observations, np.ndarray | Tensor) or tuple(observations.shape[-1:]) != (size,):
         return False
     return observations.is_floating_point() if isinstance(observations, Tensor) else observations.dtype.kind == "f"

@@ -1,4 +1,4 @@
-"""Spaces inside a network: what flattens an agent's observations, and what makes its actions of a head's output."""
+"""Spaces as network modules: flattening an agent's observations, and turning the head's output into its actions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lorasa_rllib.spec import TeamSpec
 
 
 class Flatten(nn.Module):
-    """One agent's observations, a tensor for each part of its space, as rows float32 [B, size].
+    """Flattens one agent's observations, one tensor per part of its space, to rows float32 [B, size].
 
-    names:  of the parts: "obs", or "obs.<key>" in a Dict and "obs.<place>" in a Tuple, nested as often as they are.
-    Parts have their space's shape, [B, *shape], and its type.
+    names:  of the parts: "obs", or "obs.<key>" in a Dict and "obs.<index>" in a Tuple, nested like the space.
+    Parts have their space's shape, [B, *shape], and type.
     """
 
     def __init__(self, space: Space, size: int):
@@ -22,7 +22,7 @@ class Flatten(nn.Module):
         found = leaves("obs", space)
         self.names = [name for name, _ in found]
         self.parts = nn.ModuleList(_Part(leaf) for _, leaf in found)
-        self._padding = size - space.size  # of an agent that sees nothing
+        self._padding = size - space.size  # for an empty observation space
 
     def forward(self, obs: Tensor | tuple[Tensor, ...]) -> Tensor:
         given = obs if isinstance(obs, tuple | list) else (obs,)
@@ -31,13 +31,13 @@ class Flatten(nn.Module):
         return nn.functional.pad(row, (0, self._padding)) if self._padding else row
 
     def example(self, rows: int, rng: torch.Generator | None = None) -> Tensor | tuple[Tensor, ...]:
-        """Something that `forward` takes; at random with a generator."""
+        """Example input of `forward`: random with a generator, else zeros."""
         found = tuple(part.example(rows, rng) for part in self.parts)  # type: ignore[operator]
         return found[0] if len(found) == 1 else found
 
 
 class _Part(nn.Module):
-    """Numbers as they are, or whole numbers one-hot."""
+    """Flattens one part of a space: numbers unchanged, Discrete and MultiDiscrete one-hot."""
 
     def __init__(self, space: Space):
         super().__init__()
@@ -74,7 +74,7 @@ class _Part(nn.Module):
 
 
 class Actions(nn.Module):
-    """The likeliest actions from a head's output [B, action_size], in the agent's space."""
+    """The most likely actions in the agent's space, from the head's output, [B, its own action size]."""
 
     def __init__(self, spec: TeamSpec, agent: int, squashed: bool):
         super().__init__()
@@ -116,7 +116,7 @@ class Actions(nn.Module):
 
 
 def leaves(name: str, space: Space) -> list[tuple[str, Space]]:
-    """The parts of a space that are no Dict or Tuple, by their path."""
+    """The parts of a space, down to those that are not a Dict or Tuple, with their paths."""
     if isinstance(space, Dict | Tuple):
         keys = space.keys if isinstance(space, Dict) else range(len(space.spaces))
         parts = [leaves(f"{name}.{key}", part) for key, part in zip(keys, space.spaces, strict=True)]
@@ -125,6 +125,6 @@ def leaves(name: str, space: Space) -> list[tuple[str, Space]]:
 
 
 def _torch_type(dtype: str) -> torch.dtype:
-    """The type of tensors for numbers of a numpy type; what torch hardly computes with is int64."""
+    """The torch dtype for a numpy dtype; unsigned types that torch barely supports become int64."""
     kept = torch.from_numpy(np.zeros(0, dtype)).dtype
     return torch.int64 if kept in (torch.uint16, torch.uint32, torch.uint64) else kept

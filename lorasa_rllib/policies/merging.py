@@ -1,4 +1,4 @@
-"""Merging: adapters and ids folded into dense weights of each agent."""
+"""Merging: folds adapters and ids into dense weights per agent."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lorasa_rllib.spec import Owners
 
 @torch.no_grad()
 def merged(saved: SavedPolicy, roles: Sequence[int] | None = None) -> SavedPolicy:
-    """Dense weights for each agent, adapters and id columns folded in: separate policies that act as this one does.
+    """Separate dense policies per agent that act exactly like this one, with adapters and id columns folded in.
 
-    roles: [N] the role that every agent keeps, where adapters are keyed by role; -1: the plain backbone.
+    roles: [N] fixed role of each agent, needed if adapters are keyed by role; -1: the plain backbone.
     """
     config = saved.config
     spec, actor = config.spec, saved.actor()

@@ -1,4 +1,4 @@
-"""A trained policy as data: what is written to files, edited, and acted with."""
+"""A trained policy as data, for saving, editing and acting."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from lorasa_rllib.nn.value_norm import ValueNorm
 class Origin:
     """Where a policy comes from.
 
-    algorithm: "MAPPO", "A2PO", or None.       environment, env_config: as `.environment()` took them, classes as
-    env_steps: environment steps trained for.  "module:qualname"; None if one has no such name (lambdas, say) or the
-    versions:  of the packages that wrote it.  settings are not plain data.   edits: what was done to it since.
+    algorithm:   "MAPPO", "A2PO", or None.
+    environment, env_config: as given to `.environment()`, classes as "module:qualname". environment is None if it has
+                 no such name (a lambda, say) or the settings are not plain data.
+    env_steps:   environment steps of training.
+    versions:    of the packages that wrote it.
+    edits:       descriptions of later edits, in order.
     """
 
     algorithm: str | None = None
@@ -34,10 +37,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class SavedPolicy:
-    """Weights, and all that says what they mean. Never changed: edits make new ones.
+    """Weights and everything needed to interpret them. Immutable: edits return new policies.
 
-    weights: of the actor, by the names of its state dict, `mlp.0.weight [G, out, in]`, `mlp.0.lora_A [K, r, in]` ...
-    critic:  of critic and value normaliser (`critic.mlp.0.weight`, `value_norm.mean` ...), or None.
+    weights: the actor's, by state dict name: `mlp.0.weight [G, out, in]`, `mlp.0.lora_A [K, r, in]` ...
+    critic:  those of critic and value normaliser (`critic.mlp.0.weight`, `value_norm.mean` ...), or None.
     """
 
     config: PolicyConfig
@@ -52,11 +55,11 @@ class SavedPolicy:
         return self.phase != "backbone"
 
     def backbone(self) -> dict[str, Tensor]:
-        """The actor's weights that are no adapter's."""
+        """The actor's weights other than adapters, including observation statistics."""
         return {name: w for name, w in self.weights.items() if not is_adapters(name)}
 
     def adapters(self) -> dict[str, Tensor]:
-        """The adapters' weights, each with an axis of K adapters first."""
+        """The adapters' weights, each with K adapters as its first axis."""
         return {name: w for name, w in self.weights.items() if is_adapters(name)}
 
     def actor(self) -> Actor:
@@ -66,12 +69,12 @@ class SavedPolicy:
         return actor.eval().requires_grad_(False)
 
     def edited(self, what: str, **changes: Any) -> SavedPolicy:
-        """A copy with `changes`, and a line in its history that says what was done."""
+        """A copy with `changes`; `what` is appended to `origin.edits`."""
         return replace(self, **changes, origin=replace(self.origin, edits=(*self.origin.edits, what)))
 
 
 def saved(policy: TeamPolicy, origin: Origin | None = None) -> SavedPolicy:
-    """A snapshot of a policy; its critic comes along where it has one with its normaliser."""
+    """A snapshot of a policy, with its critic if it has both critic and value normaliser."""
     state = {name: tensor.detach().cpu().clone() for name, tensor in policy.state_dict().items()}
     actor = {name.removeprefix("actor."): w for name, w in state.items() if name.startswith("actor.")}
     rest = {name: w for name, w in state.items() if name.startswith(("critic.", "value_norm."))}
@@ -91,17 +94,17 @@ def team_policy(saved: SavedPolicy) -> TeamPolicy:
 
 
 def is_adapters(name: str) -> bool:
-    """Whether a weight of the actor belongs to the adapters."""
+    """Whether the actor's weight of this name belongs to the adapters."""
     return name.rpartition(".")[2] in ADAPTER_PARAMETERS
 
 
 def is_statistics(name: str) -> bool:
-    """Whether a weight of the actor is one of its observation statistics [N, obs_size]."""
+    """Whether the actor's weight of this name is one of its observation statistics [N, obs_size]."""
     return name.startswith("obs_norm.")
 
 
 def expected_shapes(config: PolicyConfig) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
-    """Shapes of the actor's weights, and of critic and normaliser, by name. Allocates nothing."""
+    """Shapes by name of the actor's weights, and of those of critic and value normaliser. Allocates no weights."""
     spec, owners = config.spec, config.owners
     with torch.device("meta"):
         actor = Actor(spec, owners, config.lora, config.network)
@@ -113,7 +116,10 @@ def expected_shapes(config: PolicyConfig) -> tuple[dict[str, tuple[int, ...]], d
 
 
 def names_of_adapters(config: PolicyConfig) -> list[str]:
-    """[K] names: `role_2`; the agent that alone uses an adapter; `adapter_3` if several do, or nobody."""
+    """[K] names: `role_2` if routed by role; the agent's name if only one uses the adapter; otherwise `adapter_3`.
+
+    All are `adapter_k` if an agent's name would clash with one of those.
+    """
     owners, agents = config.owners, config.spec.agents
     if owners.routed_by == "role":
         return [f"role_{k}" for k in range(owners.num_adapters)]

@@ -1,4 +1,4 @@
-"""Teams made of other teams' agents, and banks of roles made of other roles. Functions from saved policies to such."""
+"""Derives new teams from the agents of a saved policy, and new banks of roles from its roles."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lorasa_rllib.policies.saved import SavedPolicy, is_adapters, is_statistics
 
 
 def team_of(saved: SavedPolicy, members: Mapping[str, str]) -> SavedPolicy:
-    """A team whose agents are copies of this one's: to add agents (warm-started), leave some out, or reorder them.
+    """A policy for a team of copies of this one's agents: to add (warm-started), remove or reorder agents.
 
-    members: new name -> agent that it takes everything from (sizes, weights, id column), in the new order.
-    Every new agent acts just as its source did. The critic is left out: the state of another team is another.
+    members: new name -> agent to copy everything from (sizes, weights, id column), in the new order.
+    Every new agent acts exactly like its source. The critic is dropped: another team has a different global state.
     """
     spec, owners = saved.config.spec, saved.config.owners
     if not members:
@@ -22,7 +22,7 @@ def team_of(saved: SavedPolicy, members: Mapping[str, str]) -> SavedPolicy:
     if unknown := sorted(set(members.values()) - set(spec.agents)):
         raise ValueError(f"the policy has no agents {unknown}; it has {list(spec.agents[:20])}.")
     source = [spec.agents.index(agent) for agent in members.values()]
-    alone = owners.adapter_of == tuple(range(spec.num_agents))  # then copies of an agent have copies of its adapter
+    alone = owners.adapter_of == tuple(range(spec.num_agents))  # copies of an agent then get copies of its adapter
     adapters = source if alone else sorted({owners.adapter_of[n] for n in source}) if owners.adapter_of else []
     each = owners.num_backbones == spec.num_agents > 1
     backbones = source if each else sorted({owners.backbone_of[n] for n in source})
@@ -62,7 +62,7 @@ def team_of(saved: SavedPolicy, members: Mapping[str, str]) -> SavedPolicy:
 
 
 def roles_of(saved: SavedPolicy, sources: Sequence[int]) -> SavedPolicy:
-    """A bank of adapters by role made of this one's: role k acts as role `sources[k]` did. To grow or reorder it."""
+    """A policy whose role k acts like role `sources[k]` of this one: to grow or reorder a bank of roles."""
     owners, spec = saved.config.owners, saved.config.spec
     if owners.routed_by != "role":
         raise ValueError("this policy's adapters are not keyed by role: make another team of its agents instead.")

@@ -1,1 +1,1 @@
-"""Sharing methods as owner tables. No Ray."""
+"""Sharing methods as owner tables. Imports no Ray."""

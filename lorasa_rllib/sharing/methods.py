@@ -1,4 +1,4 @@
-"""Sharing methods as data: a method is a function from a team to an owner table."""
+"""Sharing methods as data: a method is a function from a team spec to an owner table."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ AdapterKey = Literal["agent", "role"] | Groups
 
 
 def shared(spec: TeamSpec) -> Owners:
-    """PS: one policy for all agents, told apart by their id features only."""
+    """PS: one policy for all agents, which differ only in their id features."""
     return Owners("ps", (0,) * spec.num_agents)
 
 
 def independent(spec: TeamSpec) -> Owners:
-    """NPS: every agent has an actor and a critic of its own."""
+    """NPS: every agent has its own actor and critic."""
     each = tuple(range(spec.num_agents))
     return Owners("nps", each, critic_of=each)
 
 
 def multi_task(spec: TeamSpec) -> Owners:
-    """MTL: one trunk, and an action head (with its log-std) for every agent."""
+    """MTL: one shared trunk, and one action head (with its log-std) per agent."""
     return Owners("mtl", tuple(range(spec.num_agents)), banked=("head", "log_std"))
 
 
 def grouped(spec: TeamSpec, groups: Groups | None = None) -> Owners:
-    """SePS (Christianos et al. 2021, arXiv 2102.07475): every group of agents shares an actor, all share the critic."""
+    """SePS (Christianos et al. 2021, arXiv 2102.07475): one actor per group of agents, and one shared critic."""
     return Owners("seps", _groups(spec, groups))
 
 
 def adapted(spec: TeamSpec, adapter_key: AdapterKey = "agent", num_adapters: int | None = None) -> Owners:
-    """LoRASA: one shared backbone, and low-rank adapters.
+    """LoRASA: one shared backbone with low-rank adapters.
 
-    adapter_key: "agent": each agent its own. "role": that of the role which a row of data names. A table: one adapter
-        (from 0) for every agent, as a sequence in the team's order or by name.
-    num_adapters: size of the bank; None: as many as are in use.
+    adapter_key: "agent": one adapter per agent. "role": one per role; the role column of the data selects it. A table:
+        each agent's adapter (from 0), as a sequence in team order or a mapping by name.
+    num_adapters: size of the bank; None: as many as are in use, and by role always at least one per role.
     """
     one, adapters = (0,) * spec.num_agents, num_adapters or 0
     if adapter_key == "role":
@@ -57,7 +57,7 @@ def grouped_and_adapted(
     adapter_key: AdapterKey = "agent",
     num_adapters: int | None = None,
 ) -> Owners:
-    """SePS+LoRA: a backbone for every group of agents, and low-rank adapters on top."""
+    """SePS+LoRA: one backbone per group of agents, with low-rank adapters as in `adapted` (not by role)."""
     if adapter_key == "role":
         raise ValueError(
             "sharing method 'seps_lora' has a backbone for every group of agents; adapters by role need one for all. "
@@ -86,7 +86,7 @@ def _groups(spec: TeamSpec, groups: Any) -> tuple[int, ...]:
 
 
 def _table(spec: TeamSpec, given: Any, wrong: str) -> tuple[int, ...]:
-    """[N] numbers from 0, given as a sequence or by agent's name. wrong: how the error begins."""
+    """[N] indices from 0, from a sequence or a mapping by agent name. wrong: beginning of the error message."""
     if isinstance(given, str) or not isinstance(given, Sequence | Mapping):
         raise ValueError(f"{wrong}each agent.")
     if isinstance(given, Mapping):
@@ -107,13 +107,13 @@ METHODS: dict[str, Callable[..., Owners]] = {
     "lora": adapted,
     "seps_lora": grouped_and_adapted,
 }
-"""Names of sharing methods, as `.sharing(method)` takes them."""
+"""Sharing methods by the name that `.sharing(method)` takes."""
 
 
 def owners_of(method: str, spec: TeamSpec, **settings: Any) -> Owners:
     """The owner table of a sharing method.
 
-    settings: of this method, or None for those of others. Raises ValueError for unknown methods and settings.
+    settings: of this method; those of other methods must be None. Raises ValueError for unknown methods and settings.
     """
     taken = takes(method)
     given = {name: value for name, value in settings.items() if value is not None}
@@ -125,7 +125,7 @@ def owners_of(method: str, spec: TeamSpec, **settings: Any) -> Owners:
 
 
 def takes(method: str) -> set[str]:
-    """Settings of a sharing method: "adapter_key", "num_adapters", "groups". Raises ValueError for unknown methods."""
+    """Names of a method's settings among "adapter_key", "num_adapters", "groups". Raises ValueError if unknown."""
     if method not in METHODS:
         raise ValueError(f"sharing method {method!r} is unknown; choose one of {sorted(METHODS)}.")
     return set(signature(METHODS[method]).parameters) - {"spec"}

@@ -1,12 +1,12 @@
-"""SePS: which agents should share an actor, found from a short random rollout (Christianos et al. 2021, 2102.07475).
+"""SePS: groups of agents that share an actor, from a short random rollout (Christianos et al. 2021, arXiv 2102.07475).
 
-An encoder gives every agent an embedding from which a decoder, with observation and action, foretells the next
-observation. Agents whose observations follow alike get alike embeddings; k-means makes groups of these.
+An encoder maps each agent to an embedding, from which a decoder, given observation and action, predicts the next
+observation. Agents with similar dynamics get similar embeddings, which k-means clusters into groups.
 
-Ours, where the published code differs: features are standardised one by one (there by one smallest and largest value
-of all), next observations at the end of an episode are left out (there those of the next episode), actions of the
-rollout are uniform (there those of untrained actors), and agents that cannot be told apart form one group, which also
-answers for teams of two, where no silhouette exists.
+Differences from the published code: each feature is standardised on its own (there all are scaled by one minimum and
+maximum); transitions across the end of an episode are excluded (there the next observation is that of the next
+episode); the rollout has uniform actions (there those of untrained actors); and agents with indistinguishable
+embeddings form one group, which also covers teams of two, for which no silhouette score exists.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from torch import Tensor, nn
 
 EMBEDDING, HIDDEN = 10, 64
 KL_WEIGHT, LEARNING_RATE, BATCH, EPOCHS = 1e-4, 3e-4, 128, 10
-"""As published."""
+"""Published values."""
 
 TOLD_APART = 2.0
-"""Agents differ if the means of their embeddings lie more than this many standard deviations apart (ours)."""
+"""Agents are distinct if mean embeddings differ by at least this many standard deviations in a dimension (ours)."""
 
 MOST_GROUPS = 20
-"""Of large teams: every number of groups costs a search of its own."""
+"""Largest number of groups tried; every number costs one run of k-means."""
 
 SEED = 42
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """What agents met: agent int64 [R], obs [R, o], actions [R, a] (choices one-hot), next_obs [R, o]."""
+    """Transitions of single agents: agent int64 [R], obs [R, o], actions [R, a] (choices one-hot), next_obs [R, o]."""
 
     agent: Tensor
     obs: Tensor
@@ -44,10 +44,10 @@ class Transitions:
 def transitions(
     obs: np.ndarray, actions: np.ndarray, active: np.ndarray, ended: np.ndarray, choices: int = 0
 ) -> Transitions:
-    """All steps of live agents with the observation that followed.
+    """All transitions of live agents within an episode.
 
-    obs [T, E, N, o], actions [T, E, N, d], active bool [T, E, N], ended bool [T, E]: what follows is another episode's.
-    choices: number of discrete choices (of a component, at most), 0 for continuous actions.
+    obs [T, E, N, o], actions [T, E, N, d], active bool [T, E, N], ended bool [T, E]: the episode ended at this step.
+    choices: largest number of discrete choices of a component; 0 for continuous actions.
     """
     row = active[:-1] & active[1:] & ~ended[:-1, :, None]  # [T - 1, E, N]
     taken = torch.as_tensor(actions[:-1][row])
@@ -61,13 +61,13 @@ def transitions(
 
 
 def find_groups(data: Transitions, num_agents: int, seed: int = SEED) -> tuple[int, ...]:
-    """[N] the group of every agent, numbered from 0 in the order of their first agents."""
+    """[N] group of each agent, numbered from 0 by first occurrence."""
     mean, std = embed(data, num_agents, seed)
     return cluster(mean, std)
 
 
 def embed(data: Transitions, num_agents: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of every agent's embedding, [N, 10] each."""
+    """Mean and standard deviation of each agent's embedding, [N, 10] each. Raises ValueError for agents without data."""
     missing = sorted(set(range(num_agents)) - set(data.agent.tolist()))
     if missing:
         raise ValueError(
@@ -101,9 +101,9 @@ def embed(data: Transitions, num_agents: int, seed: int = SEED) -> tuple[np.ndar
 
 
 def cluster(mean: np.ndarray, std: np.ndarray) -> tuple[int, ...]:
-    """[N] groups from embeddings [N, d]: k-means, k = 2 .. N - 1 (at most `MOST_GROUPS`) with the best silhouette.
+    """[N] groups from embeddings [N, d]: k-means with k = 2 .. N - 1 (at most `MOST_GROUPS`), best silhouette score.
 
-    One group if no two agents can be told apart; otherwise a team of two has two groups.
+    One group if all agents are indistinguishable (see `TOLD_APART`); otherwise a team of two has two groups.
     """
     agents = len(mean)
     gaps = np.abs(mean[:, None] - mean) / np.sqrt((std[:, None] ** 2 + std**2) / 2)  # [N, N, d]
