@@ -1,4 +1,4 @@
-"""The algorithms: RLlib's PPO loop with our sampling, phases, results and restore."""
+"""Base class of the algorithms: RLlib's PPO loop with team sampling, phases, result keys and checkpoints."""
 
 from __future__ import annotations
 
@@ -74,19 +74,19 @@ logger = logging.getLogger(__name__)
 
 
 class TeamAlgorithm(EvaluatingPPO):
-    """Synchronous on-policy training of a team: sample, update, hand the weights back."""
+    """Synchronous on-policy training of a team: sample, update, broadcast weights."""
 
     def __init__(self, config: Any = None, env: Any = None, **kwargs: Any):
         config = _as_config(config, self.get_default_config())
         if env is not None:
             config.environment(env)
         if config.env is None:
-            super().__init__(config, **kwargs)  # which says so
+            super().__init__(config, **kwargs)  # raises the error
             return
         known = config.learn_team(keep=not config.num_env_runners)
         try:
             if config.num_env_runners:
-                known.check()  # here, where errors are easier to find than in processes of env runners
+                known.check()  # fail here, where errors are easier to find than in env runner processes
             super().__init__(config, **kwargs)
         except BaseException:
             known.seen.close()
@@ -100,7 +100,7 @@ class TeamAlgorithm(EvaluatingPPO):
         self._schedule = self.config.phase_schedule()
         self._watcher = self._schedule.watcher()
         self._phase: Phase = self._schedule.phase_at(0, watcher=self._watcher)
-        # All that callbacks of on_algorithm_init need, which may restore a checkpoint, is there before they are called.
+        # Set before `_build_all` calls the on_algorithm_init callbacks, which may restore a checkpoint.
         self.__dict__.pop("_sampling", None)
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
         self._agents = self.config.team_spec().agents
@@ -119,10 +119,10 @@ class TeamAlgorithm(EvaluatingPPO):
         return Sampling(group, self.config, self._faults, lambda: self.restore_env_runners(group))
 
     def _build_all(self, config: TeamConfig) -> None:
-        """RLlib's setup. Raises what an env runner raised while it was built."""
+        """Runs RLlib's setup. Raises the error of any env runner that could not be built."""
         try:
             super().setup(config)
-        except IndexError as error:  # what RLlib makes of env runners without an answer
+        except IndexError as error:  # RLlib's error if no env runner answers
             if self.env_runner_group is not None and self.env_runner_group.num_healthy_env_runners():
                 raise
             raise RuntimeError(
@@ -137,7 +137,7 @@ class TeamAlgorithm(EvaluatingPPO):
                     raise fault.exception(name_of(runner, evaluates))
 
     def _start_from(self, weights: dict[str, Any]) -> None:
-        phase = self._phase  # from the first round on, also for those who sample it
+        phase = self._phase  # set now, so that env runners have it from the first round
 
         def load(learner: Any) -> None:
             learner.load_weights(weights)
@@ -162,7 +162,7 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @contextmanager
     def _timed(self, part: str, timer: str) -> Iterator[None]:
-        """Logs seconds under RLlib's timer (smoothed over iterations) and in the split of this iteration."""
+        """Logs the seconds of the context under RLlib's timer (smoothed) and in this iteration's `SPLIT`."""
         started = time.perf_counter()
         with self.metrics.log_time((TIMERS, timer)):
             yield
@@ -187,7 +187,7 @@ class TeamAlgorithm(EvaluatingPPO):
         return sampled
 
     def _warn_beyond_budget(self) -> None:
-        """Once, where learning rates have decayed to 0: RLlib's loops do not stop at `total_env_steps`."""
+        """Warns once if the learning rate has decayed to 0: RLlib does not stop at `total_env_steps` by itself."""
         steps, budget = self._env_steps(), self.config.total_env_steps
         if budget is not None and steps >= budget and self.config.decays() and not self._beyond_budget:
             self._beyond_budget = True
@@ -198,7 +198,7 @@ class TeamAlgorithm(EvaluatingPPO):
             )
 
     def _update(self, sampled: list[Any]) -> bool:
-        """One learner update; False if data were lost on the way and all learners skipped it."""
+        """Runs one learner update. Returns False if rollouts were lost and all learners skipped it."""
         with self._timed("learn", LEARNER_UPDATE_TIMER):
             results = self.learner_group.update(
                 training_data=shards_of_learners(sampled),
@@ -215,9 +215,9 @@ class TeamAlgorithm(EvaluatingPPO):
         return not skipped
 
     def _hand_out_weights(self) -> None:
-        """Every env runner acts with the learner's weights when this returns; with `sample_ahead`, in its next round.
+        """Sends the learner's weights to all env runners and waits for them; with `sample_ahead`, does not wait.
 
-        RLlib's own `sync_weights` does not wait, and drops what it is given while an earlier hand-out is on its way.
+        RLlib's own `sync_weights` does not wait, and drops an update while an earlier one is in progress.
         """
         module = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{MODULE_ID}"
         state = self.learner_group.get_state(components=module, inference_only=True)[COMPONENT_LEARNER]
@@ -237,7 +237,7 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @override(PPO)
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """Takes lost env runners in again that answer. RLlib's own waits for those that do not, in every iteration."""
+        """Restores lost env runners that answer again. RLlib's own method waits for the others in every iteration."""
         back = returned(env_runner_group)
         if back:
             self._hand_out_weights()
@@ -273,7 +273,7 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @override(PPO)
     def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Without what this run began with: a checkpoint holds all weights, and those files may be gone."""
+        """Leaves out the files this run started from: a checkpoint holds all weights, and they may no longer exist."""
         config = self.config.copy(copy_frozen=False).sharing(backbone=None, adapters=None, fork_from=None)
         return (config.get_state(),), {}
 
@@ -309,11 +309,11 @@ class TeamAlgorithm(EvaluatingPPO):
     def restore_from_path(
         self, path: str | Path, *, component: str | None = None, filesystem: Any = None, **kwargs: Any
     ) -> None:
-        """Restores a checkpoint; every env runner acts with it from the next `sample()` or `evaluate()` on.
+        """Restores a checkpoint; all env runners use it from the next `sample()` or `evaluate()`.
 
-        path: of this machine, or a URI. component: path is the part of a checkpoint with this name, restored alone.
-        Agents are matched by name: if they have another order here, env runners and learners are built anew in that of
-        the checkpoint. Raises ValueError for a checkpoint of another team, sharing method or schedule.
+        path: a local path or a URI. component: name of the part of a checkpoint that `path` is; restores only that.
+        Agents are matched by name: if their order differs, env runners and learners are rebuilt in the checkpoint's.
+        Raises ValueError for a checkpoint of another team, sharing method or schedule.
         """
         with on_this_machine(path, filesystem) as here:
             if component is None:
@@ -326,7 +326,7 @@ class TeamAlgorithm(EvaluatingPPO):
         self._act_with_what_was_restored()
 
     def _prepare_for(self, path: str | Path, policy: Path) -> None:
-        """Makes sure that weights go to the agents that learnt them. policy: the folder of one, from `path`."""
+        """Ensures that weights go to the agents that trained them. policy: folder of the policy in `path`."""
         theirs = policy_config_of(policy)
         config = self.config.copy(copy_frozen=False).sharing(backbone=None, adapters=None, fork_from=None)
         try:
@@ -348,18 +348,18 @@ class TeamAlgorithm(EvaluatingPPO):
         self._hand_out_weights()
 
     def print_trainable_parameters(self) -> None:
-        """Prints how many numbers the present phase trains, of how many, as PEFT does."""
+        """Prints trainable and total parameter counts of the current phase, like PEFT."""
         print(trainable_parameters(self.config.policy_config(), self._phase))
 
     def save_policy(self, folder: str | Path) -> Path:
-        """Writes the policy as files that anyone may open (safetensors, JSON), for `lorasa_rllib.load_policy`.
+        """Writes the policy as safetensors and JSON files, which are safe to share, for `lorasa_rllib.load_policy`.
 
         Returns the new folder. Raises ValueError if it exists.
         """
         return save_policy(self._saved(), folder)
 
     def _saved(self) -> SavedPolicy:
-        """The policy as it is now."""
+        """The current policy."""
         module = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{MODULE_ID}"
         state = self.learner_group.get_state(components=module)[COMPONENT_LEARNER][COMPONENT_RL_MODULE][MODULE_ID]
         policy = TeamPolicy(self.config.policy_config())
@@ -368,9 +368,9 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @override(PPO)
     def save_to_path(self, path: str | Path | None = None, *, filesystem: Any = None, **kwargs: Any) -> str:
-        """Writes a checkpoint, with the policy's files in it, and returns its place.
+        """Writes a checkpoint, including the policy files, and returns its path.
 
-        path: relative or absolute, or a URI; None: a temporary folder.
+        path: a relative or absolute path, or a URI; None: a temporary folder.
         """
         if filesystem is None and "://" not in str(path):
             path = Path(tempfile.mkdtemp(prefix="checkpoint_") if path is None else path).expanduser().absolute()
@@ -387,18 +387,18 @@ class TeamAlgorithm(EvaluatingPPO):
     @classmethod
     @override(PPO)
     def from_checkpoint(cls, path: str | Path, filesystem: Any = None, **kwargs: Any) -> Any:
-        """A new algorithm as it was saved. path: of this machine, or a URI; of a trial, its last checkpoint.
+        """Builds the saved algorithm. path: a local path or URI of a checkpoint, or of a trial (its last checkpoint).
 
-        config: settings to build it with instead of those it was saved with, for example with fewer env runners.
-        Raises MissingCode if those need a class or module that is gone.
+        config: replaces the saved settings, for example to use fewer env runners. Raises MissingCode if the saved ones
+        need a class or module that cannot be imported.
         """
         with on_this_machine(path, filesystem) as here:
             here = checkpoint_at(here)
             if "config" not in kwargs:
-                config_of_checkpoint(here)  # RLlib would build one of default settings if that fails
+                config_of_checkpoint(here)  # if this fails, RLlib would silently build the default config
             return super().from_checkpoint(str(here.absolute()), **kwargs)
 
-    # Of RLlib's older interface
+    # RLlib's old API
 
     @override(PPO)
     def compute_single_action(self, *args: Any, **kwargs: Any) -> Any:
@@ -418,7 +418,7 @@ def _fault_of(runner: Any) -> tuple[int, Fault | None]:
 
 
 def _as_config(given: Any, default: TeamConfig) -> TeamConfig:
-    """An algorithm's config as RLlib lets one give it: an object, its state, or a dictionary of settings."""
+    """The config given in any form RLlib allows: None, an object, its state, or a dictionary of settings."""
     if given is None or isinstance(given, TeamConfig):
         return default if given is None else given
     settings = given if isinstance(given, dict) else given.to_dict()
@@ -426,14 +426,14 @@ def _as_config(given: Any, default: TeamConfig) -> TeamConfig:
 
 
 def _in_order_of_source(config: TeamConfig) -> TeamConfig:
-    """The config with its agents in the order of the policy that it begins with, the others after them; else itself."""
+    """A copy with agents ordered as in the policy it starts from (others last); the config itself if there is none."""
     source = config.fork_checkpoint or config.backbone_checkpoint
     if source is None:
         return config
     try:
         theirs = read_trained(source).config.spec.agents
     except ValueError:
-        return config  # whoever reads the weights says so
+        return config  # reading the weights later raises this error
     own = config.team_spec().agents
     ordered = config.copy(copy_frozen=False)
     ordered.order_agents([a for a in theirs if a in own] + [a for a in own if a not in theirs])

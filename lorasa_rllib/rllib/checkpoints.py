@@ -1,7 +1,7 @@
-"""Reading what runs leave behind: checkpoints of algorithms, and policies as files.
+"""Reads checkpoints of algorithms, and policies as files.
 
-Checkpoints are pickles, which run code when they are read: that is for going on with one's own runs. Everything else
-reads the policy files that every checkpoint carries.
+Checkpoints are pickles, which run code when they are read; they are only for continuing one's own runs. Everything else
+reads the policy files that every checkpoint contains.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from lorasa_rllib.spec import Owners
 MODULE = Path("learner_group/learner/rl_module") / MODULE_ID
 STATE, BUILT_FROM, ALGORITHM = "module_state.pkl", "class_and_ctor_args.pkl", "algorithm_state.pkl"
 FILES = "files.json"
-"""Sizes and checksums of all other files of a checkpoint; written last."""
+"""Lists sizes and checksums of all other files of a checkpoint; written last."""
 
 ALL = (
     BUILT_FROM, ALGORITHM, "rllib_checkpoint.json", f"learner_group/{BUILT_FROM}", "learner_group/state.pkl",
     f"learner_group/learner/{BUILT_FROM}", "learner_group/learner/state.pkl", MODULE / BUILT_FROM, MODULE / STATE,
 )  # fmt: skip
-"""Files without which a checkpoint is not whole."""
+"""Files that every complete checkpoint contains."""
 
 ENV_STEPS = "env_runners--num_env_steps_sampled_lifetime"
 
 
 class MissingCode(ValueError):
-    """A checkpoint names a class or module of the user's that cannot be imported."""
+    """A checkpoint refers to user code that cannot be imported."""
 
 
 @contextmanager
 def readable(path: Any) -> Iterator[None]:
-    """Turns what goes wrong while reading a damaged or foreign checkpoint into one ValueError that names it."""
+    """Converts errors from reading a damaged or foreign checkpoint into a ValueError that names it."""
     try:
         yield
     except (ImportError, AttributeError) as error:
@@ -69,12 +69,12 @@ def readable(path: Any) -> Iterator[None]:
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether a folder is a checkpoint of an algorithm of this package."""
+    """Whether a folder is an algorithm checkpoint of this package."""
     return (Path(path) / MODULE / STATE).is_file()
 
 
 def seal(folder: Path, policy: SavedPolicy) -> None:
-    """Completes a checkpoint in a folder of this machine: with the policy's files, and a list that shows damage."""
+    """Completes a checkpoint in a local folder: adds the policy files, and checksums that reveal damage."""
     (folder / FILES).unlink(missing_ok=True)
     shutil.rmtree(folder / INSIDE, ignore_errors=True)
     save_policy(policy, folder / INSIDE)
@@ -82,7 +82,7 @@ def seal(folder: Path, policy: SavedPolicy) -> None:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint is complete and undamaged, as far as can be told without reading pickles."""
+    """Whether a checkpoint is complete and undamaged, as far as can be checked without unpickling."""
     if not all((path / name).is_file() for name in ALL):
         return False
     if (path / FILES).exists() or (path / INSIDE).exists():
@@ -90,11 +90,11 @@ def is_whole(path: Path) -> bool:
             return bool(read_json(path / FILES)["files"] == _contents_of(path))
         except (PolicyFileError, OSError, LookupError, TypeError):
             return False
-    return all(_ends(file) for file in path.rglob("*.pkl"))  # of an older version
+    return all(_ends(file) for file in path.rglob("*.pkl"))  # written by an older version
 
 
 def _contents_of(folder: Path) -> dict[str, list[Any]]:
-    """Size and checksum of every file of a checkpoint but `FILES`, and but hidden ones, which others may add."""
+    """Size and checksum of every file of a checkpoint except `FILES` and hidden ones, which other tools may add."""
     found = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
@@ -105,21 +105,21 @@ def _contents_of(folder: Path) -> dict[str, list[Any]]:
 
 
 def _ends(file: Path) -> bool:
-    """Whether a pickle has its last byte."""
+    """Whether a pickle ends with its stop opcode, so is not truncated."""
     with file.open("rb") as opened:
         opened.seek(-1, os.SEEK_END) if file.stat().st_size else None
         return opened.read(1) == pickle.STOP
 
 
 def last_checkpoint(trial: Path) -> Path | None:
-    """The last checkpoint in the folder of a trial, None if there is none."""
+    """The last checkpoint in the folder of a trial; None if there is none."""
     return max((p for p in trial.glob("checkpoint_*") if policy_files(p) or is_checkpoint(p)), default=None)
 
 
 def checkpoint_at(path: Path) -> Path:
-    """The checkpoint of an algorithm that a path means: itself, or the last one of a trial.
+    """The algorithm checkpoint at a path: the path itself, or the last checkpoint of a trial.
 
-    Raises ValueError that says what is there instead.
+    Raises ValueError, saying what is there instead, if there is none.
     """
     found = path if (path / BUILT_FROM).is_file() else last_checkpoint(path)
     if found is None:
@@ -138,7 +138,7 @@ def _what_is_there(path: Path) -> str:
 
 
 def policy_inside(path: Path, component: str | None) -> Path | None:
-    """The folder of the policy in a checkpoint, or in the part of one called `component`; None if it has none."""
+    """The policy's folder in a checkpoint, or in the part of one named `component`; None if there is none."""
     folder = path / (MODULE.relative_to(component) if component and MODULE.is_relative_to(component) else MODULE)
     return folder if (folder / STATE).is_file() else None
 
@@ -150,14 +150,14 @@ def phase_of(path: str | Path) -> Phase:
 
 
 def policy_config_of(path: str | Path) -> PolicyConfig:
-    """What the policy of a checkpoint was built from. Raises ValueError if it is none of this package."""
+    """The config of a checkpoint's policy. Raises ValueError if the checkpoint is not from this package."""
     with readable(path):
         _, settings = _unpickled(_module_of(path) / BUILT_FROM)["ctor_args_and_kwargs"]
         return PolicyConfig.from_dict(settings["model_config"])
 
 
 def config_of_checkpoint(path: str | Path) -> Any:
-    """The algorithm's config that a checkpoint was trained with."""
+    """The algorithm config that a checkpoint was trained with."""
     with readable(path):
         built = _unpickled(Path(path) / BUILT_FROM)
         (state,), _ = built["ctor_args_and_kwargs"]
@@ -165,7 +165,10 @@ def config_of_checkpoint(path: str | Path) -> Any:
 
 
 def env_steps_of(path: str | Path, trust: bool = False) -> int:
-    """Environment steps that the run of a checkpoint had sampled. Raises ValueError if only a pickle says so."""
+    """Environment steps sampled before a checkpoint was saved.
+
+    trust: whether to unpickle them. False: reads the policy files, and raises ValueError if there are none.
+    """
     if not trust:
         files = policy_files(path)
         if files is None:
@@ -173,13 +176,13 @@ def env_steps_of(path: str | Path, trust: bool = False) -> int:
         return read_document(files).origin.env_steps
     with readable(path):
         counted = _unpickled(Path(path) / ALGORITHM)["metrics_logger"]["stats"]
-        return int(counted[ENV_STEPS]["lifetime_sum"]) if ENV_STEPS in counted else 0  # nothing was sampled yet
+        return int(counted[ENV_STEPS]["lifetime_sum"]) if ENV_STEPS in counted else 0  # saved before any sampling
 
 
 def read_checkpoint(path: str | Path) -> SavedPolicy:
-    """The policy of an algorithm's checkpoint, or of the folder of its module. Unpickles: only read your own.
+    """The policy in an algorithm checkpoint, or in the folder of its module. Unpickles: use it only on your own files.
 
-    Raises ValueError if it is none of this package, or damaged.
+    Raises ValueError if the checkpoint is not from this package, or damaged.
     """
     path = Path(path).expanduser()
     module = _module_of(path)
@@ -195,7 +198,7 @@ def read_checkpoint(path: str | Path) -> SavedPolicy:
 
 
 def _origin(path: Path) -> Origin:
-    """Of a whole checkpoint. Only the number of steps if its config needs code that is gone: the policy does not."""
+    """Origin of a complete checkpoint; only the step count if its config needs code that cannot be imported."""
     steps = env_steps_of(path, trust=True)
     try:
         return origin_of(config_of_checkpoint(path), steps)
@@ -204,7 +207,7 @@ def _origin(path: Path) -> Origin:
 
 
 def origin_of(config: Any, env_steps: int) -> Origin:
-    """Where a policy trained with `config` comes from."""
+    """Origin of a policy trained with `config`: algorithm, environment (if plain data), steps and versions."""
     name, env_config = config.env if isinstance(config.env, str) else name_of(config.env), dict(config.env_config)
     if callable(env_config.get("env")):
         env_config["env"] = name_of(env_config["env"])
@@ -229,10 +232,10 @@ OLD = (
 
 
 def read_trained(path: str | Path, trust: bool = False) -> SavedPolicy:
-    """The policy behind a path or URI: files of a policy, a checkpoint, or a trial (its last checkpoint).
+    """Reads the policy at a path or URI: policy files, a checkpoint, or a trial (its last checkpoint).
 
-    trust: whether a checkpoint without policy files may be unpickled. Raises ValueError if it would have to be, for
-    damaged files, and for anything else.
+    trust: whether a checkpoint without policy files may be unpickled; otherwise it raises ValueError, as do damaged
+    files and anything else.
     """
     with on_this_machine(path) as here:
         place = here if policy_files(here) else last_checkpoint(here) or here
@@ -246,7 +249,7 @@ def read_trained(path: str | Path, trust: bool = False) -> SavedPolicy:
 
 
 def check_same_owners(path: str | Path, theirs: Owners, own: Owners) -> None:
-    """Raises ValueError if weights of a checkpoint would go to other agents than those that learnt them."""
+    """Raises ValueError if a checkpoint's weights would be assigned to agents that did not train them."""
     check_groups(path, theirs, own)
     if theirs.num_adapters == own.num_adapters and theirs.adapter_of != own.adapter_of:
         raise ValueError(
@@ -257,7 +260,7 @@ def check_same_owners(path: str | Path, theirs: Owners, own: Owners) -> None:
 
 
 def check_phase(path: str | Path, theirs: Phase, schedule: PhaseSchedule) -> None:
-    """Raises ValueError if a run of two phases would go on from weights that were trained jointly, and stay joint."""
+    """Raises ValueError if a two-phase run would continue a jointly trained checkpoint: it would stay joint."""
     if theirs == "joint" and schedule.schedule != "joint":
         raise ValueError(
             f"the checkpoint {path} was trained jointly, but this algorithm has schedule={schedule.schedule!r}. Build "
@@ -267,7 +270,7 @@ def check_phase(path: str | Path, theirs: Phase, schedule: PhaseSchedule) -> Non
 
 
 def check_groups(path: str | Path, theirs: Owners, own: Owners) -> None:
-    """Raises ValueError if a checkpoint's agents are grouped otherwise: its weights would go to other agents."""
+    """Raises ValueError if a checkpoint has other groups, whose weights would be assigned to the wrong agents."""
     if theirs.num_backbones == own.num_backbones > 1 and theirs.backbone_of != own.backbone_of:
         raise ValueError(
             f"the checkpoint {path} has groups={list(theirs.backbone_of)}, this algorithm {list(own.backbone_of)}. "
@@ -276,11 +279,11 @@ def check_groups(path: str | Path, theirs: Owners, own: Owners) -> None:
 
 
 def backbone_weights(path: str | Path, config: PolicyConfig) -> dict[str, Tensor]:
-    """What `backbone=` starts a policy of `config` from: weights of everything but the adapters, by its names.
+    """Initial weights that `backbone=` gives a policy of `config`: everything but the adapters, by parameter name.
 
-    A policy saved without its critic gives the actor alone; ids for fewer agents are filled up with the mean id, and
-    observation statistics with those of all agents together.
-    Raises ValueError if it has another architecture.
+    A policy saved without its critic provides only the actor. If it has fewer agents, missing id columns are set to the
+    mean id, and missing observation statistics to those of all agents pooled. Raises ValueError if the architecture
+    differs.
     """
     try:
         source = read_trained(path)
@@ -308,10 +311,10 @@ def backbone_weights(path: str | Path, config: PolicyConfig) -> dict[str, Tensor
 
 
 def adapter_weights(given: str | Path | Mapping[str, str | Path], config: PolicyConfig) -> dict[str, Tensor]:
-    """What `adapters=` starts a policy of `config` from: the whole bank, by its names.
+    """Initial weights that `adapters=` gives a policy of `config`: the whole bank, by parameter name.
 
-    given: a policy or checkpoint, whose adapters go to those of the same name; or name -> folder of an adapter.
-    Adapters that are not given begin without effect. Raises ValueError if one does not fit, or nothing does.
+    given: a policy or checkpoint, whose adapters are matched by name; or name -> folder of an adapter. Other adapters
+    start with no effect. Raises ValueError if an adapter does not fit, or no name matches.
     """
     target = saved(TeamPolicy(config))
     if not config.owners.num_adapters:
@@ -333,7 +336,7 @@ def adapter_weights(given: str | Path | Mapping[str, str | Path], config: Policy
 
 
 def _check_agents(path: str | Path, source: SavedPolicy, config: PolicyConfig) -> None:
-    """Raises ValueError if agents would begin with what others have learnt: ids, backbones and critics have a place."""
+    """Raises ValueError if ids, backbones or critics, which belong to positions, would go to the wrong agents."""
     theirs, owners = source.config, source.config.owners
     told_apart = theirs.network.uses_ids(owners) or owners.num_backbones > 1
     values = theirs.critic_input == "agent_state" and (owners.num_critics > 1 or not theirs.spec.state_per_agent)
@@ -347,7 +350,7 @@ def _check_agents(path: str | Path, source: SavedPolicy, config: PolicyConfig) -
 
 
 def _with_ids(weight: Tensor, width: int, features: int) -> Tensor:
-    """The first layer's weight [G, out, features + ids] with columns for more ids, the mean of those there are."""
+    """The first layer's weight [G, out, features + ids], padded to `width` with the mean of its id columns."""
     missing = width - weight.shape[-1]
     if missing <= 0 or weight.shape[-1] == features:
         return weight

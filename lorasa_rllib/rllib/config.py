@@ -176,14 +176,14 @@ class TeamConfig(SharingConfig):
             critic_lr: learning rate of the critic, in the forms of `lr`; None: same as `lr`.
             entropy_coeff: weight of the entropy bonus, in the forms of `lr`.
             recompute_advantages: recompute values, returns and advantages with the current critic before every pass
-                but the first (A2PO: before every pass of a unit). Costs a forward pass of the critic over the batch
+                but the first (A2PO: before every pass of an agent). Costs a forward pass of the critic over the batch
                 each time; not available for recurrent critics.
             target_kl: stop passing over the batch once the KL divergence between the rollout's policy and the current
-                one, averaged over a pass, exceeds this (A2PO: ends the passes of that unit; with update_loop="epoch",
-                of all units). 0.01 to 0.05 are usual. None: always `num_epochs` passes.
+                one, averaged over a pass, exceeds this (A2PO: ends the passes of that agent; with
+                update_loop="epoch", of all agents). 0.01 to 0.05 are usual. None: always `num_epochs` passes.
             adam_epsilon: epsilon of all Adam optimisers.
             compile: run optimiser steps as one compiled graph, about four times faster for small minibatches. Only for
-                feed-forward MAPPO on a CPU with a C++ compiler, without adapters by role and reference=True. "auto":
+                feed-forward MAPPO on a CPU with a C++ compiler, without adapters by role or reference=True. "auto":
                 compiles in the background after some seconds of optimiser steps, uses the graph once it is ready, and
                 caches it on disk for other trials and later runs; logs the reason if steps cannot be compiled. True:
                 waits for the graph, and raises if steps cannot be compiled. False: never.
@@ -249,7 +249,7 @@ class TeamConfig(SharingConfig):
         """Restores a config from `get_state`. States of older versions without `linear_decay` have no decay."""
         return super().from_state({"linear_decay": (), **state})
 
-    # What the settings mean
+    # Values derived from the settings
 
     def describe(self) -> str:
         """A readable summary of the settings and what follows from them: team, owners, phases, sizes, steps.

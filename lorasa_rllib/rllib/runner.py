@@ -227,7 +227,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         parts = rollout.split(max(1, self.config.num_learners))
         return [ray.put(part) for part in parts] if self.worker_index else list(parts)
 
-    # RLlib's contract
+    # RLlib's interface
 
     @override(EnvRunner)
     def get_metrics(self) -> Any:

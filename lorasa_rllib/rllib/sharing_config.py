@@ -110,9 +110,9 @@ class SharingConfig(PPOConfig):
                 backbone and an adapter per agent. "seps_lora": a backbone per group and adapters.
             schedule: "two_phase": the backbone trains first, then is frozen while the adapters train. "joint": both
                 train from the start. None: "two_phase" if `total_env_steps` or `phase_switch` is set, else "joint".
-            total_env_steps: budget of the run, summed over environments. Required by "linear" rates and, with two
-                phases, unless `phase_switch` is a number of steps; also makes the default learning rate decay. Does not
-                stop the run (use `stop=` of Tune).
+            total_env_steps: budget of the run, summed over environments. Required by "linear" rates, and by two-phase
+                training unless `phase_switch` is a number of steps; if set, the default learning rate decays over it.
+                Does not stop the run (use `stop=` of Tune).
             phase_switch: environment steps (int) or fraction of the budget (float) after which the adapter phase
                 begins, or "auto": once the return rises at less than half its fastest rate (`learning.auto_switch`).
                 None: after 0.3 of the budget.
@@ -163,7 +163,7 @@ class SharingConfig(PPOConfig):
             fork_checkpoint=fork_from,
         )
 
-    # What the settings mean
+    # Values derived from the settings
 
     def team_spec(self) -> TeamSpec:
         """The team of the configured environment.
