@@ -1,7 +1,7 @@
 """How fast are environments sampled? One env runner, one core.
 
 Compared   ours, LoRASA's adapter phase and plain shared policy | RLlib's stock multi-agent runner |
-           a loop over `gymnasium.make(task)` with precomputed actions (no policy, no agents: the floor)
+           a loop over `gymnasium.make(task)` with precomputed actions (no policy, no agents: the upper bound)
 Method     16 environments, two hidden layers of 64; all alternate in one process; median and range
 Run        python benchmarks/sampling.py [--json FILE]                        about 4 minutes
 Expect     HalfCheetah 6x1: 8 times stock and 45 % of the bare loop; Ant 4x2: 3 times stock and 65 % of it
@@ -28,7 +28,7 @@ TASKS = {("HalfCheetah", "6x1"): "HalfCheetah-v5", ("Ant", "4x2"): "Ant-v5"}
 
 
 def bare_loop(task: str, num_envs: int, steps: int) -> Callable[[], None]:
-    """Steps of `num_envs` Gymnasium environments one after the other, with actions drawn beforehand."""
+    """Steps `num_envs` Gymnasium environments one after another, with precomputed actions."""
     envs = [gymnasium.make(task) for _ in range(num_envs)]
     for e, env in enumerate(envs):
         env.reset(seed=e)

@@ -2,7 +2,7 @@
 
 Compared   ours, LoRASA's adapter phase keyed by agent and by role, feed-forward and recurrent |
            the raw loop: the package's own step under jit and vmap, with available actions and conversion to numpy, and
-           random actions drawn beforehand (no policy: the floor)
+           precomputed random actions (no policy: the upper bound)
 Method     map 3s5z, E = 8, 32, 128 battles; all alternate in one process; median and range
 Run        python benchmarks/sampling_smax.py [--json FILE]                    about 5 minutes
 Expect     at E = 32, of the raw loop: 70 % feed-forward, 55 % recurrent
@@ -26,11 +26,11 @@ from lorasa_rllib import MAPPOConfig
 from lorasa_rllib.envs.jax_setup import import_jax
 
 NETWORKS = {"feed-forward": {}, "recurrent": {"recurrent": True}, "published": {"preset": "published"}}
-"""The published one has a layer more, and a recurrent critic that the env runner steps as well."""
+"""The published network has one more layer, and a recurrent critic that the env runner also steps."""
 
 
 def raw_loop(map_name: str, num_envs: int, steps: int) -> Callable[[], None]:
-    """`steps` steps of all battles, with everything an agent needs brought to numpy after each."""
+    """Steps all battles `steps` times, converting everything that agents need to numpy after each step."""
     jax = import_jax()
     import jax.numpy as jnp
     from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario

@@ -3,7 +3,7 @@
 Compared   1 and 2 remote env runners; 8, 16 and 64 environments each; 0 and 1 remote learners; sampling ahead or not.
            Each iteration is split into sample, transfer (rollouts to learners), learn, sync (weights to env runners)
 Method     HalfCheetah 6x1, LoRASA's adapter phase, 4,000 environment steps an iteration, five epochs, two hidden layers
-           of 64, one thread per process; all algorithms are built first, then take turns, an iteration each; medians.
+           of 64, one thread per process; all algorithms are built first and then alternate by iteration; medians.
            "sampling" alone: rounds without updates, all runners at once
 Model      an iteration of R runners, each with its share of a batch of 256 steps per runner:
                sample    256 / rate of one runner, + a call per runner on the driver
@@ -72,14 +72,14 @@ def split_of(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def iterations(algorithms: dict[str, Any], repeats: int) -> list[dict[str, Any]]:
-    """Takes turns; a row for every algorithm."""
+    """Runs iterations of the algorithms in turn. Returns one row per algorithm."""
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in algorithms}
     alternate({name: lambda name=name: results[name].append(algorithms[name].train()) for name in algorithms}, repeats)
     return [{"what": name, **split_of(of[-repeats:])} for name, of in results.items()]
 
 
 def seconds_per_call(algo: Any, repeats: int = 200) -> float:
-    """What a call of one more env runner costs the driver: calls are sent without waiting for each other."""
+    """Driver time per additional env runner in a call; calls are sent without waiting for each other."""
     group = algo.env_runner_group
     started = time.perf_counter()
     for _ in range(repeats):

@@ -1,10 +1,10 @@
 """What does A2PO's update cost, over agents and steps? Run through `learning_step.py --algorithm a2po`.
 
-Compared   updates of 2 to 256 agents on 4,000 environment steps, whatever the number of agents (synthetic team, adapter
-           phase); at 8 agents, ours with evaluating all agents for each agent, as published: the same update, but every
-           actor step and every correction runs the whole team, with its graph
+Compared   updates of 2 to 256 agents, always on 4,000 environment steps (synthetic team, adapter phase); at 8 agents,
+           ours with evaluating all agents for each agent, as published: the same update, but every actor step and every
+           correction runs the whole team with gradients
 Method     five epochs, two-stage critic, two hidden layers of 64, r = 8, one thread; alternating; median and range.
-           "actor": the same without a critic. Memory: growth of the peak during one update, a process each
+           "actor": the same without a critic. Memory: growth of the peak during one update, in separate processes
 Run        python benchmarks/learning_step.py --algorithm a2po [--json FILE]            about 8 minutes
 Expect     log-log slope over agents at most 1.2; at 8 agents 4 times as fast for the actor part, 2 times for the whole;
            memory linear in agents and in steps
@@ -44,7 +44,7 @@ def synthetic(agents: int, steps: int) -> TeamConfig:
 
 
 class Update:
-    """One update of a team on one recorded rollout, again and again."""
+    """Repeats a team's update on one recorded rollout."""
 
     def __init__(
         self, agents: int, steps: int = 4000, kind: type[SequentialUpdate] = SequentialUpdate, **settings: Any
@@ -97,7 +97,7 @@ def without_critic(kind: type[SequentialUpdate]) -> type[SequentialUpdate]:
 
 
 def against_published(repeats: int) -> list[dict[str, Any]]:
-    """Ours and the published way at 8 agents."""
+    """Our update and the published procedure, at 8 agents."""
     actor_only = [Update(8, kind=without_critic(kind), two_stage=False) for kind in (SequentialUpdate, AllForEach)]
     whole = [Update(8), Update(8, kind=AllForEach)]
     rows = []
@@ -127,10 +127,10 @@ def over_agents(repeats: int) -> list[dict[str, Any]]:
 
 
 def memory(agents: int, steps: int) -> dict[str, Any]:
-    """Peak of this process during one update, over what it held before."""
+    """Growth of this process's peak memory during one update."""
     update = Update(agents, steps)
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     update()
     growth = resident("VmHWM") - before
     return {
@@ -142,7 +142,7 @@ def memory(agents: int, steps: int) -> dict[str, Any]:
 
 
 def resident(field: str) -> int:
-    """Memory of this process in KiB: VmRSS now, VmHWM at most."""
+    """Memory of this process in KiB: VmRSS is the current value, VmHWM the peak."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 

@@ -1,8 +1,8 @@
-"""What does an optimiser step on few rows cost? Run through `learning_step.py --small`; needs torch alone, not Ray.
+"""What does an optimiser step on few rows cost? Run through `learning_step.py --small`; needs torch but not Ray.
 
 Compared   plain torch | ours with one shared policy | ours with LoRASA trained jointly, and both compiled: MAPPO's
-           optimiser step on minibatches of 64 and of 500 environment steps. "Plain" is written below for one shared
-           policy: the same networks and loss, all parameters views of one flat vector, Adam and clipping on that
+           optimiser step on minibatches of 64 and of 500 environment steps. "Plain" is implemented below for one shared
+           policy: the same networks and loss, all parameters views of one flat vector, with Adam and clipping on that
            vector. Then recurrent updates in chunks of 16 and of 128 steps
 Method     HalfCheetah 2x3: two agents, local observations, two hidden layers of 64; 2,000 environment steps (4,000 for
            minibatches of 500) of random numbers; whole updates divided by their steps, so that ours includes advantages
@@ -66,7 +66,7 @@ def plain_critic() -> nn.Module:
 
 
 class Plain:
-    """PPO as one writes it in torch for one shared policy, on one flat vector of parameters."""
+    """Straightforward PPO in torch for one shared policy, on one flat vector of parameters."""
 
     def __init__(self, minibatch: int, rollout: TeamRollout):
         torch.manual_seed(0)
@@ -135,7 +135,7 @@ class Plain:
 
 
 class Ours:
-    """Our update of a sharing method on the same rollout, again and again."""
+    """Repeats our update of a sharing method on the same rollout."""
 
     def __init__(self, method: str, minibatch: int, rollout: TeamRollout, compiled: bool = False):
         spec = team()
@@ -161,7 +161,7 @@ class Ours:
 
 
 class Recurrent:
-    """An update of recurrent networks, one pass of one minibatch in chunks of some length."""
+    """An update of recurrent networks: one pass in one minibatch, in chunks of a given length."""
 
     def __init__(self, chunk: int):
         spec, envs, steps = team(), 128, 256

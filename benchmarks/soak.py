@@ -2,10 +2,10 @@
 
 Method     HalfCheetah 2x3, LoRASA in two phases, two remote env runners and one remote learner, 2,000 environment steps
            an iteration; every 20 to 60 s an env runner is killed. Every iteration adds exactly one batch to the counts
-           of sampled and trained steps, or the benchmark fails. Memory is what driver and learner hold (RSS); its
-           slope is fitted over the last two thirds of the run
+           of sampled and trained steps, or the benchmark fails. Memory is the RSS of driver and learner; its slope is
+           fitted over the last two thirds of the run
 Run        python benchmarks/soak.py [--minutes 30] [--csv FILE] [--json FILE]
-Expect     slopes within 1 MiB per minute, exact counters, nothing that hangs
+Expect     slopes within 1 MiB per minute, exact counters, no hangs
 Recorded   results/soak/, docs/performance.md
 """
 

@@ -1,11 +1,11 @@
-"""RLlib's stock PPO on Multi-Agent MuJoCo: the baseline that our benchmarks and learning curves are measured against.
+"""RLlib's stock PPO on Multi-Agent MuJoCo: the baseline of our benchmarks and learning curves.
 
     python -m benchmarks.stock --scenario HalfCheetah --agent-conf 6x1 --what sample
     python -m benchmarks.stock --scenario Ant --agent-conf 4x2 --what iteration
     python -m benchmarks.stock --what train --total-env-steps 1000000 --seed 1 --csv stock_1.csv
 
-Everything here is what a careful RLlib user writes without our package: a `MultiAgentEnv` of flat padded
-observations, one module shared by all agents, RLlib's own env runner, connectors and learner. Everything runs in this
+This is what a careful RLlib user would write without our package: a `MultiAgentEnv` with flat padded observations,
+one module shared by all agents, RLlib's own env runner, connectors and learner. Everything runs in this
 process, on one torch thread and without `ray.init`; `stock_ppo_config(...).build_algo()` is the same on a Ray cluster.
 RLlib orders agents by iterating over a set: two runs of one seed are equal only under the same PYTHONHASHSEED.
 """
@@ -36,14 +36,14 @@ SHARED_POLICY = "shared_policy"
 
 
 class StockMAMuJoCo(MultiAgentEnv):
-    """A Multi-Agent MuJoCo task with equal spaces for all agents, as parameter sharing in RLlib demands.
+    """A Multi-Agent MuJoCo task with equal spaces for all agents, as parameter sharing in RLlib requires.
 
     Observation float32 [D + N]: the agent's own entries, zeros up to the longest of the team (D), one-hot id.
     Action [d], d = actuators of the largest agent, in the task's torque bounds; surplus entries are ignored.
     Reward: the team reward / N for every agent, so the return of an RLlib episode (a sum over agents) is the team's.
-    The task's time limit (1,000 steps as a rule) is a truncation.
+    The task's time limit (usually 1,000 steps) is a truncation.
 
-    config: "scenario" and "agent_conf" as `mamujoco_v1.parallel_env` takes them, "agent_obsk" (joints seen around).
+    config: "scenario" and "agent_conf" as in `mamujoco_v1.parallel_env`, "agent_obsk" (joints away that are observed).
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -87,9 +87,9 @@ class StockMAMuJoCo(MultiAgentEnv):
 class FullBatchPPOLearner(PPOTorchLearner):
     """RLlib's PPO learner, except that every epoch is one minibatch of all agent rows.
 
-    No setting says this. `minibatch_size` counts agent rows, but `None` takes the number of env steps for it (N times
-    too small), and a fixed number cannot fit: the learner pipeline appends one masked bootstrap row per agent and
-    episode chunk, so the number of rows changes with the episodes that end.
+    No setting achieves this. `minibatch_size` counts agent rows, but `None` uses the number of env steps (N times too
+    small), and no fixed number is right: the learner pipeline appends one masked bootstrap row per agent and episode
+    chunk, so the number of rows varies with the episodes that end.
     """
 
     def update(self, *, training_data: TrainingData, **kwargs: Any) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class StockTrainer:
         }
 
     def acting_state(self) -> dict[str, Any]:
-        """What another env runner needs to act alike: weights, and statistics of observation filters."""
+        """State that makes another env runner act identically: weights, and statistics of observation filters."""
         connectors = self._runner.get_state(components="env_to_module_connector")
         return {**connectors, "rl_module": self._learner.get_state(components="rl_module")["rl_module"]}
 
@@ -236,7 +236,7 @@ def sampling_speed(config: PPOConfig, steps: int, repeats: int = 3) -> list[floa
 
 
 def iteration_seconds(config: PPOConfig, repeats: int = 3) -> list[dict[str, float]]:
-    """What `StockTrainer.iterate` returned for each of `repeats` iterations after a warm-up."""
+    """Results of `StockTrainer.iterate` for `repeats` iterations after a warm-up."""
     trainer = StockTrainer(config)
     rows = [trainer.iterate() for _ in range(repeats + 1)]
     trainer.stop()
@@ -247,7 +247,7 @@ def train(config: PPOConfig, total_env_steps: int, path: Path) -> None:
     """Train for at least `total_env_steps` env steps; append one row per iteration in which an episode ended.
 
     Columns: env_steps so far, episode_return_mean (mean team return of the episodes that ended in this iteration),
-    seconds since training began. Rows are flushed one by one; a file that exists already is an error.
+    seconds since training began. Each row is flushed; an existing file is an error.
     """
     trainer = StockTrainer(config)
     with open(path, "x", newline="") as file:

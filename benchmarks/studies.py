@@ -1,10 +1,10 @@
-"""The training runs behind results/README.md: which there are, and a queue that works them off.
+"""The training runs behind results/README.md: their definitions and a queue that runs them.
 
 Compared   sharing methods within every study: equal budgets, presets of `lorasa_rllib/studies/presets.py`, one torch
            thread per run, one run per core
 Run        python benchmarks/studies.py [STUDY ...] --slots 2 [--minutes 120]
-           one process of tune_configs/compare_methods.py for each run that has no CSV yet; interrupted runs go on where
-           they were. `--list` shows what is there and what is missing. Then `make results`
+           one process of tune_configs/compare_methods.py for each run that has no CSV yet; interrupted runs are
+           resumed. `--list` shows finished and missing runs. Then `make results`
 Recorded   results/<study>/runs/<task>_<method>_seed<k>.csv
 """
 
@@ -33,12 +33,12 @@ RESULTS = ROOT / "results"
 MILLION = 1_000_000
 USUAL = ("--phase-switch", "0.3", "--evaluation-interval", "75")
 ENDS_WITHIN = 120
-"""Seconds for a run to save a checkpoint and end."""
+"""Seconds allowed for a run to save a checkpoint and end."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run of a study. name: of its folder while it runs, and of its CSV."""
+    """One training run of a study. name: of its folder while running, and of its CSV."""
 
     study: Study
     task: str
@@ -75,11 +75,11 @@ class Run:
 class Study:
     """Every method on every task with every seed.
 
-    preset: numbers of the runs, see `lorasa_rllib/studies/presets.py`.
-    shorter: environment steps of tasks that get fewer. epochs: passes over a batch where they are not the preset's.
-    recipes: name -> settings of one shared policy; such names take the place of methods.
-    more_seeds: seeds of tasks that get more.
-    beside: studies whose runs on these tasks are shown beside.
+    preset: kind of preset, see `lorasa_rllib/studies/presets.py`.
+    shorter: environment steps of tasks with a smaller budget. epochs: passes over a batch, if not the preset's.
+    recipes: name -> settings of one shared policy; these names are used in place of methods.
+    more_seeds: seeds of tasks with more seeds than the others.
+    beside: studies whose runs on the same tasks are shown for comparison.
     """
 
     name: str
@@ -120,11 +120,11 @@ ABLATIONS = tuple(
         "on=hidden",
     )
 )  # fmt: skip
-"""Of the switch, adapters' learning rate, rank (64: full), and placement; "lora" itself: 0.3, 3, 8, everywhere."""
+"""Ablations of switch, adapters' learning rate, rank (64: full) and placement; "lora" has 0.3, 3, 8 and all layers."""
 
 BATTLES = ("--phase-switch", "0.3", "--adapter-lr-scale", "1")
 OFTEN = ("--phase-switch", "0.3", "--evaluation-interval", "8")
-"""Of short runs."""
+"""Options of short runs."""
 
 SMALL_STEPS, WHOLE_BATCH = ("minibatch_size=500", "num_epochs=10"), ("minibatch_size=None", "num_epochs=5")
 RUNNING, LAYER = ("network.obs_norm=running",), ("network.obs_norm=layer",)
@@ -149,10 +149,10 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "with_twice_the_rate": ('lr=["linear", 6e-4]',),
     "with_128": ("network.hidden_size=128",),
 }
-"""One shared policy: the recommended recipe, the published one, each trick alone, all but one, and one more."""
+"""One shared policy: the recommended recipe, the published one, each trick alone, all but one, and one addition."""
 
 LOWERED = ("ps", "lora:lr=0.3", "lora-joint:lr=0.3", "lora-role:lr=0.3", "lora-role-joint:lr=0.3")
-"""Battles at the adapters' learning rate of the preset."""
+"""Methods of battles with the preset's learning rate of adapters."""
 
 STUDIES = {
     study.name: study
@@ -218,11 +218,11 @@ STUDIES = {
         ),
     )
 }  # fmt: skip
-"""By name, in order of value."""
+"""Studies by name, in order of priority."""
 
 
 def work_off(queue: list[Run], slots: int, minutes: float, console: Console) -> int:
-    """Runs the queue on `slots` processes, starts none after `minutes`. Number of runs that failed."""
+    """Runs the queue in `slots` processes, starting none after `minutes`. Returns the number of failed runs."""
     until, waiting, failed = time.monotonic() + 60 * minutes, iter(queue), 0
     running: dict[subprocess.Popen[bytes], Run] = {}
     try:
@@ -238,9 +238,9 @@ def work_off(queue: list[Run], slots: int, minutes: float, console: Console) -> 
                 failed += process.returncode != 0
                 told = "done" if _keep(run, process.returncode) else f"failed, see {_log(run)}"
                 console.print(f"{time.strftime('%H:%M')} {run.experiment} {told}", highlight=False)
-    finally:  # Ctrl-C reaches this process only: runs are in groups of their own, and save what they have
+    finally:  # Ctrl-C reaches only this process: runs have their own process groups, and save a checkpoint
         for process in running:
-            process.terminate()  # not the group: Ray's own processes are in it, and needed for saving
+            process.terminate()  # not the group: it contains Ray's processes, which are needed for saving
         for process in running:
             try:
                 process.wait(timeout=ENDS_WITHIN)
@@ -269,7 +269,7 @@ def _log(run: Run) -> Path:
 
 
 def _keep(run: Run, status: int) -> bool:
-    """Takes a finished run's curve to where it is recorded."""
+    """Copies a finished run's curve to the recorded results."""
     written = RESULTS / "runs" / run.experiment / "curves.csv"
     if status or not written.is_file():
         return False

@@ -1,16 +1,16 @@
-"""How long until a team is good? Seconds and environment steps until the greedy return first reaches a bar.
+"""How long until a team performs well? Seconds and environment steps until the greedy return first reaches a threshold.
 
-Compared   ours with what configs begin with, one shared policy and joint LoRASA | ours, one shared policy, with
-           `--preset published` | RLlib's stock PPO on the same environment with the numbers of our recipe and its own
-           filter of observations | TorchRL's PPO (one policy, a central critic) with TorchRL's numbers
+Compared   ours with default configs, one shared policy and joint LoRASA | ours, one shared policy, with
+           `--preset published` | RLlib's stock PPO on the same environment with the settings of our recipe and its own
+           observation filter | TorchRL's PPO (one policy, a central critic) with TorchRL's settings
 Method     HalfCheetah-2x3 and Walker2d-2x3, local observations (k = 1), two hidden layers of 64; mean of ten greedy
-           episodes about every 20,000 environment steps; a process each, on one torch thread; they take turns, one
-           evaluation at a time, so that a slow moment of the machine hits all of them; seconds of training alone
+           episodes about every 20,000 environment steps; separate processes with one torch thread, which alternate
+           after every evaluation so that slow moments of the machine affect all; seconds exclude all but training
 Run        python benchmarks/time_to_return.py --seeds 1 2 3
-           hours; interrupted, the same command goes on: who has reached the highest bar or the end of the budget is
-           done, the others begin again
-           --python torchrl-ppo=PATH runs one of them with another interpreter; without torchrl it is left out
-           (`pip install -e ".[bench]" -c constraints.txt`). --smoke: a minute or two, to see that all works
+           hours; if interrupted, the same command continues: contestants that have reached the highest threshold or the
+           end of the budget are done, the others restart
+           --python torchrl-ppo=PATH runs one of them with another interpreter; without torchrl it is omitted
+           (`pip install -e ".[bench]" -c constraints.txt`). --smoke: a quick check of one or two minutes
 Recorded   results/time_to_return/runs/<task>_<who>_seed<k>.csv, a row for each evaluation
 """
 
@@ -39,16 +39,16 @@ from lorasa_rllib.studies.options import steps_of
 
 ROOT = Path(__file__).parents[1]
 BARS = {"HalfCheetah-2x3": (3000.0, 5000.0), "Walker2d-2x3": (3000.0,)}
-"""Greedy returns to reach."""
+"""Task -> thresholds of the greedy return."""
 WHO = ("ours-ps", "ours-lora-joint", "ours-ps-published", "rllib-ppo", "torchrl-ppo")
 COLUMNS = ("env_steps", "seconds", "greedy")
 ENDS_WITHIN = 60
-"""Seconds for a contestant to end."""
+"""Seconds allowed for a contestant to end."""
 
 
 @dataclass(frozen=True)
 class Race:
-    """What is the same for all contestants. bars: of every task. batch: None: each one's own."""
+    """Settings shared by all contestants. bars: thresholds per task. batch: None: each contestant's default."""
 
     bars: Mapping[str, tuple[float, ...]]
     total_env_steps: int
@@ -85,12 +85,12 @@ class Run:
 
 
 def reached(rows: Iterable[Mapping[str, float]], bar: float) -> Mapping[str, float] | None:
-    """The first evaluation that reached a bar."""
+    """The first evaluation that reached a threshold, or None."""
     return next((row for row in rows if row["greedy"] >= bar), None)
 
 
 class Playing:
-    """A run whose contestant trains in a process of its own."""
+    """A run whose contestant trains in a separate process."""
 
     def __init__(self, run: Run, python: str):
         race = run.race
@@ -111,7 +111,7 @@ class Playing:
         self._csv.writeheader()
 
     def turn(self) -> dict[str, float]:
-        """Trains until the next evaluation, and records it. Raises RuntimeError with what the process said last."""
+        """Trains until the next evaluation and records it. Raises RuntimeError with the last output on failure."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):
             print("go", file=self._process.stdin, flush=True)
@@ -128,7 +128,7 @@ class Playing:
         self._file.close()
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()  # so that it ends by itself
+            self._process.stdin.close()  # makes it end by itself
         try:
             self._process.wait(ENDS_WITHIN)
         except subprocess.TimeoutExpired:
@@ -138,7 +138,7 @@ class Playing:
 
 
 def race(runs: list[Run], pythons: Mapping[str, str], console: Console) -> None:
-    """Runs what is not done, in turns."""
+    """Runs the unfinished runs alternately."""
     playing: list[Playing] = []
     try:
         for run in runs:
@@ -159,7 +159,7 @@ def race(runs: list[Run], pythons: Mapping[str, str], console: Console) -> None:
 
 
 def table(runs: Iterable[Run]) -> Table:
-    """Medians over seeds, a run that has not reached a bar counting as the slowest."""
+    """Medians over seeds; runs that have not reached a threshold count as the slowest."""
     shown = Table("task", "bar", "who", "seconds", "environment steps", "reached by", title="Until the greedy return")
     by_who: dict[tuple[str, str], list[Run]] = {}
     for run in runs:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: alternating measurements, and results as a table and as one JSON object."""
+"""Shared code of the benchmarks: alternating measurements, and results as a table and as one JSON object."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ PACKAGES = ("ray", "torch", "numpy", "mujoco", "gymnasium", "gymnasium-robotics"
 
 
 def alternate(workloads: dict[str, Callable[[], Any]], repeats: int, warmups: int = 1) -> dict[str, list[float]]:
-    """Seconds of every workload, measured in turn so that a slow moment of the machine hits all of them. Each round
-    begins one workload later, as whoever follows the largest finds the caches cold."""
+    """Seconds of every workload, measured alternately so that slow moments of the machine affect all of them. Each
+    round starts one workload later, since the workload after the largest finds cold caches."""
     seconds: dict[str, list[float]] = {name: [] for name in workloads}
     order = list(workloads.items())
     for repeat in range(warmups + repeats):
@@ -54,7 +54,7 @@ def _version(package: str) -> str:
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """A parser with the options every benchmark has. Torch runs on one thread from here on."""
+    """A parser with the common options. Also limits torch to one thread."""
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each workload")

@@ -1,10 +1,10 @@
-"""TorchRL's PPO on Multi-Agent MuJoCo, as its tutorial of multi-agent PPO writes it: one policy and one central critic.
+"""TorchRL's PPO on Multi-Agent MuJoCo, following its multi-agent PPO tutorial: one policy and one central critic.
 
-Needs torchrl (`pip install -e ".[bench]" -c constraints.txt`). Numbers are those of TorchRL's own PPO on MuJoCo
+Needs torchrl (`pip install -e ".[bench]" -c constraints.txt`). Settings are those of TorchRL's own PPO on MuJoCo
 (`sota-implementations/ppo`): batches of 2,048 environment steps, ten passes of minibatches of 64, a rate of 3e-4 that
 decays to 0, gradient norms of at most 0.5, observations normalised by running statistics, two hidden layers of 64 tanh.
-The environment, its observations and rewards are those of `benchmarks.stock`, without the one-hot ids: agents of
-TorchRL's shared networks are told apart by nothing else, so they are appended here, too.
+Environment, observations and rewards match `benchmarks.stock`. Its one-hot ids are appended here, because nothing else
+distinguishes agents in TorchRL's shared networks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OBS, ACTION = (AGENTS, "observation"), (AGENTS, "action")
 
 
 class WithIds(BaseParallelWrapper):
-    """The task with one-hot ids in observations, and without infos, which TorchRL's wrapper stumbles over."""
+    """The task with one-hot ids in observations and without infos, which TorchRL's wrapper cannot handle."""
 
     def __init__(self, task: Any):
         super().__init__(task)
