@@ -71,7 +71,7 @@ class AdapterDocument(LoRAConfig):
 
 
 def policy_files(path: str | Path) -> Path | None:
-    """The folder of policy files at a path or in a checkpoint there; None if there is none. Does not check the files."""
+    """The folder of policy files at a path or in a checkpoint there; None if there is none. Files are not checked."""
     path = Path(path).expanduser()
     if os.path.lexists(path / CONFIG):
         return path

@@ -67,7 +67,7 @@ def find_groups(data: Transitions, num_agents: int, seed: int = SEED) -> tuple[i
 
 
 def embed(data: Transitions, num_agents: int, seed: int = SEED) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each agent's embedding, [N, 10] each. Raises ValueError for agents without data."""
+    """Mean and standard deviation of each agent's embedding, [N, 10] each. ValueError if an agent has no data."""
     missing = sorted(set(range(num_agents)) - set(data.agent.tolist()))
     if missing:
         raise ValueError(
