@@ -129,8 +129,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def attempt(self, **what: Any) -> tuple[list[Sampled], Any] | Fault:
         """Returns `sample(**what)` and its metrics, or the fault if it raised.
 
-        After a fault, unless a callback raised, the next attempt rebuilds all environments. RLlib would restart the
-        whole env runner instead, which takes seconds and hides the error.
+        After a fault, unless a callback raised or `restart_failed_env_runners` is False, the next attempt rebuilds all
+        environments. RLlib would restart the whole env runner instead, which takes seconds and hides the error.
         """
         if self.fault is not None and self.module is None:
             return self.fault
