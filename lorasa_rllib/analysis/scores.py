@@ -177,7 +177,7 @@ def every_pair(scores: pd.DataFrame, repetitions: int = 2000, seed: int = 0) -> 
 
 
 def pair_table(better: pd.DataFrame, labels: Mapping[str, str]) -> pd.DataFrame:
-    """`every_pair` for readers: how likely a run of the row's method beats one of the column's, with its interval."""
+    """`every_pair` as a readable table: probability that the row's method beats the column's, with its interval."""
     methods, cells = list(labels), better.set_index(["x", "y"])
     table = pd.DataFrame({"beats": [labels[x] for x in methods]})
     for y in methods:

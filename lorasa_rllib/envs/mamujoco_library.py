@@ -62,7 +62,7 @@ def check_names(scenario: str, agent_conf: str | None) -> None:
 
 
 def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: int | None, **options: Any) -> Any:
-    """One `mamujoco_v1.parallel_env`. Raises ValueError for unknown names and ImportError if the package is missing."""
+    """Builds a `mamujoco_v1.parallel_env`. Raises ValueError for unknown names, ImportError without the package."""
     check_names(scenario, agent_conf)
     with _quietly():
         try:

@@ -46,7 +46,7 @@ class Preset:
 
     @property
     def train_batch_size(self) -> int:
-        """Environment steps."""
+        """Environment steps per training batch."""
         return self.num_envs * self.steps
 
 

@@ -1,4 +1,4 @@
-"""Suites: families of tasks, one Tune script each."""
+"""Suites: families of tasks that share options and presets."""
 
 from __future__ import annotations
 

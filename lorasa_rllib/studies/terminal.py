@@ -54,7 +54,7 @@ def exit_status_of(program: str, work: Callable[[], object]) -> int:
 
 
 def three_figures(value: float) -> str:
-    """1,234 and 56.8 and 0.00123: at least three significant figures, no decimals from 100 on; "-" for NaN."""
+    """Formats as 1,234, 56.8 or 0.00123: at least three significant figures, no decimals from 100 on; "-" for NaN."""
     if math.isnan(value):
         return "-"
     size = abs(value)
