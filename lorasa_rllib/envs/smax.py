@@ -204,9 +204,9 @@ def _made(map_name: str, max_steps: int, state: str, death_mask: bool, options: 
 
     if map_name not in MAP_NAME_TO_SCENARIO:
         raise ValueError(
-            f"map_name={map_name!r} is no map of SMAX; choose one of {sorted(MAP_NAME_TO_SCENARIO)}. A scenario "
-            "of your own must be registered in every process: call register_scenario in a module that also has a "
-            "subclass of SMAXTeam, and use that class as the environment."
+            f"map_name={map_name!r} is unknown to SMAX in this process; choose one of {sorted(MAP_NAME_TO_SCENARIO)}. "
+            "A scenario of your own must be registered in every process, those of env runners too: call "
+            "register_scenario in a module that also has a subclass of SMAXTeam, and use that class as the environment."
         )
     scenario = MAP_NAME_TO_SCENARIO[map_name]
     library = HeuristicEnemySMAX(scenario=scenario, max_steps=max_steps, **for_package(options))

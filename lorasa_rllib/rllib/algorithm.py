@@ -66,6 +66,7 @@ from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
 from lorasa_rllib.rllib.metric_names import with_own_names, with_safe_names
 from lorasa_rllib.rllib.module import ACTING, MODULE_ID
 from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
+from lorasa_rllib.rllib.room import check_gpu, wait_for_room
 from lorasa_rllib.rllib.sampled import shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, name_of, returned
 from lorasa_rllib.rllib.storage import on_this_machine
@@ -94,7 +95,9 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @override(PPO)
     def setup(self, config: Any) -> None:
-        _warn_if_nothing_fits(config)
+        if not config.num_learners:
+            check_gpu(config)
+        wait_for_room(config)
         self.config = config = with_groups(_in_order_of_source(config))
         self._beyond_budget = False
         self._schedule = self.config.phase_schedule()
@@ -439,19 +442,3 @@ def _in_order_of_source(config: TeamConfig) -> TeamConfig:
     ordered.order_agents([a for a in theirs if a in own] + [a for a in own if a not in theirs])
     ordered.freeze()
     return ordered
-
-
-def _warn_if_nothing_fits(config: TeamConfig) -> None:
-    """Says so if the cluster has too few CPUs: Ray would wait for more, silently and for ever, unless it can grow."""
-    if not ray.is_initialized() or ray.util.get_current_placement_group() is not None:
-        return  # no cluster yet, or Tune has already found room
-    per_learner = 1 if config.num_cpus_per_learner == "auto" else config.num_cpus_per_learner
-    runners = config.num_env_runners + config.evaluation_num_env_runners
-    needed = config.num_learners * per_learner + runners * config.num_cpus_per_env_runner
-    present = ray.cluster_resources().get("CPU", 0)
-    if needed > present:
-        logger.warning(
-            f"{runners} env runners and num_learners={config.num_learners} need {needed} CPUs, but the cluster has "
-            f"{present}. Training starts when nodes join; if none will, lower num_env_runners, num_learners or "
-            "num_cpus_per_env_runner (of a checkpoint: from_checkpoint(path, config=...))."
-        )

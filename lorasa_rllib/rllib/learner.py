@@ -28,6 +28,7 @@ from lorasa_rllib.learning import mappo
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.nn.policy import Phase, TeamPolicy
 from lorasa_rllib.rllib.module import MODULE_ID
+from lorasa_rllib.rllib.room import check_gpu
 from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, TeamTrainingData
 from lorasa_rllib.rllib.threads import threads, threads_of_learner
 
@@ -49,6 +50,7 @@ class TeamLearner(TorchLearner):
     def build(self) -> None:
         if self._is_built:
             return
+        check_gpu(self.config)
         torch.set_num_threads(1)
         self._threads = threads_of_learner(self.config)
         super().build()

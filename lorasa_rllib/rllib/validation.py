@@ -75,6 +75,10 @@ WHY_NOT = {
     "policies_to_train": "the phase decides what trains, see .sharing(schedule=...)",
     "torch_compile_learner": "the update is not compiled",
     "restart_failed_sub_environments": "environments that fail are made anew, see restart_failed_env_runners",
+    "lr_schedule": "a schedule is given as the rate itself, .training(lr=[[0, 5e-4], [1_000_000, 0.0]])",
+    "entropy_coeff_schedule": "a schedule is given as the coefficient itself, "
+    ".training(entropy_coeff=[[0, 0.01], [1_000_000, 0.0]])",
+    "_torch_lr_scheduler_classes": "a schedule of the learning rate is given as .training(lr=[[0, 5e-4], ...])",
     "num_gpus": "GPUs are given to learners, with .learners(num_gpus_per_learner=1), and to env runners, with "
     ".env_runners(num_gpus_per_env_runner=...)",
     "_fake_gpus": "GPUs are given to learners, with .learners(num_gpus_per_learner=1)",
@@ -142,7 +146,7 @@ def check_evaluation(config: Any) -> None:
 
 
 def check_batch_size(config: Any, usual: int) -> None:
-    """Raises ValueError if learners cannot share the training batch equally, or if its two settings disagree.
+    """Raises ValueError if batch sizes, number of learners and minibatch size are inconsistent.
 
     usual: default `train_batch_size`, which counts as not set.
     """
@@ -156,6 +160,12 @@ def check_batch_size(config: Any, usual: int) -> None:
         raise ValueError(
             f"train_batch_size={whole} and train_batch_size_per_learner={part} (of num_learners={learners}) are given, "
             "and do not agree. Set one of them; train_batch_size_per_learner=None leaves it to train_batch_size."
+        )
+    share, size = whole // learners if part is None else part, config.minibatch_size
+    if isinstance(size, int) and size > share:
+        raise ValueError(
+            f"minibatch_size={size} environment steps must be at most train_batch_size_per_learner={share}; None takes "
+            "the whole batch, 'auto' equal parts of it."
         )
 
 
@@ -182,7 +192,7 @@ def check_recipe(config: Any) -> None:
 
 
 def check_layout(config: Any) -> None:
-    """Raises ValueError if environments, learners, GPUs, batch size and minibatch size are inconsistent."""
+    """Raises ValueError if environments, learners, GPUs and batch size are inconsistent."""
     runners, per_runner = max(1, config.num_env_runners), config.num_envs_per_env_runner
     learners, gpus = max(1, config.num_learners), config.num_gpus_per_learner
     if learners > 1 and 0 < gpus <= 0.5:
@@ -204,12 +214,6 @@ def check_layout(config: Any) -> None:
             f"({runners} env runners x {per_runner}). Set train_batch_size_per_learner={fitting_batch}."
         )
     check_chunks(config)
-    size = config.minibatch_steps
-    if size is not None and size > batch // learners:
-        raise ValueError(
-            f"minibatch_size={size} environment steps must be at most train_batch_size_per_learner="
-            f"{batch // learners}; None takes the whole batch."
-        )
 
 
 def check_chunks(config: Any) -> None:

@@ -154,7 +154,10 @@ def test_teams_of_smacv2_change_with_every_battle(battles):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"map_name": "MMM2"}, "no map of SMAX"),
+        (
+            {"map_name": "MMM2"},
+            "unknown to SMAX in this process.*registered in every process",
+        ),
         ({"state": "all"}, "state='all' must be one of"),
         ({"max_episode_steps": 0}, "max_episode_steps=0"),
         ({"action_type": "continuous"}, "actions are discrete"),

@@ -89,7 +89,18 @@ BAD_SETTINGS = {
         "num_gpus_per_learner=0.5|num_gpus_per_learner=1",
     ),
     "batch is no whole number of steps": (lambda c: c.training(train_batch_size_per_learner=65), "65"),
-    "minibatch larger than the batch": (lambda c: c.training(minibatch_size=65), "minibatch_size"),
+    "minibatch larger than the batch": (
+        lambda c: c.training(minibatch_size=65),
+        "minibatch_size=65 environment steps must be at most train_batch_size_per_learner=64",
+    ),
+    "a rate's schedule in RLlib's old place": (
+        lambda c: c.training(lr_schedule=[[0, 1e-3], [100, 0.0]]),
+        r"lr_schedule=.* given as the rate itself, \.training\(lr=\[\[0, ",
+    ),
+    "an entropy schedule in RLlib's old place": (
+        lambda c: c.training(entropy_coeff_schedule=[[0, 0.01], [100, 0.0]]),
+        r"entropy_coeff_schedule=.*\.training\(entropy_coeff=\[\[0, ",
+    ),
     "role without roles": (lambda c: c.sharing(adapter_key="role"), "roles"),
     "KL loss": (lambda c: c.training(use_kl_loss=True), "use_kl_loss"),
     "other policies": (lambda c: c.multi_agent(policies={"a", "b"}), "policies"),
@@ -184,12 +195,3 @@ def test_a_backbone_path_that_is_no_checkpoint_is_a_clear_error(small_config, bu
         build(small_config().network(hidden_size=8)).save_to_path(tmp_path)
     with pytest.raises(ValueError, match="nor a checkpoint" if content == "nothing" else "another policy"):
         build(small_config(backbone=str(tmp_path), phase_switch=0))
-
-
-def test_a_cluster_that_is_too_small_is_told_instead_of_waiting_silently(small_config, caplog):
-    from lorasa_rllib.rllib.algorithm import _warn_if_nothing_fits
-
-    _warn_if_nothing_fits(small_config().env_runners(num_env_runners=2))
-    assert not caplog.records
-    _warn_if_nothing_fits(small_config().env_runners(num_env_runners=500))
-    assert "500 env runners" in caplog.text and "lower num_env_runners" in caplog.text

@@ -1,0 +1,51 @@
+"""Env runners and learners for which there is no CPU or GPU raise an error instead of waiting without limit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from lorasa_rllib.rllib.room import requests, wait_for_room
+
+TOO_MUCH = {
+    "env runners": (lambda c: c.env_runners(num_env_runners=16), "num_env_runners=16 need 16 CPUs"),
+    "one env runner": (lambda c: c.env_runners(num_env_runners=1, num_cpus_per_env_runner=9), "9 CPUs"),
+    "evaluation": (
+        lambda c: c.evaluation(evaluation_interval=1, evaluation_num_env_runners=9),
+        "evaluation_num_env_runners=9",
+    ),
+    "GPUs of learners": (lambda c: c.learners(num_learners=4, num_gpus_per_learner=1), "num_learners=4 need 4 GPUs"),
+}
+
+
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_what_never_fits_into_a_local_instance_is_refused_at_once(small_config, case):
+    change, message = TOO_MUCH[case]
+    with pytest.raises(ValueError, match=f"{message}.*Lower num_env_runners"):
+        change(small_config()).build_algo()
+
+
+def test_room_that_others_hold_is_waited_for_up_to_a_limit(small_config, caplog):
+    config = small_config().env_runners(num_env_runners=8)
+    held = placement_group([{"CPU": 1}])
+    assert held.wait(30)
+    try:
+        with pytest.raises(TimeoutError, match=r"num_env_runners=8 need 8 CPUs.*8 CPUs \(7 free\).*Lower num_env"):
+            wait_for_room(config, limit=1)
+        assert "Waiting up to 1 s" in caplog.text
+    finally:
+        remove_placement_group(held)
+    wait_for_room(config, limit=30)
+
+
+def test_requests_are_those_of_remote_processes(small_config):
+    config = small_config().env_runners(num_env_runners=1, num_cpus_per_env_runner=0.5)
+    assert requests(config.learners(num_learners=0, num_gpus_per_learner=1)) == [{"CPU": 0.5}]
+    assert requests(config.learners(num_learners=1, num_gpus_per_learner=0)) == [{"CPU": 0.5}, {"CPU": 1.0}]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_local_learner_without_its_gpu_is_a_clear_error(small_config):
+    with pytest.raises(ValueError, match=r"num_gpus_per_learner=1 .*PyTorch finds none.*num_gpus_per_learner=0"):
+        small_config().learners(num_gpus_per_learner=1).build_algo()
