@@ -29,7 +29,7 @@ def wait_for_room(config: TeamConfig, limit: float = LIMIT) -> None:
     """Returns once the cluster can start all remote env runners and learners. Trials of Tune have reserved theirs.
 
     Raises ValueError at once if they can never fit because this process started Ray on this machine only; otherwise
-    TimeoutError after `limit` seconds. A pending placement group tells an autoscaler what is missing meanwhile.
+    TimeoutError after `limit` seconds. An autoscaler sees the pending placement group.
     """
     wanted = requests(config)
     if not wanted or ray.util.get_current_placement_group() is not None:
@@ -41,16 +41,16 @@ def wait_for_room(config: TeamConfig, limit: float = LIMIT) -> None:
     fits = _covers(ray.cluster_resources(), total) and all(
         any(_covers(n, request) for n in nodes) for request in wanted
     )
-    if fits and (_covers(ray.available_resources(), total) or _in_worker()):
+    if fits and _in_worker():
         return
-    what = _what_is_missing(config, total)
     if not fits and _started_here():
-        raise ValueError(f"{what} {REMEDY}, or start Ray with more: ray.init(num_cpus=...).")
+        raise ValueError(f"{_what_is_missing(config, total)} {REMEDY}, or start Ray with more: ray.init(num_cpus=...).")
     until = time.monotonic() + limit
     reserved = placement_group(wanted)
     try:
         if reserved.wait(POLL):
             return
+        what = _what_is_missing(config, total)
         logger.warning(f"{what} Waiting up to {limit:.0f} s for nodes to join or other jobs to finish.")
         while not reserved.wait(POLL):
             if time.monotonic() >= until:
