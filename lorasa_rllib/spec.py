@@ -7,7 +7,7 @@ G backbones, K adapters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -17,6 +17,9 @@ import numpy as np
 from lorasa_rllib.spaces import AgentView, Discrete, view_of
 
 ActionKind = Literal["continuous", "discrete"]
+
+PATTERNS, PATTERN = 100, 100
+"""Patterns of layers that a setting may have at most, and characters of each: all are compared with every layer."""
 
 PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high", "views", "choices")
 """Fields of `TeamSpec` with one entry per agent; empty where they do not apply."""
@@ -282,6 +285,7 @@ class Owners:
 
     def __post_init__(self) -> None:
         n = len(self.backbone_of)
+        check_patterns("banked", self.banked)
         if not self.critic_of:
             object.__setattr__(self, "critic_of", (0,) * n)
         if self.adapter_of and not self.num_adapters:
@@ -313,6 +317,16 @@ class Owners:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Owners:
         return _from_dict(cls, data)
+
+
+def check_patterns(setting: str, patterns: Collection[str]) -> None:
+    """Raises ValueError for more or longer patterns than any network has layers for."""
+    if len(patterns) > PATTERNS:
+        raise ValueError(f"{setting} has {len(patterns):,} patterns, and {PATTERNS} are the most: use * in them.")
+    for pattern in patterns:
+        if len(pattern) > PATTERN:
+            facts = f"has {len(pattern):,} characters, and {PATTERN} is the most."
+            raise ValueError(f"{setting}: {pattern[:20]!r}... {facts}")
 
 
 def _real_entries(sizes: Sequence[int]) -> np.ndarray:

@@ -39,6 +39,7 @@ def test_everything_below_the_ray_layer_imports_where_ray_does_not():
         "lorasa_rllib.spec",
         "lorasa_rllib.spaces",
         "lorasa_rllib.install",
+        "lorasa_rllib.printable",
         *(name for folder in WITHOUT_RAY for name in modules(folder)),
     ]
     assert {"lorasa_rllib.nn.policy", "lorasa_rllib.learning.mappo", "lorasa_rllib.envs.synthetic"} <= set(names)

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lorasa_rllib.cli.output import AsJSON, reporting, show, table
+from lorasa_rllib.cli.output import AsJSON, reporting, say, show, table
 from lorasa_rllib.cli.play import Policy, Trust, _check_roles, _read
-from lorasa_rllib.studies.terminal import printable
 
 app = typer.Typer(
     help="Lists, shows, exports, merges and edits adapters. Nothing is overwritten: edits write new folders.",
@@ -44,7 +43,7 @@ def list_(checkpoint: Policy, trust: Trust = False, as_json: AsJSON = False) -> 
         show({"method": owners.method, "phase": saved.phase, "keyed_by": owners.routed_by, "adapters": rows})
         return
     if not rows:
-        print(printable(f"Sharing method {owners.method!r} has no adapters."))
+        say(f"Sharing method {owners.method!r} has no adapters.")
         return
     steps = f"{saved.origin.env_steps:,} environment steps"
     note = f"Moves weights by: |BA| / |W|, Frobenius, all layers. Phase {saved.phase}, {steps}."
@@ -271,7 +270,7 @@ def _save(saved: Any, out: Path, as_json: bool) -> None:
 
 
 def _tell(path: Path, as_json: bool) -> None:
-    show({"folder": str(path)}) if as_json else print(path)
+    show({"folder": str(path)}) if as_json else say(path)
 
 
 def _save_and_tell(edited: Any, out: Path, as_json: bool) -> None:

@@ -10,15 +10,33 @@ from typing import Annotated, Any
 
 import typer
 
+from lorasa_rllib.printable import CELL, printable, shortened
 from lorasa_rllib.studies import terminal
-from lorasa_rllib.studies.terminal import CELL, printable, width
+from lorasa_rllib.studies.terminal import width
 
 AsJSON = Annotated[bool, typer.Option("--json", help="Print JSON instead, for scripts.")]
 
 
+LONGEST = 2**16
+"""Maximum characters of a string in JSON: the names of a few thousand agents fit."""
+
+
 def show(data: Any) -> None:
-    """Prints JSON to stdout."""
-    print(json.dumps(data, indent=1))
+    """Prints JSON to stdout. Control characters are escaped, so scripts read the exact strings."""
+    print(json.dumps(_bounded(data), indent=1).replace("\x7f", "\\u007f"))  # json escapes all others
+
+
+def say(line: object) -> None:
+    """Prints one plain line to stdout."""
+    print(printable(str(line)))
+
+
+def _bounded(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {_bounded(name): _bounded(value) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_bounded(value) for value in data]
+    return shortened(data, LONGEST) if isinstance(data, str) else data
 
 
 def table(title: str, rows: Sequence[Mapping[str, Any]], note: str = "") -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lorasa_rllib.cli.output import AsJSON, complain, progress, show, table
+from lorasa_rllib.cli.output import AsJSON, complain, progress, say, show, table
 from lorasa_rllib.studies.terminal import three_figures
 
 WHAT = (
@@ -118,7 +118,7 @@ def render(
     if as_json:
         show({"film": str(out), "pictures": pictures, "interrupted": interrupted})
     else:
-        print(f"{out}: {pictures} pictures")
+        say(f"{out}: {pictures} pictures")
     if interrupted:
         complain("interrupted: the film is shorter")
         raise typer.Exit(130)
@@ -152,7 +152,7 @@ def export(
     if as_json:
         show({"file": str(path), "inputs": network.inputs(), "outputs": network.outputs()})
     else:
-        print(f"{path}: {', '.join(network.inputs())} -> {', '.join(network.outputs())}")
+        say(f"{path}: {', '.join(network.inputs())} -> {', '.join(network.outputs())}")
 
 
 def _read(path: str, trust: bool = False) -> Any:

@@ -15,7 +15,7 @@ from urllib.request import url2pathname
 
 import typer
 
-from lorasa_rllib.cli.output import AsJSON, progress, show
+from lorasa_rllib.cli.output import AsJSON, progress, say, show
 from lorasa_rllib.cli.play import Trust
 
 ANYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -112,4 +112,4 @@ def _command() -> str:
 
 
 def _done(report: Path, as_json: bool) -> None:
-    show({"report": str(report)}) if as_json else print(report)
+    show({"report": str(report)}) if as_json else say(report)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorasa_rllib.nn.rows import Slots
-from lorasa_rllib.spec import Owners
+from lorasa_rllib.spec import Owners, check_patterns
 
 MERGE_FROM_ROWS = 60
 """Rows per slot from which forming dense weights once per forward pass is cheaper than two low-rank products per row
@@ -45,6 +45,8 @@ class LoRAConfig:
     adapt_norm: bool = False
 
     def __post_init__(self) -> None:
+        check_patterns("target_modules", self.target_modules)
+        check_patterns("rank_pattern", self.rank_pattern)
         for name, rank in {"r": self.r, **self.rank_pattern}.items():
             if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
                 raise ValueError(f"r={rank!r} ({name}) must be an integer of at least 1.")

@@ -5,8 +5,10 @@ Any problem with a file raises a `PolicyFileError` that names it. Nothing here u
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+import operator
 import os
 import shutil
 import stat
@@ -22,10 +24,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lorasa_rllib.printable import printable
+
 JSON_LIMIT = 8 * 2**20
 PARTS_LIMIT = 600_000
 """Most values in a JSON file: empty lists take forty times more memory than disk space."""
-HEADER_LIMIT = 64 * 2**20
+HEADER_LIMIT, HEADER_OF_TENSOR = 2**16, 2**10
+"""Maximum bytes of a safetensors header, plus bytes per expected tensor: parsing a million names takes minutes."""
 NUMBER_LIMIT = 2**31
 """Whole numbers in a description must be smaller; nothing in a policy is as large."""
 MANY = 100
@@ -33,7 +38,10 @@ MANY = 100
 
 
 class PolicyFileError(ValueError):
-    """A file is missing, damaged, or belongs to something else."""
+    """A file is missing, damaged, or belongs to something else. The message is safe to print: parts of it come from files."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 def read_json(path: Path) -> Any:
@@ -59,7 +67,11 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
     payload = 4 * sum(math.prod(shape) for shape in expected.values())
     try:
         too_large = f"larger than the policy it belongs to ({payload:,} bytes)"
-        found = dict(safetensors.deserialize(contents_of(path, payload + HEADER_LIMIT, too_large)))
+        most = HEADER_LIMIT + HEADER_OF_TENSOR * len(expected)
+        contents = contents_of(path, payload + most, too_large)
+        if int.from_bytes(contents[:8], "little") > most:
+            raise PolicyFileError(f"{path} is damaged, or names more tensors than the policy it belongs to.")
+        found = dict(safetensors.deserialize(contents))
     except OSError as error:
         raise PolicyFileError(f"{path} cannot be read: {error.strerror or error}.") from error
     except safetensors.SafetensorError as error:
@@ -82,7 +94,8 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[st
 
 def contents_of(path: Path, limit: int, too_large: str, links: bool = True) -> bytes:
     """The bytes of a regular file; devices and pipes, which may never end, are refused. links: follow a symlink."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | (0 if links else getattr(os, "O_NOFOLLOW", 0))
+    ways = ("O_NONBLOCK", "O_NOCTTY", *(() if links else ("O_NOFOLLOW",)))
+    flags = os.O_RDONLY | functools.reduce(operator.or_, (getattr(os, way, 0) for way in ways))
     with open(os.open(path, flags), "rb") as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):

@@ -12,6 +12,7 @@ policy/
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -36,11 +37,15 @@ from lorasa_rllib.policies.files import (
     tensor_bytes,
 )
 from lorasa_rllib.policies.saved import Origin, SavedPolicy, expected_shapes, is_adapters, names_of_adapters
+from lorasa_rllib.printable import CELL, printable
 
 CONFIG, BACKBONE, CRITIC = "policy_config.json", "backbone.safetensors", "critic.safetensors"
 ADAPTERS, ADAPTER_CONFIG, ADAPTER = "adapters", "adapter_config.json", "adapter_model.safetensors"
 LONGEST = 255
 """Longest file name in characters."""
+
+TABLE_LIMIT = 2**25
+"""Entries of a table over agents and their observations or actions: the largest teams need a tenth of that."""
 
 INSIDE = "policy"
 """The folder of these files within an algorithm checkpoint."""
@@ -130,7 +135,7 @@ def read_policy(folder: str | Path) -> SavedPolicy:
         bank.append(read_tensors(path / ADAPTER, one))
     for name in one:
         weights[name] = torch.stack([adapter[name] for adapter in bank])
-    rest = read_tensors(folder / CRITIC, critic) if (folder / CRITIC).exists() else None
+    rest = read_tensors(folder / CRITIC, critic) if os.path.lexists(folder / CRITIC) else None
     return SavedPolicy(config, document.phase, weights, rest, document.origin)
 
 
@@ -157,7 +162,8 @@ def index_of_adapter(config: PolicyConfig, name: str) -> int:
     """The index of an adapter in the bank. Raises ValueError that lists the known names."""
     names = names_of_adapters(config)
     if name not in names:
-        there = f"it has {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}" if names else "it has none"
+        shown = ", ".join(printable(one, CELL) for one in names[:20])
+        there = f"it has {shown}{' ...' if len(names) > 20 else ''}" if names else "it has none"
         raise ValueError(f"the policy has no adapter {name!r}; {there}.")
     return names.index(name)
 
@@ -188,12 +194,17 @@ def _of_this_version(data: Any) -> Any:
     return data | {"policy": policy}
 
 
+@functools.cache
+def _reader(kind: type) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(kind)
+
+
 def _document(path: Path, kind: type, upgrade: Callable[[Any], Any] = lambda data: data) -> Any:
     """A JSON file as a dataclass, with exactly its fields and types. upgrade: converts data of older versions."""
     data = read_json(path)
     try:
         data = upgrade(data)
-        document: Any = pydantic.TypeAdapter(kind).validate_json(json.dumps(data), strict=True)
+        document: Any = _reader(kind).validate_json(json.dumps(data), strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -215,6 +226,8 @@ def _check_sizes(config: PolicyConfig, folder: Path) -> None:
         raise PolicyFileError(f"{error.filename} cannot be read: {error.strerror}.") from error
     if max(spec.obs_size, spec.action_size, spec.id_capacity, config.network.hidden_size) > held:
         raise PolicyFileError(f"{folder / CONFIG} describes a larger network than {BACKBONE} holds.")
+    if spec.num_agents * max(spec.obs_size, spec.action_size, 8 * spec.action_dims * spec.component_size) > TABLE_LIMIT:
+        raise PolicyFileError(f"{folder / CONFIG} describes a larger team than can be: {spec.num_agents:,} agents.")
     if config.owners.num_adapters > adapters:
         raise PolicyFileError(
             f"{folder / CONFIG} names {config.owners.num_adapters} adapters, but {ADAPTERS} holds {adapters}."

@@ -26,9 +26,9 @@ from lorasa_rllib.analysis.report import Part, write_report
 from lorasa_rllib.analysis.resources import counts
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.policies.files import PolicyFileError, contents_of
+from lorasa_rllib.printable import printable
 from lorasa_rllib.studies.curves import read_text, read_trial
 from lorasa_rllib.studies.run import COMMAND
-from lorasa_rllib.studies.terminal import printable
 from lorasa_rllib.studies.trained import Trial, find_trials, load_policy_of, play
 
 ENVS, ENV_STEPS = 8, 2000

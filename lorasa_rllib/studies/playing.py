@@ -101,11 +101,11 @@ class Environment:
         return PETTINGZOO, {**settings, "env": made_by}
 
 
-MOST = 10_000_000
-"""Largest number in settings of untrusted files, such as the steps of an episode."""
+MOST, LEAST_MOST = 10_000_000, 1000
+"""Largest numbers in settings of untrusted files: for `TIME`, and for everything else (larger for large teams)."""
 
-TEAM = re.compile(r"agents|players|allies|enemies|units|envs|obsk|size")
-"""Names of settings that are counts or sizes, which have a lower limit."""
+TIME = re.compile(r"steps|cycles|length|horizon|limit|seed")
+"""Names of settings that may be large. Any other may set how much is built, or simulated in one step."""
 
 
 def check_settings(settings: Mapping[str, Any], num_agents: int) -> None:
@@ -113,7 +113,7 @@ def check_settings(settings: Mapping[str, Any], num_agents: int) -> None:
     what the team can need."""
     for name, value in settings.items():
         values = value if isinstance(value, list) else [value]
-        most = max(1000, 4 * num_agents) if TEAM.search(name) else MOST
+        most = MOST if TIME.search(name) else max(LEAST_MOST, 4 * num_agents)
         for one in values:
             if isinstance(one, dict):
                 check_settings(one, num_agents)
@@ -123,8 +123,16 @@ def check_settings(settings: Mapping[str, Any], num_agents: int) -> None:
                 )
             elif isinstance(one, str) and (len(one) > 1000 or re.search(r"[/\\\x00-\x1f]|\.xml$", one)):
                 raise ValueError(f"these files set {name} of their environment to a path, {one[:100]!r}. {TRUST}")
+            elif isinstance(one, str) and (large := max(_numbers_in(one), default=0)) > most:
+                raise ValueError(f"these files set {name}={one!r} of their environment: {large:,} is too much. {TRUST}")
             elif isinstance(one, list):
                 check_settings({name: one}, num_agents)
+
+
+def _numbers_in(text: str) -> list[int]:
+    """Whole numbers in a name such as "4x2" or "3s_vs_5z", and what an "x" between two of them makes."""
+    products = [int(a) * int(b) for a, b in re.findall(r"(\d+)x(\d+)", text)]
+    return [*products, *map(int, re.findall(r"\d+", text))]
 
 
 TRUST = "If you trust where they come from: --trust."

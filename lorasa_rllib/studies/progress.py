@@ -11,8 +11,9 @@ from typing import Any
 import ray
 from ray.tune import Callback
 
+from lorasa_rllib.printable import printable, shortened
 from lorasa_rllib.studies.curves import STEPS
-from lorasa_rllib.studies.terminal import compact, console, duration, shortened, three_figures, width
+from lorasa_rllib.studies.terminal import compact, console, duration, three_figures, width
 
 WAIT, FIRST_WAIT = 60.0, 20.0
 """Seconds between two lines about waiting trials, and before the first one."""
@@ -187,4 +188,5 @@ def _resources(amounts: dict[str, float]) -> str:
 
 
 def _say(text: str, style: str | None = None) -> None:
-    console().print(text, style=style, markup=False)  # a new console: Tune pickles callbacks, and consoles hold locks
+    lines = "\n".join(map(printable, text.splitlines()))  # may quote environments' errors
+    console().print(lines, style=style, markup=False)  # a new console: Tune pickles callbacks, and consoles hold locks

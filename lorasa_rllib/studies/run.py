@@ -21,6 +21,7 @@ from rich.console import Console
 
 import lorasa_rllib.rllib  # noqa: F401 - registers the algorithms
 from lorasa_rllib.envs.registry import environment_class
+from lorasa_rllib.printable import printable
 from lorasa_rllib.studies import terminal
 from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
@@ -253,10 +254,10 @@ def _in_order(folder: str, filesystem: FileSystem) -> bool:
     try:
         told = put_in_order(here, filesystem)
     except NothingToResume as nothing:
-        print(nothing)
+        print(printable(str(nothing)))
         return False
     for line in told:
-        print(line)
+        print(printable(line))
     return True
 
 

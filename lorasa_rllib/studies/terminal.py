@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from lorasa_rllib.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -24,15 +26,6 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(width=width(), highlight=False)
-
-
-LINE, CELL = 2000, 200
-"""Maximum characters of a message, and of a table cell."""
-
-
-def printable(text: str, most: int = LINE) -> str:
-    """Makes untrusted text safe to print: replaces control characters and shortens it to `most` characters."""
-    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in shortened(text, most))
 
 
 def complain(program: str, message: object) -> None:
@@ -78,11 +71,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def shortened(text: str, most: int) -> str:
-    """Shortens text to `most` characters by cutting its middle, since trial names differ at their ends."""
-    if len(text) <= most:
-        return text
-    kept = max(0, most - 1)
-    return f"{text[: kept // 3]}\N{HORIZONTAL ELLIPSIS}{text[len(text) - (kept - kept // 3) :]}"

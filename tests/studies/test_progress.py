@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from lorasa_rllib.printable import shortened
 from lorasa_rllib.studies import progress as module
 from lorasa_rllib.studies.progress import NO_PHASES, Progress
-from lorasa_rllib.studies.terminal import compact, duration, shortened, three_figures, width
+from lorasa_rllib.studies.terminal import compact, duration, three_figures, width
 
 NAME = "HalfCheetah-2x3_lora-role-joint_seed12"
 
