@@ -78,9 +78,9 @@ def test_the_spec_loads_neither_ray_nor_torch():
     [
         ("nn", ("spec", "nn")),
         ("sharing", ("spec", "nn", "sharing")),
-        ("policies", ("spec", "spaces", "install", "nn", "sharing", "policies")),
+        ("policies", ("spec", "spaces", "install", "printable", "nn", "sharing", "policies")),
         ("learning", ("spec", "nn", "sharing", "learning")),
-        ("envs", ("spec", "spaces", "install", "envs")),
+        ("envs", ("spec", "spaces", "install", "printable", "envs")),
         ("analysis", ("spec", "nn", "sharing", "analysis")),
         ("rllib", ("spec", "nn", "sharing", "policies", "learning", "envs", "rllib")),
     ],

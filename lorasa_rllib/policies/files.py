@@ -38,7 +38,7 @@ MANY = 100
 
 
 class PolicyFileError(ValueError):
-    """A file is missing, damaged, or belongs to something else. The message is safe to print: parts of it come from files."""
+    """A file is missing, damaged, or belongs to something else. The message is safe to print, whoever wrote it."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
