@@ -80,7 +80,7 @@ def test_the_spec_loads_neither_ray_nor_torch():
         ("sharing", ("spec", "nn", "sharing")),
         ("policies", ("spec", "spaces", "install", "printable", "nn", "sharing", "policies")),
         ("learning", ("spec", "nn", "sharing", "learning")),
-        ("envs", ("spec", "spaces", "install", "printable", "envs")),
+        ("envs", ("spec", "spaces", "install", "envs")),
         ("analysis", ("spec", "nn", "sharing", "analysis")),
         ("rllib", ("spec", "nn", "sharing", "policies", "learning", "envs", "rllib")),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib.util
 import os
 import re
@@ -286,3 +287,20 @@ def test_the_recipe_for_starcraft_is_a_valid_script_that_stops_at_the_first_erro
     script = CLUSTER / "install_starcraft.sh"
     assert subprocess.run(["bash", "-n", script], timeout=10).returncode == 0
     assert "set -euo pipefail" in script.read_text() and os.access(script, os.X_OK)
+
+
+@pytest.mark.parametrize(("given", "status"), [("", 0), ("right", 0), ("0" * 64, 1)])
+def test_the_recipe_for_starcraft_compares_archives_with_a_given_checksum(tmp_path, given, status):
+    text = (CLUSTER / "install_starcraft.sh").read_text()
+    check = re.search(r"^check_archive\(\) \{.*?^\}", text, re.M | re.S)[0]
+    archive, right = tmp_path / "game.zip", hashlib.sha256(b"the game").hexdigest()
+    archive.write_bytes(b"the game")
+    command = f'{check}\ncheck_archive "$1" "$2" SC2_SHA256\necho unpacks'
+    done = subprocess.run(
+        ["bash", "-euc", command, "bash", archive, right if given == "right" else given],
+        capture_output=True, text=True, timeout=10, check=False,
+    )  # fmt: skip
+    assert done.returncode == status and f"SC2_SHA256={right}\n" in done.stdout
+    assert ("unpacks" in done.stdout) is (status == 0) and ("was not unpacked" in done.stderr) is (status == 1)
+    for name, unpack in (("game", "unzip -q -P"), ("maps", "unzip -q -o")):
+        assert text.index(f'check_archive "$work/{name}.zip"') < text.index(unpack)
