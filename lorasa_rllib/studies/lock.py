@@ -42,8 +42,8 @@ def locked(folder: str) -> Iterator[None]:
     finally:
         done.set()
         renewing.join(timeout=RENEWED)
-        if _read(filesystem, f"{path}/{FILE}").get("token") == mine["token"]:
-            with suppress(OSError):  # if the storage is full or gone: the lock soon becomes stale
+        with suppress(OSError):  # if the storage is full or gone: the lock soon becomes stale
+            if _read(filesystem, f"{path}/{FILE}").get("token") == mine["token"]:
                 filesystem.delete_file(f"{path}/{FILE}")
 
 

@@ -184,6 +184,11 @@ def _results_by_iteration(file: Path) -> dict[int, dict[str, Any]]:
 
 def _metrics_of(checkpoint: Path, results: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """The trial's result at the time the checkpoint was saved."""
-    with (checkpoint / ALGORITHM).open("rb") as file:
-        iteration = int(pickle.load(file)[ITERATION])
+    try:
+        iteration = int(pickle.loads((checkpoint / ALGORITHM).read_bytes())[ITERATION])
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{checkpoint / ALGORITHM} cannot be read ({type(error).__name__}: {error}). Move {checkpoint.name} elsewhere: "
+            "--resume then continues from the checkpoint before it."
+        ) from error
     return dict(results.get(iteration, {})) | {ITERATION: iteration}

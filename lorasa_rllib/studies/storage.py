@@ -123,6 +123,7 @@ class _Part:
         try:
             os.replace(self._part, self._path)
         except OSError as error:
+            self._part.unlink(missing_ok=True)
             raise _noted(error)  # noqa: B904 - the same one
 
 

@@ -57,3 +57,12 @@ def test_names_that_are_no_folder_are_refused(name, capsys):
         read_options([f"--name={name}"], "a study")
     told = capsys.readouterr().err
     assert "--name=" in told and told.count("\n") == 1 and "\x1b" not in told
+
+
+def test_a_storage_that_is_gone_at_the_end_does_not_hide_how_the_study_ended(tmp_path):
+    folder = tmp_path / "experiment"
+    with pytest.raises(SystemExit, match="130"), locked(str(folder)):
+        (folder / FILE).unlink()
+        (folder / FILE).parent.rmdir()
+        (folder / FILE).parent.symlink_to("study")  # any access fails
+        raise SystemExit(130)
