@@ -188,7 +188,7 @@ def _metrics_of(checkpoint: Path, results: dict[int, dict[str, Any]]) -> dict[st
         iteration = int(pickle.loads((checkpoint / ALGORITHM).read_bytes())[ITERATION])
     except UNREADABLE as error:
         raise ValueError(
-            f"{checkpoint / ALGORITHM} cannot be read ({type(error).__name__}: {error}). Move {checkpoint.name} elsewhere: "
-            "--resume then continues from the checkpoint before it."
+            f"{checkpoint / ALGORITHM} cannot be read ({type(error).__name__}: {error}). Move {checkpoint.name} "
+            "elsewhere: --resume then continues from the checkpoint before it."
         ) from error
     return dict(results.get(iteration, {})) | {ITERATION: iteration}
