@@ -67,8 +67,9 @@ def curves_of(study: Study, beside: bool = False) -> pd.DataFrame:
         tasks = {run.task for run in runs if run.csv.is_file()}
         others = [run for name in study.beside for run in STUDIES[name].runs() if run.task in tasks]
         runs = [r for r in others if r.study.algorithm == study.algorithm or r.method in study.methods] + runs
-    found = [pd.read_csv(run.csv) for run in runs if run.csv.is_file()]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    found = [(run, pd.read_csv(run.csv)) for run in runs if run.csv.is_file()]
+    named = [curves.assign(method=run.method) if run.study.recipes else curves for run, curves in found]
+    return pd.concat(named, ignore_index=True) if named else pd.DataFrame()
 
 
 def report(curves: pd.DataFrame, folder: Path, suite: str) -> str:
@@ -79,6 +80,26 @@ def report(curves: pd.DataFrame, folder: Path, suite: str) -> str:
     figure, name = (draw_finals, "final_returns.png") if many else (draw_curves, "learning_curves.png")
     figure(curves, folder / name, SUITES[suite].title)
     return markdown(rows)
+
+
+def report_recipes(study: Study) -> str:
+    """Writes the table of a study of settings: a row for each recipe. As Markdown, a column for each task."""
+    curves = curves_of(study)
+    write_csv(summary(curves), study.folder / "table.csv")
+    finals = final_returns(curves)
+    names = [name for name in study.recipes if name in set(finals["method"])]
+    table = pd.DataFrame({"settings of one shared policy": names})
+    for task, runs in finals.groupby("scenario", sort=False):
+        table[task] = [_of_seeds(runs[runs["method"] == name]) for name in names]
+    return markdown_of(table)
+
+
+def _of_seeds(runs: pd.DataFrame) -> str:
+    """Final returns of every seed while training, and their greedy ones, as text."""
+    if runs.empty:
+        return ""
+    training, greedy = (", ".join(f"{x:,.0f}" for x in runs[name]) for name in ("final_return", "greedy_return"))
+    return f"{training} (greedy {greedy})"
 
 
 def scores() -> str | None:
@@ -144,7 +165,8 @@ def main() -> None:
         tables[name] = report(read_curves(RESULTS / name), RESULTS / name, suite)
     for name, study in STUDIES.items():
         if any(run.csv.is_file() for run in study.runs()):
-            tables[name] = report(curves_of(study, beside=True), study.folder, study.suite)
+            one = report_recipes(study) if study.recipes else report(curves_of(study, True), study.folder, study.suite)
+            tables[name] = one
     if (table := scores()) is not None:
         tables["scores"] = table
         tables["by_task"] = by_task(curves_of(STUDIES[SCORED]))

@@ -107,7 +107,7 @@ ADVICE: dict[str, dict[str, Advice]] = {
             what="Passes over every batch.",
         ),
         "minibatch_size": Advice(
-            "an eighth of the batch", "Smaller learns from fewer environment steps, and takes longer."
+            "`auto`: about 500 of 4,000", "Smaller learns from fewer environment steps, and takes longer."
         ),
         "train_batch_size": Advice("2,000 to 8,000", "Larger for long episodes, sparse rewards or many runners."),
         "train_batch_size_per_learner": Advice("None", "When scripts of yours count per learner."),
