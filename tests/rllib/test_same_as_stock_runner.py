@@ -105,7 +105,8 @@ def test_columns_equal_those_of_rllibs_env_runner(small_config, name):
     spec = shared_policy_spec(env, env_config, "lora", r=2, network={"hidden_size": 16}, **sharing)
     module = spec.build()
     distinct_adapters(module.policy)
-    config = small_config(env, env_config, **sharing).env_runners(num_envs_per_env_runner=ENVS).debugging(seed=SEED)
+    config = small_config(env, env_config, **sharing).network(obs_norm="layer")  # RLlib's learners update no statistics
+    config = config.env_runners(num_envs_per_env_runner=ENVS).debugging(seed=SEED)
     theirs = stock_steps(env, env_config, spec, module.get_state())
     ours = our_rollouts(config, module.get_state())
     team = module.policy.config.spec

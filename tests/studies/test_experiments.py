@@ -90,6 +90,6 @@ def test_compare_reports_a_plain_experiment(tmp_path, capsys, uri):
     folder = f"file://{tmp_path}/mine" if uri else str(tmp_path / "mine")
     assert main(["compare", folder, "--out", str(tmp_path / "all.html")]) == 0
     page = (tmp_path / "all.html").read_text()
-    assert re.search(r"<td>lora-joint</td>\s*<td>22", page) and "<td>Ant-4x2</td>" in page
+    assert re.search(r"<td>LoRASA, joint</td>\s*<td>22", page) and "<td>Ant-4x2</td>" in page
     assert main(["compare", "s3://bucket/mine", "--out", str(tmp_path / "x.html")]) == 2
     assert "copy it here first" in capsys.readouterr().err

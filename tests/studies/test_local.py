@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,16 @@ sys.stdin.read()
 JOIN = "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False); print('JOINED')"
 
 
-def test_a_process_without_the_token_cannot_join(tmp_path_factory):
+@pytest.fixture
+def short_folder():
+    """Ray's sockets have paths of at most 103 characters, too few for `tmp_path`."""
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def test_a_process_without_the_token_cannot_join(short_folder):
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    mine = plain | {"RAY_ADDRESS": "local", "RAY_TMPDIR": str(tmp_path_factory.mktemp("r"))[:60]}
+    mine = plain | {"RAY_ADDRESS": "local", "RAY_TMPDIR": short_folder}
     begun = subprocess.Popen(
         [sys.executable, "-c", START], env=mine, cwd=Path(__file__).parents[2], stdin=-1, stdout=-1, text=True
     )

@@ -115,7 +115,7 @@ def test_experiments_of_older_versions_went_without(tmp_path):
     import json
 
     remember(options(), str(tmp_path / "x"))
-    file = tmp_path / "x" / "settings.json"
+    file = tmp_path / "x" / "study" / "settings.json"
     older = {key: value for key, value in json.loads(file.read_text()).items() if "settings" not in key}
     file.write_text(json.dumps(older))
     check_unchanged(options(), str(tmp_path / "x"))

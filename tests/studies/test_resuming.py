@@ -34,12 +34,22 @@ def killed(tmp_path_factory) -> Path:
     storage = tmp_path_factory.mktemp("storage")
     process, folder = start(*MORE, "--storage-path", storage), storage / "killed"
     deadline = time.monotonic() + 300
-    while not (len(list(folder.glob("*/checkpoint_*/files.json"))) == 2 and state_names_a_checkpoint(folder)):
+    while not (two_checkpoints_are_kept(folder) and state_names_a_checkpoint(folder) and results_of(folder)):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
     return storage
+
+
+def two_checkpoints_are_kept(folder: Path) -> bool:
+    return len(list(folder.glob("*/checkpoint_*/files.json"))) >= 2
+
+
+def results_of(folder: Path) -> int:
+    """Number of rows that Tune has synced, which it does after the state."""
+    file = folder / TRIAL / RESULTS
+    return len(file.read_text().splitlines()) if file.is_file() else 0
 
 
 def state_names_a_checkpoint(folder: Path) -> bool:
