@@ -271,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
         if number in done or (options.only and not {kind, what} & set(options.only)):
             continue
         if time.monotonic() - began > 60 * options.minutes:
-            print("time is up: the same command goes on")
+            print("time is up: run the same command to continue")
             break
         storage, started = Path(tempfile.mkdtemp(prefix="chaos_")), time.monotonic()
         rng = random.Random(1000 * options.seed + number)

@@ -95,7 +95,7 @@ def export(
     checkpoint: Policy,
     out: Out,
     adapter: Annotated[str | None, typer.Option(help="Only this adapter; default: the whole policy.")] = None,
-    critic: Annotated[bool, typer.Option(help="Keep the critic, to go on training.")] = True,
+    critic: Annotated[bool, typer.Option(help="Keep the critic, to continue training.")] = True,
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:

@@ -56,7 +56,7 @@ def check_names(scenario: str, agent_conf: str | None) -> None:
             raise ValueError(f"agent_conf={agent_conf!r} of {scenario} must give at least 2 segments.")
     elif agent_conf is not None and agent_conf not in FACTORISATIONS[scenario]:
         raise ValueError(
-            f"agent_conf={agent_conf!r} is no factorisation of {scenario}; choose one of "
+            f"agent_conf={agent_conf!r} is not a factorisation of {scenario}; choose one of "
             f"{list(FACTORISATIONS[scenario])}, or None for a single agent."
         )
 

@@ -24,7 +24,7 @@ def of_reset(env: Any, answer: Any) -> tuple[Answer, Answer]:
     if isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[0], Mapping):
         if not env.agents:
             raise TeamEnvError(
-                f"nobody is among `agents` of {type(env).__name__} after reset(), so nobody can act. Let an episode "
+                f"`agents` of {type(env).__name__} is empty after reset(), so no agent can act. Let an episode "
                 "begin with at least one agent."
             )
         return answer[0], _infos("reset()", env, answer[1])

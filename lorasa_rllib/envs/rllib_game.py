@@ -57,7 +57,7 @@ class RLlibGame:
         self._ended = set()
         self._go_on(obs, [str(agent) for agent in getattr(self.env, "agents", None) or ()])
         if not self.agents:
-            raise TeamEnvError(f"reset() of {type(self.env).__name__} gave no observation; nobody can act.")
+            raise TeamEnvError(f"reset() of {type(self.env).__name__} gave no observation; no agent can act.")
         return obs, infos
 
     def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:

@@ -16,6 +16,6 @@ class SMACTeam(StarCraftTeam):
         package = import_package("smac", "smac.env.starcraft2.starcraft2")
         maps = import_package("smac", "smac.env.starcraft2.maps.smac_maps").get_smac_map_registry()
         if map_name not in maps:
-            raise ValueError(f"map_name={map_name!r} is no map of SMAC; choose one of {sorted(maps)}.")
+            raise ValueError(f"map_name={map_name!r} is not a map of SMAC; choose one of {sorted(maps)}.")
         check_options(package.StarCraft2Env, options, ours=("map_name", "seed"))
         return package.StarCraft2Env(map_name=map_name, seed=seed, **options)

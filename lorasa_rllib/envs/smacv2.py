@@ -55,8 +55,8 @@ class SMACv2Team(StarCraftTeam):
         named = re.fullmatch(r"(terran|protoss|zerg)_([1-9]\d*)_vs_([1-9]\d*)", map_name)
         if named is None:
             raise ValueError(
-                f"map_name={map_name!r} is no map of SMACv2; use <race>_<units>_vs_<enemies>, such as {MAPS[0]!r}. For "
-                "maps of the first SMAC, which SMACv2 lists but cannot play, use environment 'smac'."
+                f"map_name={map_name!r} is not a map of SMACv2; use <race>_<units>_vs_<enemies>, such as {MAPS[0]!r}. "
+                "For maps of the first SMAC, which SMACv2 lists but cannot play, use environment 'smac'."
             )
         package = import_package("smacv2", "smacv2.env.starcraft2.wrapper")
         check_options(package.StarCraft2Env, options, ours=("map_name", "seed", "capability_config"))

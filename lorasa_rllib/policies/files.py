@@ -99,7 +99,7 @@ def contents_of(path: Path, limit: int, too_large: str, links: bool = True) -> b
     with open(os.open(path, flags), "rb") as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
-            raise PolicyFileError(f"{path} is no ordinary file.")
+            raise PolicyFileError(f"{path} is not a regular file.")
         if about.st_size > limit:
             raise PolicyFileError(f"{path} is {too_large}.")
         return file.read(about.st_size)
@@ -175,12 +175,12 @@ def _sync(path: Path) -> None:
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name stands in it twice")
+        raise ValueError("a name appears twice")
     return dict(pairs)
 
 
 def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _check_numbers(data: Any) -> None:

@@ -85,7 +85,7 @@ def saved(policy: TeamPolicy, origin: Origin | None = None) -> SavedPolicy:
 def team_policy(saved: SavedPolicy) -> TeamPolicy:
     """A trainable policy with these weights. Raises ValueError if the critic is missing."""
     if saved.critic is None:
-        raise ValueError("this policy was saved without its critic: it can act, but not go on training as it was.")
+        raise ValueError("this policy was saved without its critic: it can act, but not continue training as before.")
     policy = TeamPolicy(saved.config)
     actor = {f"actor.{name}": w for name, w in saved.weights.items()}
     policy.load_state_dict({**actor, **saved.critic, "_phase": policy.state_dict()["_phase"]})

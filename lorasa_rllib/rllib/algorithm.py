@@ -195,7 +195,7 @@ class TeamAlgorithm(EvaluatingPPO):
         if budget is not None and steps >= budget and self.config.decays() and not self._beyond_budget:
             self._beyond_budget = True
             logger.warning(
-                f"training goes on after {steps:,} environment steps, but the learning rate has decayed to 0 over "
+                f"training continues after {steps:,} environment steps, but the learning rate has decayed to 0 over "
                 f"total_env_steps={budget:,}: nothing is learnt any more. Stop here, set a larger budget with "
                 ".sharing(total_env_steps=...), or a rate that stays with .training(lr=...)."
             )

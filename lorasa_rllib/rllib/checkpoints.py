@@ -123,7 +123,7 @@ def checkpoint_at(path: Path) -> Path:
     """
     found = path if (path / BUILT_FROM).is_file() else last_checkpoint(path)
     if found is None:
-        raise ValueError(f"{path} is no checkpoint of an algorithm: {_what_is_there(path)}")
+        raise ValueError(f"{path} is not a checkpoint of an algorithm: {_what_is_there(path)}")
     return found
 
 

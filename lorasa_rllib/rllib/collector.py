@@ -248,7 +248,7 @@ def check(step: TeamStep, spec: TeamSpec, begun: np.ndarray) -> None:
     """
     if not (alive := step.active[begun].any(1)).all():
         raise TeamEnvError(
-            f"an episode of environment {begun[~alive][0]} began with nobody alive: none of its {spec.num_agents} "
+            f"an episode of environment {begun[~alive][0]} began with no agent alive: none of its {spec.num_agents} "
             "agents is active, so there is nothing to learn. Let reset() begin with at least one of them."
         )
     for name in ("obs", "state", "rewards", "final_obs", "final_state", "cut_obs", "cut_state"):

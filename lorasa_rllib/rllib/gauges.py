@@ -25,7 +25,7 @@ SERIES = {
     "lorasa_win_rate": ("Share of recent episodes that were won", ()),
     "lorasa_adapter_norm": ("Frobenius norm of what an adapter adds to the weights", ("adapter",)),
     "lorasa_env_runners": ("Remote env runners that answer", ()),
-    "lorasa_faults": ("Faults survived so far: env runners lost, rollouts lost, environments made anew", ()),
+    "lorasa_faults": ("Faults survived so far: env runners lost, rollouts lost, environments rebuilt", ()),
 }
 """Name -> description, and tags in addition to "run"."""
 

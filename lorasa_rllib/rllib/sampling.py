@@ -113,7 +113,7 @@ class Sampling:
                     f"{len(healthy - {runner})} are left"
                 )
         for runner, fault in faults_in(answered):
-            what_now = "" if fault.of_callback else "; environments made anew, its round is lost"
+            what_now = "" if fault.of_callback else "; environments rebuilt, its round is lost"
             self.faults.tell(f"{name_of(runner)}: {fault.line}{what_now}", fault.trace)
         return answered
 

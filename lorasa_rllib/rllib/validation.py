@@ -73,8 +73,8 @@ WHY_NOT = {
     "normalize_actions": "actions are always mapped from [-1, 1] to the bounds",
     "gym_env_vectorize_mode": "environments are stepped together in their env runner",
     "policies_to_train": "the phase decides what trains, see .sharing(schedule=...)",
-    "torch_compile_learner": "the update is not compiled",
-    "restart_failed_sub_environments": "environments that fail are made anew, see restart_failed_env_runners",
+    "torch_compile_learner": "use .training(compile=...), which compiles optimiser steps",
+    "restart_failed_sub_environments": "environments that fail are rebuilt, see restart_failed_env_runners",
     "lr_schedule": "a schedule is given as the rate itself, .training(lr=[[0, 5e-4], [1_000_000, 0.0]])",
     "entropy_coeff_schedule": "a schedule is given as the coefficient itself, "
     ".training(entropy_coeff=[[0, 0.01], [1_000_000, 0.0]])",
@@ -188,7 +188,7 @@ def check_recipe(config: Any) -> None:
             "runners computed. Set critic_recurrent=False."
         )
     if config.recompute_advantages and config.reference:
-        raise ValueError("recompute_advantages=True is no part of the published implementation: set reference=False.")
+        raise ValueError("recompute_advantages=True is not part of the published implementation: set reference=False.")
 
 
 def check_layout(config: Any) -> None:

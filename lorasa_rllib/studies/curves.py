@@ -151,9 +151,9 @@ def _table(file: Path) -> pd.DataFrame:
     except PolicyFileError:
         raise
     except (ValueError, OverflowError, RuntimeError, csv.Error) as error:
-        raise ValueError(f"{file} is no table: {str(error).splitlines()[0] if str(error) else error!r}.") from error
+        raise ValueError(f"{file} is not a table: {str(error).splitlines()[0] if str(error) else error!r}.") from error
     if missing := [name for name in NEEDED if name not in found]:
-        raise ValueError(f"{file} is no table of curves: the column {missing[0]} is missing.")
+        raise ValueError(f"{file} is not a table of curves: the column {missing[0]} is missing.")
     for name in NEEDED[len(NEEDED) - NUMBERS :]:
         try:
             found[name] = pd.to_numeric(found[name])

@@ -145,7 +145,7 @@ def _lines(trial: Path) -> Iterator[str]:
                     place[last] = _number(text)
             yield json.dumps(nested)
     except (csv.Error, AttributeError, TypeError) as error:
-        raise ValueError(f"{trial / TABLE} is no table of results: {error}.") from error
+        raise ValueError(f"{trial / TABLE} is not a table of results: {error}.") from error
 
 
 def _number(text: str) -> float | str:

@@ -50,7 +50,7 @@ def explained(folder: str, name: str) -> Iterator[None]:
         what = f", writing {error.filename}" if error.filename else ""
         raise RuntimeError(
             f"{folder}: {error.strerror or error}{what}. What was written before is whole: make room or let it be "
-            f"written again, and the same command with --resume --name {name} goes on."
+            f"written again, and the same command with --resume --name {name} continues."
         ) from error
 
 

@@ -121,12 +121,12 @@ def method_of(name: str) -> Method:
     for part in variant.split(","):
         key, _, text = part.partition("=")
         if key not in SETTINGS:
-            raise ValueError(f"method {name!r}: {key!r} is no setting of a variant; use {', '.join(SETTINGS)}")
+            raise ValueError(f"method {name!r}: {key!r} is not a setting of a variant; use {', '.join(SETTINGS)}")
         argument, label, read = SETTINGS[key]
         try:
             settings[argument] = read(text)
         except (ValueError, KeyError):
-            raise ValueError(f"method {name!r}: {text!r} is no value of {key}") from None
+            raise ValueError(f"method {name!r}: {text!r} is not a value of {key}") from None
         told.append(label.format(text))
     return replace(method, label=f"{method.label}, {', '.join(told)}", colour=None, settings=settings)
 

@@ -56,7 +56,7 @@ def put_in_order(folder: Path, filesystem: FileSystem) -> list[str]:
             raise NothingToResume(f"{folder}: no trial has saved a checkpoint yet, so it begins again.")
         names = ", ".join(file.name for file in damaged) or f"{STATE} is missing"
         raise ValueError(
-            f"{folder} cannot go on: no state of the experiment is whole ({names}). Nothing was changed, and "
+            f"{folder} cannot be resumed: no state of the experiment is whole ({names}). Nothing was changed, and "
             f"{len(checkpoints)} checkpoint(s) are there for from_checkpoint. To start again, give another --name."
         )
     told += [f"{_set_aside(file)} is damaged and set aside; the state before it is used" for file in damaged]
@@ -169,7 +169,7 @@ def _follow_checkpoints(trial: Trial, place: Path, filesystem: FileSystem) -> tu
     trial.invalidate_json_state()
     trial.run_metadata.invalidate_cache()
     if told and whole and not finished:
-        told.append(f"{trial} goes on from {whole[-1].name}, the last whole checkpoint")
+        told.append(f"{trial} continues from {whole[-1].name}, the last whole checkpoint")
     if not whole and not finished:
         told.append(f"{trial} has no whole checkpoint, so it begins again")
         if (place / RESULTS).is_file() and named:

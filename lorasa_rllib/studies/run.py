@@ -179,7 +179,7 @@ def report(
     for name, checkpoint in checkpoints.items():
         if checkpoint is not None:
             console.print(f"checkpoint  {name}: {located(checkpoint.path, options.storage_path)}", soft_wrap=True)
-    console.print(f"act or go on with a checkpoint:  lorasa_rllib.{options.algorithm.upper()}.from_checkpoint(path)")
+    console.print(f"act or continue with a checkpoint:  lorasa_rllib.{options.algorithm.upper()}.from_checkpoint(path)")
     missing = "" if find_spec("tensorboard") else "  (pip install tensorboard)"
     console.print(f"all numbers:  tensorboard --logdir {folder}{missing}", soft_wrap=True)
 
@@ -240,7 +240,7 @@ def _tuner(
     )
     if not there:
         return fresh
-    print(f"{folder}/{TUNER} is damaged: written anew from the options.")
+    print(f"{folder}/{TUNER} is damaged: rewritten from the options.")
     return tune.Tuner.restore(
         path, trainable=options.algorithm.upper(), param_space=space, resume_errored=True, storage_filesystem=filesystem
     )

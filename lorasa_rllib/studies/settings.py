@@ -52,14 +52,14 @@ def check_unchanged(options: StudyOptions, folder: str) -> None:
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
             f"{folder}/{there[0]} is damaged, and holds the options that the experiment was started with. If you give "
-            "the same ones, remove that file and --resume goes on."
+            "the same ones, remove that file and --resume continues."
         ) from error
     now = _kept(options)
     changed = [f"{_flag(name)} {_typed(value)} (begun with {_typed(begun[name])})" for name, value in now.items()
                if name in begun and value != begun[name]]  # fmt: skip
     if changed:
         raise ValueError(
-            f"--resume goes on with what {folder} was started with, but now there is {', '.join(changed)}. "
+            f"--resume continues with what {folder} was started with, but now there is {', '.join(changed)}. "
             "Give the same options, or start another experiment with another --name."
         )
 

@@ -86,7 +86,7 @@ def _synthetic(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any
         try:
             asked[key] = {"difference": float, "roles": int}[key](text)
         except (KeyError, ValueError):
-            raise ValueError(f"{scenario}: {part} is no setting; use difference (0 to 1), roles (a number).") from None
+            raise ValueError(f"{scenario}: {part} is not a setting; use difference (0 to 1), roles (count).") from None
     env_config: dict[str, Any] = {
         "num_agents": int(agents),
         "obs_size": 8,

@@ -47,7 +47,7 @@ def find_trials(folder: Path, trust: bool = False) -> list[Trial]:
     trust: whether checkpoints without policy files may be unpickled. Raises ValueError if no trial has a checkpoint.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is no folder. Give that of an experiment, such as ~/lorasa_results/NAME.")
+        raise ValueError(f"{folder} is not a folder. Give that of an experiment, such as ~/lorasa_results/NAME.")
     candidates = [folder] if list(folder.glob(CHECKPOINT)) else sorted(p for p in folder.iterdir() if p.is_dir())
     found = [Trial(path, checkpoints) for path in candidates if (checkpoints := _checkpoints(path, trust))]
     if not found:

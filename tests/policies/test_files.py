@@ -139,7 +139,7 @@ def test_agents_with_dangerous_names_are_written_inside_the_folder(tmp_path):
         (lambda f: network(f, hidden_size="64"), "hidden_size"),
         (lambda f: network(f, hidden_size=8), r"has shape \[1, 18\], not \[1, 24\]"),
         (lambda f: network(f, recurrent=False), "gru.hidden.bias is unknown"),
-        (lambda f: network(f, head_gain=float("nan")), "NaN is no number"),
+        (lambda f: network(f, head_gain=float("nan")), "NaN is not a number"),
         (lambda f: header(f, 2**63), "damaged"),
         (lambda f: header(f, 10**9), "damaged"),
         (lambda f: tensors(f, lambda name, x: x.half()), "has type F16, not F32"),

@@ -195,7 +195,7 @@ def test_a_joint_checkpoint_is_refused_by_two_phases(small_config, build, tmp_pa
 
 def test_nobody_after_reset_stops_training(small_config, build):
     algo = build(small_config("pettingzoo", {"env": counted.Nobody, "length": 4}))
-    with pytest.raises(TeamEnvError, match=r"nobody is among `agents` of Nobody after reset\(\)"):
+    with pytest.raises(TeamEnvError, match=r"`agents` of Nobody is empty after reset\(\)"):
         algo.train()
 
 

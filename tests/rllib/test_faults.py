@@ -48,7 +48,7 @@ def test_a_fault_of_an_environment_is_told_and_its_traceback_logged_once(failing
     result = algo.train()
     assert result["num_faults"] == 2 and result["num_env_steps_sampled_lifetime"] == 64
     name = "env runner 1" if runners else "the local env runner"
-    told = f"{name}: the environment raised OSError: the simulator lost its licence; environments made anew"
+    told = f"{name}: the environment raised OSError: the simulator lost its licence; environments rebuilt"
     assert result["faults"].count(told) == 2
     assert caplog.text.count(told) == 2 and caplog.text.count("Traceback") == 1
     assert "raise OSError" in caplog.text  # the line of the environment's own code

@@ -28,7 +28,7 @@ def test_an_unknown_map_ends_with_one_line(tmp_path, script):
     process = start("--map", "5x5", "--storage-path", tmp_path, script=script)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == 2 and "Traceback" not in output
-    assert "map_name='5x5' is no map" in output or "install_starcraft.sh" in output
+    assert "map_name='5x5' is unknown to SMAX" in output or "install_starcraft.sh" in output
 
 
 def test_without_the_game_or_its_packages_starcraft_says_what_to_install(tmp_path, monkeypatch):

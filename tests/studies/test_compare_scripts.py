@@ -93,7 +93,7 @@ def test_ablations_run(tmp_path, script, options, methods):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["analyze", "absent"], "is no folder"),
+        (["analyze", "absent"], "is not a folder"),
         (["analyze", "."], "holds no trial with a checkpoint"),
         (["compare", "."], "holds neither curves.csv nor runs/*.csv"),
         (["analyze", ".", "--env-steps", "0"], "--env-steps"),

@@ -45,9 +45,9 @@ def test_placements_name_only_layers_that_the_network_has():
     [
         ("laura", "choose from ps, nps"),
         ("ps:r=3", "variants are of methods with adapters"),
-        ("lora:rank=3", "'rank' is no setting of a variant"),
-        ("lora:r=many", "'many' is no value of r"),
-        ("lora:bias=1", "'1' is no value of bias"),
+        ("lora:rank=3", "'rank' is not a setting of a variant"),
+        ("lora:r=many", "'many' is not a value of r"),
+        ("lora:bias=1", "'1' is not a value of bias"),
         ("lora-role", "needs roles, which mamujoco does not have"),
     ],
 )

@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(folder, what)
     *_, before, last = checkpoints(folder)
     DAMAGES[what](folder)
     told = put_in_order(folder, LocalFileSystem())
-    assert last in told[0] and f"goes on from {before}" in told[-1]
+    assert last in told[0] and f"continues from {before}" in told[-1]
     assert goes_on_from(folder) == before == checkpoints(folder)[-1]
     assert put_in_order(folder, LocalFileSystem()) == []
 
@@ -185,5 +185,5 @@ def test_it_goes_on_from_the_checkpoint_before_a_damaged_one_with_every_step_onc
     process = start(*MORE, "--storage-path", folder.parent, "--resume")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0 and "Traceback" not in output, output
-    assert "tuner.pkl is damaged" in output and "goes on from checkpoint_" in output
+    assert "tuner.pkl is damaged" in output and "continues from checkpoint_" in output
     assert pd.read_csv(folder / "curves.csv")["env_steps"].tolist() == list(range(100, 1300, 100))

@@ -69,7 +69,7 @@ def test_scripts_import_the_challenge_and_not_a_file_of_their_folder(script, arg
     path = packages(tmp_path, CHALLENGE)
     called, cwd = (script, FOLDER) if inside else (str(FOLDER / script), tmp_path)
     output, _ = start(called, *arguments, "5x5", cwd=cwd, path=path).communicate(timeout=100)
-    assert "map_name='5x5' is no map of SMAC; choose one of ['3m']" in output
+    assert "map_name='5x5' is not a map of SMAC; choose one of ['3m']" in output
 
 
 LOOK = """

@@ -338,7 +338,7 @@ def test_the_synthetic_teams_scenarios_set_how_agents_differ():
     assert config.team_spec().num_roles == 4 and config.team_spec().obs_sizes == (12,) * 12
     assert config.env_config["difference"] == 0.5 and config.env_config["targets"] == "role"
     for wrong in ("colour=4", "roles=1.5"):
-        with pytest.raises(ValueError, match=rf"12:{wrong}: {wrong} is no setting; use difference.*roles"):
+        with pytest.raises(ValueError, match=rf"12:{wrong}: {wrong} is not a setting; use difference.*roles"):
             trials(options("--scenario", f"12:{wrong}", suite="synthetic"))
     for wrong in ("0", "12:", "12:roles", "12:roles=4,"):
         with pytest.raises(SystemExit):
