@@ -126,7 +126,7 @@ def test_standard_deviations_start_where_they_are_told(small_config, distributio
         (lambda c: c.training(lr=[[0, 1e-3], [9, 0.0]]).training(lr="linear"), "is the schedule"),
         (lambda c: c.training(target_kl=0), "target_kl=0 must be a number above 0"),
         (lambda c: c.training(recompute_advantages=True).network("published"), "needs a feed-forward critic"),
-        (lambda c: c.training(recompute_advantages=True, reference=True), "no part of the published"),
+        (lambda c: c.training(recompute_advantages=True, reference=True), "not part of the published"),
     ],
 )
 def test_settings_that_lack_something_are_named(small_config, change, message):

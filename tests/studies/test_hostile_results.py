@@ -48,9 +48,9 @@ def pipe(file: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "curves.csv").write_bytes(os.urandom(5000)), "is no table"),
-        (lambda f: (f / "curves.csv").write_bytes(b""), "is no table"),
-        (lambda f: (f / "curves.csv").write_bytes(b"\0" * 100), "is no table"),
+        (lambda f: (f / "curves.csv").write_bytes(os.urandom(5000)), "is not a table"),
+        (lambda f: (f / "curves.csv").write_bytes(b""), "is not a table"),
+        (lambda f: (f / "curves.csv").write_bytes(b"\0" * 100), "is not a table"),
         (lambda f: (f / "curves.csv").write_text("name,price\nx,1\n"), "the column scenario is missing"),
         (lambda f: change(f / "curves.csv", lambda text: text.replace("100", "x\x1b[31m")), "env_steps"),
         (lambda f: change(f / "curves.csv", lambda text: text[:150]), ""),

@@ -51,7 +51,7 @@ def test_a_file_that_does_not_fit_leaves_the_old_one_and_one_line(tmp_path):
     done = subprocess.run([sys.executable, "-c", LIMITED, tmp_path, tmp_path / "new"], capture_output=True, text=True,
                           timeout=120, check=True)  # fmt: skip
     assert done.stdout.startswith(f"OSError {tmp_path}: ") and done.stdout.count("\n") == 1, done.stderr
-    assert "--resume --name mine goes on" in done.stdout
+    assert "--resume --name mine continues" in done.stdout
     assert (tmp_path / "there" / "b").read_bytes() == b"t" * 1000
     assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["a", "b"]
 
