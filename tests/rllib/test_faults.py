@@ -150,8 +150,8 @@ def test_an_episode_without_end_skips_the_evaluation_and_every_iteration_says_so
 
 def test_a_step_that_takes_long_does_not_make_an_episode_endless(failing, build):
     """The limit counts from one end to the next, not for all episodes of an evaluation."""
-    algo = build(failing(evaluation=0).evaluation(evaluation_duration=400, evaluation_sample_timeout_s=0.2))
-    assert algo.evaluate()["env_runners"]["num_episodes"] == 400
+    algo = build(failing(evaluation=0).evaluation(evaluation_duration=4000, evaluation_sample_timeout_s=2.0))
+    assert algo.evaluate()["env_runners"]["num_episodes"] == 4000
 
 
 def test_lost_evaluation_env_runners_skip_the_evaluation(failing, build, tmp_path):
