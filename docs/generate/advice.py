@@ -53,7 +53,7 @@ ADVICE: dict[str, dict[str, Advice]] = {
             "0.3 to 10", "Lower it where each adapter sees few rows (roles in battles), raise it where adapters lag."
         ),
         "backbone": Advice("None", "To specialise a team from a policy that is already trained.", PATHS),
-        "adapters": Advice("None", "To go on from adapters of another run.", f"{PATHS}, or name -> folder"),
+        "adapters": Advice("None", "To continue from adapters of another run.", f"{PATHS}, or name -> folder"),
         "fork_from": Advice("None", "To try several continuations of one run.", PATHS),
     },
     "network": {
@@ -152,7 +152,7 @@ ADVICE: dict[str, dict[str, Advice]] = {
         "sample_timeout_s": Advice(
             "300",
             "Raise it for slow environments.",
-            what="Seconds of a round after which a runner counts as hanging and is started anew.",
+            what="Seconds of a round after which a runner counts as hanging and is restarted.",
         ),
         "explore": Advice("True", NOT_OFTEN, what="Sample actions; False: take the likeliest."),
         "num_cpus_per_env_runner": Advice("1", "Raise it for simulators with threads.", what="CPUs Ray reserves."),

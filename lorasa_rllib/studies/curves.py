@@ -19,20 +19,6 @@ from lorasa_rllib.policies.files import PolicyFileError, contents_of
 LIMIT = 2**30
 """Maximum size of a result file in bytes."""
 
-NEEDED = (
-    "scenario",
-    "obs",
-    "algorithm",
-    "method",
-    "seed",
-    "env_steps",
-    "episode_return",
-    "evaluation_return",
-    "seconds",
-)
-NUMBERS = 4
-"""How many of the last columns of `NEEDED` are numeric; every table of curves has all of `NEEDED`."""
-
 STEPS = "num_env_steps_sampled_lifetime"
 COLUMNS = [
     "scenario",
@@ -51,6 +37,10 @@ COLUMNS = [
     "versions",
     "commit",
 ]
+NEEDED = (*COLUMNS[:8], "seconds")
+"""Columns that every table of curves has."""
+NUMBERS = 4
+"""How many of the last columns of `NEEDED` are numeric."""
 
 
 def row_of(run: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
