@@ -21,10 +21,10 @@ from benchmarks.timing import alternate, report, spread
 from lorasa_rllib.learning import a2po, mappo
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.owner_adam import OwnerAdam
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
+from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.sharing.methods import owners_of
 from lorasa_rllib.spec import TeamSpec
 

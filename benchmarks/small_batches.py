@@ -30,9 +30,9 @@ from lorasa_rllib.learning import mappo
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.compiled import StepCompiler
 from lorasa_rllib.learning.owner_adam import OwnerAdam
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
+from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.sharing.methods import owners_of
 from lorasa_rllib.spec import TeamSpec
 

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lorasa_rllib.learning.gae import gae, td_errors
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.distributions import Categorical, Categoricals
 from lorasa_rllib.nn.network import OBS_NORMS, NetworkConfig
 from lorasa_rllib.nn.obs_norm import RunningNorm
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
+from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.spec import Owners, TeamSpec
 
 ROLES = 3

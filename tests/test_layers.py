@@ -9,7 +9,7 @@ import pytest
 import lorasa_rllib
 
 PACKAGE = Path(lorasa_rllib.__file__).parent
-WITHOUT_RAY = ("nn", "sharing", "policies", "learning", "envs", "analysis")
+WITHOUT_RAY = ("nn", "sharing", "policies", "rollout", "learning", "envs", "analysis")
 OPTIONAL = ("mujoco", "gymnasium", "gymnasium_robotics", "pettingzoo", "smac", "smacv2", "jax", "jaxmarl")
 
 BLOCK = """
@@ -79,10 +79,11 @@ def test_the_spec_loads_neither_ray_nor_torch():
         ("nn", ("spec", "nn")),
         ("sharing", ("spec", "nn", "sharing")),
         ("policies", ("spec", "spaces", "install", "printable", "nn", "sharing", "policies")),
-        ("learning", ("spec", "nn", "sharing", "learning")),
+        ("rollout", ("spec", "nn", "envs.base", "rollout")),
+        ("learning", ("spec", "nn", "sharing", "rollout", "learning")),
         ("envs", ("spec", "spaces", "install", "envs")),
         ("analysis", ("spec", "nn", "sharing", "analysis")),
-        ("rllib", ("spec", "nn", "sharing", "policies", "learning", "envs", "rllib")),
+        ("rllib", ("spec", "nn", "sharing", "policies", "rollout", "learning", "envs", "rllib")),
     ],
 )
 def test_dependencies_point_one_way(folder, allowed):
@@ -92,7 +93,8 @@ def test_dependencies_point_one_way(folder, allowed):
         for line in source.splitlines():
             words = line.split()
             if len(words) > 1 and words[0] in ("from", "import") and words[1].startswith("lorasa_rllib."):
-                assert words[1].split(".")[1] in allowed, f"{name}: {line.strip()}"
+                imported = words[1].removeprefix("lorasa_rllib.")
+                assert {imported, imported.split(".")[0]} & set(allowed), f"{name}: {line.strip()}"
 
 
 def test_an_unknown_name_of_the_package_is_an_attribute_error():

@@ -1,1 +1,1 @@
-"""Rollouts, advantages, losses, the owner-aware Adam and the pure updates. No Ray."""
+"""Advantages, losses, the owner-aware Adam and the pure updates. No Ray."""

@@ -43,7 +43,6 @@ from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.learning.passes import per_owner, rows_of_roles
 from lorasa_rllib.learning.ratios import Ratios
 from lorasa_rllib.learning.replay import actor_states, log_probs_of_single_steps
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.learning.units import (
     CriticRows,
     Leaves,
@@ -57,6 +56,7 @@ from lorasa_rllib.learning.units import (
     units_of,
 )
 from lorasa_rllib.nn.policy import Group, TeamPolicy
+from lorasa_rllib.rollout.columns import TeamRollout
 
 
 @dataclass(frozen=True)

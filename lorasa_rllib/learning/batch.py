@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lorasa_rllib.learning.gae import gae, td_errors
 from lorasa_rllib.learning.quirks import Quirks
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.nn.rows import known_roles
+from lorasa_rllib.rollout.columns import TeamRollout
 
 AllSum = Callable[[Tensor], Tensor]
 

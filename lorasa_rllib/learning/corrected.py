@@ -20,10 +20,10 @@ from lorasa_rllib.learning.batch import (
     with_targets,
 )
 from lorasa_rllib.learning.replay import last_critic_state, with_values
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.learning.trace import CORRECTIONS
 from lorasa_rllib.learning.units import Unit
 from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.rollout.columns import TeamRollout
 
 
 class Advantages:

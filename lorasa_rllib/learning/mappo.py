@@ -29,9 +29,9 @@ from lorasa_rllib.learning.losses import clipped_surrogate, clipped_value_loss
 from lorasa_rllib.learning.observed import take_in_observations
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.learning.passes import Counts, Minibatch, live_rows, passes
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.distributions import Noise
 from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.rollout.columns import TeamRollout
 
 if TYPE_CHECKING:
     from lorasa_rllib.learning.compiled import CompiledStep, StepCompiler

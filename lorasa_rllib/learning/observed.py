@@ -6,8 +6,8 @@ from __future__ import annotations
 import torch
 
 from lorasa_rllib.learning.batch import AllSum, MAPPOSettings, alone
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.rollout.columns import TeamRollout
 
 
 def take_in_observations(

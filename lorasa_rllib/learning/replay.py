@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.batch import Batch
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.rollout.columns import TeamRollout
 
 
 @torch.no_grad()

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.rllib.episodes import EpisodeMeter, share_of_slots
 from lorasa_rllib.rllib.faults import EndlessEpisode, named
 from lorasa_rllib.rllib.memory import Memory, RunningCritic
 from lorasa_rllib.rllib.sampled import EpisodeSummary
+from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.spec import TeamSpec
 
 SEEDS = 2**31 - 2**20

@@ -7,11 +7,11 @@ from typing import Any
 
 import ray
 
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.rllib.checkpoints import read_trained
 from lorasa_rllib.rllib.faults import Fault
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import Sampled
+from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.sharing.methods import takes
 from lorasa_rllib.sharing.seps import find_groups, transitions
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.envs.base import TeamStep
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.policy import PolicyConfig
+from lorasa_rllib.rollout.columns import TeamRollout
 
 
 class Memory:

@@ -18,7 +18,6 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
 from lorasa_rllib.envs.base import TeamEnvError, VectorTeamEnv, Worker
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.rllib.callbacks import RunnerCallbacks
@@ -28,6 +27,7 @@ from lorasa_rllib.rllib.memory import Memory
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import forget_evaluation, log_evaluation, log_restarts, log_sampling
 from lorasa_rllib.rllib.sampled import Sampled
+from lorasa_rllib.rollout.columns import TeamRollout
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 import ray
 from ray.rllib.core.learner.training_data import TrainingData
 
-from lorasa_rllib.learning.rollout import TeamRollout
+from lorasa_rllib.rollout.columns import TeamRollout
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import torch
 
 from lorasa_rllib.learning.batch import MAPPOSettings, prepare
 from lorasa_rllib.learning.mappo import live_rows, loss_sums
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
+from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.spec import Owners
 from tests.helpers import team
 

@@ -9,8 +9,8 @@ import torch
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.learning.quirks import REFERENCE
-from lorasa_rllib.learning.rollout import TeamRollout
 from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.rollout.columns import TeamRollout
 from tests.reference.vectors import Vectors, close, published_policy, state_of
 
 PARAMETERS = (2e-5, 0.0)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorasa_rllib.learning.rollout import TeamRollout, in_one_piece
+from lorasa_rllib.rollout.columns import TeamRollout, in_one_piece
 from tests.helpers import make_policy, owner_tables, random_rollout, team
 
 UNEQUAL = team((4, 2, 3), (2, 3, 1))
