@@ -24,6 +24,9 @@ PATTERNS, PATTERN = 100, 100
 PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high", "views", "choices")
 """Fields of `TeamSpec` with one entry per agent; empty where they do not apply."""
 
+WIDEST = 1e15
+"""Largest action bound. Spaces with larger ones, such as the largest float32, mean that there is no bound."""
+
 
 @dataclass(frozen=True)
 class TeamSpec:
@@ -81,8 +84,10 @@ class TeamSpec:
                 if tuple(map(len, getattr(self, name))) != self.action_sizes:
                     raise ValueError(f"{name} must hold one bound per action dimension {self.action_sizes}.")
             low, high = np.concatenate(self.action_low), np.concatenate(self.action_high)
-            if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
-                raise ValueError("action bounds must be finite with low <= high in every dimension.")
+            if not ((np.abs([low, high]) <= WIDEST).all() and (low <= high).all()):
+                raise ValueError(
+                    f"action bounds must be finite, from -{WIDEST:g} to {WIDEST:g} with low <= high in every dimension."
+                )
         if self.choices and (
             self.continuous or tuple(map(sum, self.choices)) != self.action_sizes or min(map(min, self.choices)) < 1
         ):

@@ -15,6 +15,10 @@ from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv, Worker
 from lorasa_rllib.envs.infos import METRICS_KEY, EpisodeInfos
 from lorasa_rllib.envs.pettingzoo_answers import (
     Answer,
+    alive,
+    alive_after_reset,
+    flags,
+    ids_of,
     numbers,
     of_each,
     of_reset,
@@ -80,8 +84,9 @@ class PettingZooTeam(VectorTeamEnv):
         game = make_game(env, env_kwargs, for_worker)
         self._games = [game]
         try:
-            self._ids = _distinct(game)
+            self._ids = ids_of(game, "possible_agents")
             shown = of_reset(game, game.reset(seed=first_seed))
+            alive_after_reset(game)
             self.spec, self._views, self._own_state = _describe(game, self._ids, shown, env, team_reward, id_capacity)
             self._shown: tuple[int | None, tuple[Answer, Answer]] | None = (first_seed, shown)
             self.grow(num_envs)
@@ -166,15 +171,17 @@ class PettingZooTeam(VectorTeamEnv):
         self._time += 1
         for e, game in enumerate(self._games):
             self.stepping = e
-            acted = list(game.agents)
+            acted = alive(game)
             who = [self._index[agent] for agent in acted]
             moves = {agent: self.spec.action_of(n, actions[e, n]) for agent, n in zip(acted, who, strict=True)}
             obs, earned, ends, cuts, infos = of_step(game, game.step(moves))
             rewards[e, who] = numbers(of_each(acted, earned, "reward"), acted)
-            ended, stopped = of_each(acted, ends, "termination"), of_each(acted, cuts, "truncation")
-            left[e, who] = [bool(end) for end in ended]
+            ended = flags(of_each(acted, ends, "termination"), acted, "termination")
+            stopped = flags(of_each(acted, cuts, "truncation"), acted, "truncation")
+            left[e, who] = ended
             gone = [agent for agent, end, stop in zip(acted, ended, stopped, strict=True) if end or stop]
-            over = not game.agents or len(gone) == len(acted)
+            onward = alive(game)
+            over = not onward or len(gone) == len(acted)
             if over or self._time[e] == self._limit:
                 self._infos.add(e, acted, infos)
                 metrics.append(self._infos.finish(e, infos))
@@ -183,11 +190,12 @@ class PettingZooTeam(VectorTeamEnv):
                 final.append(self._last(e, acted, obs))
                 self._begin(e, None)
             else:
+                _check_gone(gone, onward)
                 self._infos.add(e, gone, infos)
-                cut[e, who] = [bool(stop and not end) for end, stop in zip(ended, stopped, strict=True)]
+                cut[e, who] = [stop and not end for end, stop in zip(ended, stopped, strict=True)]
                 if cut[e].any():
-                    parting.append(self._last(e, {**dict.fromkeys(acted), **dict.fromkeys(game.agents)}, obs))
-                self._observe(e, game.agents, obs, infos)
+                    parting.append(self._last(e, {**dict.fromkeys(acted), **dict.fromkeys(onward)}, obs))
+                self._observe(e, onward, obs, infos)
         return replace(self._answer(rewards, terminated, truncated, left, cut, final, parting), metrics=metrics)
 
     @classmethod
@@ -216,7 +224,7 @@ class PettingZooTeam(VectorTeamEnv):
             obs, infos = of_reset(self._games[e], self._games[e].reset(seed=seed))
         self._time[e], self._begun[e] = 0, True
         self._infos.restart(e)
-        self._observe(e, self._games[e].agents, obs, infos)
+        self._observe(e, alive_after_reset(self._games[e]), obs, infos)
 
     def _last(self, e: int, agents: Iterable[Any], obs: Answer) -> tuple[np.ndarray, np.ndarray]:
         """The last observations and global state of copy e, including agents that are leaving; copies."""
@@ -344,15 +352,13 @@ def _describe(
     return spec, views, state is not None
 
 
-def _distinct(game: ParallelEnv[Any, Any, Any]) -> tuple[Any, ...]:
-    """The ids of all agents. Raises ValueError if there are none or two share a name."""
-    agents = tuple(game.possible_agents or ())
-    if not agents or len(set(map(str, agents))) < len(agents):
-        raise ValueError(
-            f"possible_agents of {type(game).__name__} is {list(agents)}; let its constructor list all agents that "
-            "ever appear, under distinct names."
+def _check_gone(gone: Sequence[Any], onward: Sequence[Any]) -> None:
+    """Raises TeamEnvError if an agent that has just ended is still among those that act next."""
+    if staying := [agent for agent in gone if agent in onward]:
+        raise TeamEnvError(
+            f"agent {staying[0]!r} has terminated or was truncated, and is still among `agents`. Let step() remove it "
+            "from `agents`, or end it later if it goes on."
         )
-    return agents
 
 
 def _space(game: ParallelEnv[Any, Any, Any], which: str, agent: Any) -> Any:

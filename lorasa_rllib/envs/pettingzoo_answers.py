@@ -19,14 +19,9 @@ Answer = Mapping[Any, Any]
 def of_reset(env: Any, answer: Any) -> tuple[Answer, Answer]:
     """Observations and infos returned by reset(); infos of None become {}.
 
-    Raises TeamEnvError for the older API, which has no infos, and if there are no agents to act.
+    Raises TeamEnvError for the older API, which has no infos.
     """
     if isinstance(answer, tuple | list) and len(answer) == 2 and isinstance(answer[0], Mapping):
-        if not env.agents:
-            raise TeamEnvError(
-                f"`agents` of {type(env).__name__} is empty after reset(), so no agent can act. Let an episode "
-                "begin with at least one agent."
-            )
         return answer[0], _infos("reset()", env, answer[1])
     raise TeamEnvError(
         f"reset() of {type(env).__name__} must return two dictionaries, observations and infos, but returned "
@@ -44,6 +39,56 @@ def of_step(env: Any, answer: Any) -> tuple[Answer, Answer, Answer, Answer, Answ
         f"truncations and infos, but returned {came}. Environments of the older API returned four: let their dones "
         "be terminations, or truncations where a time limit ended the episode."
     )
+
+
+def ids_of(env: Any, *attributes: str) -> tuple[Any, ...]:
+    """The ids of all agents of an environment, as in the first of `attributes` that lists any.
+
+    Raises ValueError if there are none or two share a name.
+    """
+    for attribute in attributes:
+        listed = getattr(env, attribute, None)
+        if (ids := _ids(listed)) and len(set(map(str, ids))) == len(ids):
+            return ids
+        if ids is None or ids:
+            break
+    raise ValueError(
+        f"{attribute} of {type(env).__name__} is {described(listed)}; let its constructor list all agents that ever "
+        "appear in possible_agents, under distinct names."
+    )
+
+
+def alive(env: Any) -> tuple[Any, ...]:
+    """The ids of the agents that act next. Raises TeamEnvError if `env.agents` is missing or not a list of ids."""
+    listed = getattr(env, "agents", ...)
+    ids = () if listed is None else _ids(listed)
+    if ids is None:
+        found = "missing" if listed is ... else described(listed)
+        raise TeamEnvError(
+            f"`agents` of {type(env).__name__} is {found}. Let reset() and step() set it to the list of the agents "
+            "that act next."
+        )
+    return ids
+
+
+def alive_after_reset(env: Any) -> tuple[Any, ...]:
+    """`alive(env)`. Raises TeamEnvError if nobody is."""
+    if not (ids := alive(env)):
+        raise TeamEnvError(
+            f"`agents` of {type(env).__name__} is empty after reset(), so no agent can act. Let an episode begin "
+            "with at least one agent."
+        )
+    return ids
+
+
+def _ids(listed: Any) -> tuple[Any, ...] | None:
+    """The entries of a list, set, array or other collection of ids; None for anything else, such as a string."""
+    if isinstance(listed, str | bytes):
+        return None
+    try:
+        return tuple(listed)
+    except TypeError:
+        return None
 
 
 def _infos(method: str, env: Any, infos: Any) -> Answer:
@@ -67,6 +112,31 @@ def of_each(agents: Sequence[Any], given: Answer, what: str) -> list[Any]:
             "observation, reward, termination and truncation from step(), and one that is there after reset() an "
             "observation; those that have left must not be among `agents`."
         ) from None
+
+
+def flags(given: Sequence[Any], agents: Sequence[Any], what: str) -> list[bool]:
+    """Terminations or truncations as bool. Raises TeamEnvError if one is not True, False, 1 or 0."""
+    return [
+        flag if flag is True or flag is False else _flag(flag, agent, what)
+        for flag, agent in zip(given, agents, strict=True)
+    ]
+
+
+def _flag(given: Any, agent: Any, what: str) -> bool:
+    array = _array(given)
+    if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
+        raise TeamEnvError(
+            f"the {what} of agent {agent!r} is {described(given)}. Let step() give every agent True or False."
+        )
+    return bool(array.item())
+
+
+def _array(given: Any) -> np.ndarray:
+    """A number, an array, a tensor or nested lists of numbers as an array; of type object if it is nothing of these."""
+    try:
+        return np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
+    except ValueError:  # ragged
+        return np.empty(0, object)
 
 
 def numbers(rewards: list[Any], agents: Sequence[Any]) -> list[Any]:
@@ -116,10 +186,7 @@ def _inherits_state(game: Any) -> bool:
 
 def state_numbers(game: Any, state: Any, size: int | None = None) -> np.ndarray:
     """The result of `state()` as a flat array [size], or of any size but 0. Raises TeamEnvError otherwise."""
-    try:
-        array = np.asarray(state.detach().cpu() if hasattr(state, "detach") else state)
-    except ValueError:  # ragged
-        array = np.empty(0, object)
+    array = _array(state)
     if array.dtype.kind not in "fiub" or not array.size:
         raise TeamEnvError(
             f"state() of {type(game).__name__} gave {described(state)}. Let it return an array of numbers, always of "

@@ -42,10 +42,20 @@ def make_game(
             raise ValueError(f"env={env!r} does not take the settings {sorted(env_kwargs)}: {problem}") from problem
         raise
     if is_rllib_game(type(game)):
+        if not _takes(game.reset, {"seed": None, "options": None}):
+            raise ValueError(
+                f"reset() of env={env!r} takes no seed or no options. RLlib calls reset(seed=None, options=None), "
+                "which returns observations and infos: give it these parameters."
+            )
         return RLlibGame(game)  # type: ignore[return-value]
     if isinstance(game, AECEnv):
         raise ValueError(f"env={env!r} takes turns (AEC). {TURNS}")
     missing = [name for name in ("possible_agents", "reset", "step") if not hasattr(game, name)]
+    if missing == ["possible_agents"] and isinstance(game, ParallelEnv):
+        raise ValueError(
+            f"env={env!r} has no possible_agents, but the agents of a policy are known before the first episode: let "
+            "its constructor list all that ever appear."
+        )
     if missing:
         raise ValueError(
             f"env={env!r} is neither a PettingZoo parallel environment nor a MultiAgentEnv of RLlib: it has no "

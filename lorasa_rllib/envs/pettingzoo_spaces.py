@@ -22,6 +22,7 @@ from lorasa_rllib.spaces import (
     Tuple,
     described,
 )
+from lorasa_rllib.spec import WIDEST
 
 
 def view_from(agent: Any, observation: Any, action: Any) -> AgentView:
@@ -63,12 +64,13 @@ def _actions(agent: Any, space: Any) -> ActionSpace:
         raise ValueError(
             f"the action space of agent {agent!r} is {space}; it must be a Box, Discrete, MultiDiscrete or MultiBinary."
         )
-    if not (np.issubdtype(space.dtype, np.floating) and space.is_bounded("both") and space.shape != (0,)):
+    low, high = (tuple(np.ravel(bound).tolist()) for bound in (space.low, space.high))
+    bounded = all(abs(bound) <= WIDEST for bound in (*low, *high))
+    if not (np.issubdtype(space.dtype, np.floating) and bounded and space.shape != (0,)):
         raise ValueError(
             f"the action space of agent {agent!r} is {space}; a Box of actions needs floating numbers, at least one, "
-            "and finite bounds. A wrapper of pettingzoo or of your own can set them."
+            f"and bounds from -{WIDEST:g} to {WIDEST:g}. A wrapper of pettingzoo or of your own can set them."
         )
-    low, high = (tuple(np.ravel(bound).tolist()) for bound in (space.low, space.high))
     return Box(space.shape, str(space.dtype), low, high)
 
 

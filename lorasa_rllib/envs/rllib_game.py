@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from lorasa_rllib.envs.base import TeamEnvError, Worker
-from lorasa_rllib.envs.pettingzoo_answers import of_reset, of_step
+from lorasa_rllib.envs.pettingzoo_answers import flags, ids_of, of_reset, of_step
 
 ALL = "__all__"
 MULTI_AGENT_ENV = ("ray.rllib.env.multi_agent_env", "MultiAgentEnv")
@@ -34,13 +35,7 @@ class RLlibGame:
 
     def __init__(self, env: Any):
         self.env = env
-        ids = list(getattr(env, "possible_agents", None) or getattr(env, "agents", None) or ())
-        self.ids = {str(agent): agent for agent in ids}
-        if not ids or len(self.ids) < len(ids):
-            raise ValueError(
-                f"{type(env).__name__}.possible_agents is {ids}; let its constructor list all agents that ever appear, "
-                "under distinct names."
-            )
+        self.ids = {str(agent): agent for agent in ids_of(env, "possible_agents", "agents")}
         self.possible_agents = list(self.ids)
         self.agents: list[str] = []
         self._ended: set[str] = set()
@@ -64,11 +59,12 @@ class RLlibGame:
         """Returns obs, rewards, terminations, truncations and infos as in PettingZoo, without "__all__"."""
         answer = self.env.step({self.ids[agent]: action for agent, action in actions.items()})
         obs, rewards, terminated, truncated, infos = map(_by_name, of_step(self.env, answer))
+        ended, stopped = _flags(terminated, "termination"), _flags(truncated, "truncation")
         ends, cuts = {}, {}
         for agent in self.agents:
-            end, cut = bool(terminated.get(agent)), bool(truncated.get(agent))
+            end, cut = ended[agent], stopped[agent]
             if not (end or cut):
-                end, cut = bool(terminated.get(ALL)), bool(truncated.get(ALL))
+                end, cut = ended[ALL], stopped[ALL]
             ends[agent], cuts[agent] = end, cut and not end
             if end and agent not in obs:
                 obs[agent] = self._last[agent]
@@ -78,7 +74,7 @@ class RLlibGame:
         if back := sorted(done_before.intersection(obs)):
             raise TeamEnvError(f"agent {back[0]!r} has terminated or was truncated, and yet was given an observation.")
         self._go_on(obs, alive)
-        if terminated.get(ALL) or truncated.get(ALL):
+        if ended[ALL] or stopped[ALL]:
             self.agents = []
         return obs, rewards, ends, cuts, infos
 
@@ -168,6 +164,11 @@ def env_context(settings: Mapping[str, Any], worker: Worker, vector_index: int) 
     for name, value in vars(worker).items():
         setattr(context, name, value)
     return context
+
+
+def _flags(given: Mapping[str, Any], what: str) -> defaultdict[str, bool]:
+    """Terminations or truncations by agent, False where there is none."""
+    return defaultdict(bool, zip(given, flags(list(given.values()), list(given), what), strict=True))
 
 
 def _by_name(given: Mapping[Any, Any] | None) -> dict[str, Any]:

@@ -257,9 +257,11 @@ def check(step: TeamStep, spec: TeamSpec, begun: np.ndarray) -> None:
             rows = step.ended if name.startswith("final") else range(len(column))
             if name.startswith("cut"):
                 rows = np.flatnonzero(step.cut.any(1))  # type: ignore[union-attr]
-            e = rows[np.argwhere(~np.isfinite(column))[0][0]]
+            row, *axes = np.argwhere(~np.isfinite(column))[0]
+            of_agents = not spec.shared_reward if name == "rewards" else "obs" in name or spec.state_per_agent
+            whose = f" of agent {spec.agents[axes[0]]!r}" if of_agents else ""
             raise TeamEnvError(
-                f"the environment gave a NaN or infinite value in {name} of environment {e}. Look at the environment "
+                f"the environment gave a NaN or infinite value in {name}{whose} of environment {rows[row]}. Look at it "
                 "(diverging physics, division by zero) or at actions outside its bounds."
             )
     if step.masks is not None and not (able := spec.can_choose(step.masks)).all():

@@ -36,12 +36,17 @@ class Gauges:
     def __init__(self, run: str):
         self._gauges = {name: Gauge(name, what, ("run", *tags)) for name, (what, tags) in SERIES.items()}
         for gauge in self._gauges.values():
-            gauge.set_default_tags({"run": run})
+            gauge.set_default_tags({"run": _ascii(run)})
 
     def show(self, results: Mapping[str, Any], env_runners: int) -> None:
         """Sets the gauges from the results of an iteration."""
         for (name, *tag), value in values_of(results, env_runners).items():
-            self._gauges[name].set(value, dict(zip(SERIES[name][1], tag, strict=True)))
+            self._gauges[name].set(value, dict(zip(SERIES[name][1], map(_ascii, tag), strict=True)))
+
+
+def _ascii(tag: str) -> str:
+    """The tag in ASCII, all that Ray accepts: other characters as escapes, "\\xfc"."""
+    return tag.encode("ascii", "backslashreplace").decode()
 
 
 def values_of(results: Mapping[str, Any], env_runners: int) -> dict[tuple[str, ...], float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import time
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -105,10 +106,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def _whose(self) -> Worker:
         """Description of this env runner for constructors of environments."""
-        index = self.worker_index or 0
-        context = ray.get_runtime_context()
-        restarted = context.worker.mode == ray.WORKER_MODE and context.was_current_actor_reconstructed
-        return self.config.worker(index, recreated=restarted or self._remade > 0)
+        return self.config.worker(self.worker_index or 0, recreated=self._remade > 0 or _was_restarted())
 
     @override(EnvRunner)
     def make_module(self) -> None:
@@ -292,6 +290,16 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         env, self.env = self.env, None
         if env is not None:
             env.close()
+
+
+def _was_restarted() -> bool:
+    """Whether Ray has restarted this process, an actor, after it died."""
+    context = ray.get_runtime_context()
+    if context.worker.mode != ray.WORKER_MODE:
+        return False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Ray's property calls a deprecated one of its own
+        return bool(context.was_current_actor_reconstructed)
 
 
 @contextmanager

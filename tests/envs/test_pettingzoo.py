@@ -22,6 +22,7 @@ ENVIRONMENTS = {
     "spread, continuous": {"env": "mpe2.simple_spread_v3:parallel_env", "continuous_actions": True, "max_cycles": 7},
     "speaker": {"env": "mpe2.simple_speaker_listener_v4", "max_cycles": 9},
 }
+LARGEST = float(np.finfo(np.float32).max)
 OURS = {"env", "team_reward", "max_episode_steps", "id_capacity"}
 
 
@@ -184,7 +185,8 @@ BOX = spaces.Box(-1, 1, (2,), np.float32)
         ({"env": one_space(spaces.Dict(action_mask=BOX))}, "'ann'.*must have 3 entries, one for each choice"),
         ({"env": one_space(action=spaces.Tuple([BOX]))}, "action space of agent 'bob'.*Box, Discrete, MultiDiscrete"),
         ({"env": one_space(action=spaces.Box(0, 3, (2,), np.int32))}, "action space of agent 'bob'.*floating"),
-        ({"env": one_space(action=spaces.Box(-np.inf, np.inf, (2,)))}, "finite bounds"),
+        ({"env": one_space(action=spaces.Box(-np.inf, np.inf, (2,)))}, r"bounds from -1e\+15 to 1e\+15"),
+        ({"env": one_space(action=spaces.Box(-LARGEST, LARGEST, (2,)))}, r"bounds from -1e\+15 to 1e\+15"),
         ({"env": one_space(action=BOX)}, "discrete and with continuous"),
         ({"env": games.Game, "team_reward": "most"}, "team_reward='most'"),
         ({"env": games.Game, "max_episode_steps": 0}, "max_episode_steps=0"),

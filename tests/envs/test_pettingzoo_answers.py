@@ -310,3 +310,127 @@ def test_agents_must_have_distinct_names(ids):
 
     with pytest.raises(ValueError, match=r"possible_agents of Odd is \[.*under distinct names"):
         PettingZooTeam.team_spec(env=Odd)
+
+
+# Agents
+
+
+def with_agents(listed):
+    """A game whose agents are listed by what `listed` makes of their ids."""
+
+    class Listed(games.Game):
+        def __init__(self, length):
+            super().__init__(length)
+            self.possible_agents = listed(self.possible_agents)
+
+        def reset(self, seed=None, options=None):
+            answer = super().reset(seed)
+            self.agents = listed(self.agents)
+            return answer
+
+        def step(self, actions):
+            self.agents = list(self.agents)
+            answer = super().step(actions)
+            self.agents = listed(self.agents)
+            return answer
+
+    return Listed
+
+
+@pytest.mark.parametrize("listed", [np.array, tuple, dict.fromkeys])
+def test_lists_of_agents_of_any_type(listed):
+    team, plain = PettingZooTeam(1, env=with_agents(listed), length=3), PettingZooTeam(1, env=games.Game, length=3)
+    assert team.spec.agents == plain.spec.agents
+    team.reset(0), plain.reset(0)
+    for _ in range(5):
+        one, other = team.step(STAY), plain.step(STAY)
+        np.testing.assert_array_equal(one.obs, other.obs)
+        np.testing.assert_array_equal(one.truncated, other.truncated)
+
+
+@kinds
+@pytest.mark.parametrize("listed", [3, "ann", lambda: ["ann"]], ids=["number", "name", "function"])
+def test_what_is_no_list_of_agents_is_refused(kind, listed):
+    class Unlisted(games.Game):
+        def __init__(self):
+            super().__init__()
+            self.possible_agents = listed
+
+    class UnlistedFlags(Flags):
+        def __init__(self, config):
+            super().__init__({"ends": {}, "cuts": {}})
+            self.possible_agents = listed
+
+    with pytest.raises(ValueError, match=r"possible_agents of Unlisted.* is .*list all agents that ever appear"):
+        PettingZooTeam(1, env=Unlisted if kind == "PettingZoo" else UnlistedFlags)
+
+
+def test_a_game_that_never_says_who_acts_is_refused():
+    class Silent(games.Game):
+        def reset(self, seed=None, options=None):
+            answer = super().reset(seed)
+            del self.agents
+            return answer
+
+    with pytest.raises(TeamEnvError, match="`agents` of Silent is missing"):
+        PettingZooTeam(1, env=Silent)
+
+
+def test_an_rllib_environment_need_not_say_who_acts():
+    class Quiet(Flags):
+        def __init__(self, config):
+            super().__init__(config)
+            self.agents = []
+
+    team = PettingZooTeam(1, env=Quiet, ends={}, cuts={})
+    assert team.reset(0).active.all()
+
+
+@pytest.mark.parametrize("flag", [(("bob",), ()), ((), ("bob",))], ids=["terminated", "truncated"])
+def test_whoever_has_ended_must_not_act_next(flag):
+    class Staying(ending(*flag)):
+        def step(self, actions):
+            answer = super().step(actions)
+            self.agents = list(self.possible_agents)
+            return answer
+
+    team = PettingZooTeam(1, env=Staying)
+    team.reset(0)
+    with pytest.raises(TeamEnvError, match="agent 'bob' has terminated or was truncated, and is still among `agents`"):
+        team.step(STAY)
+
+
+@kinds
+@pytest.mark.parametrize("value", ["no", None, 2, [0, 1], {}], ids=repr)
+@pytest.mark.parametrize("which", [2, 3], ids=["termination", "truncation"])
+def test_ends_are_true_or_false(kind, which, value):
+    class Unclear(games.Game if kind == "PettingZoo" else Flags):
+        def step(self, actions):
+            answer = list(super().step(actions))
+            answer[which] = dict.fromkeys(answer[0], value)
+            return tuple(answer)
+
+    settings = {} if kind == "PettingZoo" else {"ends": {}, "cuts": {}}
+    team = PettingZooTeam(1, env=Unclear, **settings)
+    team.reset(0)
+    what = ["termination", "truncation"][which - 2]
+    with pytest.raises(TeamEnvError, match=f"the {what} of agent 'a(nn)?' is .*True or False"):
+        team.step(np.zeros((1, team.spec.num_agents), np.int64))
+
+
+def test_ends_of_other_types_count():
+    class Typed(games.Game):
+        def step(self, actions):
+            obs, rewards, _, _, infos = super().step(actions)
+            self.agents = ["cleo"]
+            return (
+                obs,
+                rewards,
+                {"ann": 1, "bob": np.array([True]), "cleo": torch.tensor(0)},
+                dict.fromkeys(obs, 0),
+                infos,
+            )
+
+    team = PettingZooTeam(1, env=Typed)
+    team.reset(0)
+    assert team.step(STAY).left.tolist() == [[True, True, False]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from pettingzoo.test.example_envs import generated_agents_parallel_v0
 from ray.rllib.env.env_context import EnvContext
 
 from lorasa_rllib.envs.base import Worker
@@ -95,6 +96,19 @@ def test_reset_without_a_seed_is_told():
 
     with pytest.raises(ValueError, match=r"reset\(\) of env=.*takes no seed"):
         make_game(Seedless, {})
+
+
+@pytest.mark.parametrize("takes", ["", "seed=None", "options=None"])
+def test_reset_of_rllib_without_seed_and_options_is_told(takes):
+    base = as_multi_agent(games.Game)
+    old = type("Old", (base,), {"reset": eval(f"lambda self, {takes}: ({{}}, {{}})")})
+    with pytest.raises(ValueError, match=r"reset\(\) of env=.*RLlib calls reset\(seed=None, options=None\)"):
+        make_game(old, {})
+
+
+def test_a_game_that_lists_no_agents_in_advance_is_told():
+    with pytest.raises(ValueError, match="has no possible_agents, but the agents of a policy are known before"):
+        make_game(generated_agents_parallel_v0.parallel_env, {})
 
 
 class Configured(games.Game):

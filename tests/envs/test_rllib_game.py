@@ -117,7 +117,7 @@ def test_agents_leave_one_by_one():
 
 def test_agents_must_be_listed():
     for agents in ([], [1, "1"]):
-        with pytest.raises(ValueError, match=r"Pair.possible_agents is \[.*list all agents"):
+        with pytest.raises(ValueError, match=r"agents of Pair is \[.*list all agents"):
             PettingZooTeam.team_spec(env=Pair, script=[""], agents=agents)
 
 

@@ -121,9 +121,9 @@ class Nobody(games.Game):
 
 
 class Dashes(games.Game):
-    """Names with what RLlib joins names of metrics by."""
+    """Names with what RLlib joins names of metrics by, and with letters that Ray's tags of metrics do not take."""
 
-    called = ("left--1", "left", "-right--")
+    called = ("left--1", "left", "-пр\u00e4vo--")
 
     def __init__(self, length=9):
         super().__init__(length)

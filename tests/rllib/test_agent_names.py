@@ -199,8 +199,10 @@ def test_nobody_after_reset_stops_training(small_config, build):
         algo.train()
 
 
-def test_names_with_dashes_are_restored(small_config, build, tmp_path):
-    algo = build(small_config("pettingzoo", {"env": counted.Dashes}))
+def test_names_with_dashes_and_other_letters_are_restored(small_config, build, tmp_path):
+    config = small_config("pettingzoo", {"env": counted.Dashes})
+    config.trial_name = "\u00e9tude"
+    algo = build(config)
     algo.train()
     again = MAPPO.from_checkpoint(algo.save_to_path(tmp_path / "checkpoint"))
     steps = again.train()["env_runners"]["num_agent_steps_sampled_lifetime"]

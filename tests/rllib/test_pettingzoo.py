@@ -84,6 +84,20 @@ def test_an_agent_without_a_choice_stops_training_with_its_name(small_config, bu
         algo.train()
 
 
+@pytest.mark.parametrize("column", ["obs", "rewards"])
+def test_whose_number_is_not_finite_is_said(small_config, build, column):
+    class Diverging(games.Game):
+        def step(self, actions):
+            obs, rewards, *rest = super().step(actions)
+            bad = {"obs": np.full((2, 2), np.inf), "rewards": np.nan}[column]
+            ({"obs": obs, "rewards": rewards}[column])["bob"] = bad
+            return obs, rewards, *rest
+
+    algo = build(small_config("pettingzoo", {"env": Diverging}))
+    with pytest.raises(TeamEnvError, match=f"NaN or infinite value in {column} of agent 'bob' of environment 0"):
+        algo.train()
+
+
 @pytest.mark.parametrize("env", ["continuous", "discrete"])
 def test_the_same_seed_twice_is_the_same_run(small_config, build, env):
     def run():
