@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
-from lorasa_rllib.envs.mamujoco_gather import ObservationGather
+from lorasa_rllib.envs.mamujoco_batch import CannotBatchError, NativeBatch
 from lorasa_rllib.envs.mamujoco_library import make_library_environment, unknown_setting
+from lorasa_rllib.envs.mamujoco_loop import LibraryLoop
 from lorasa_rllib.spec import TeamSpec
+
+logger = logging.getLogger(__name__)
 
 Observed = Literal["local", "global"]
 
@@ -24,6 +29,8 @@ class MAMuJoCo(VectorTeamEnv):
                            "global": every agent observes the global state.
     max_episode_steps:     time limit; None: the one registered for the task (1,000 for most).
     id_capacity:           see `TeamSpec`.
+    threads:               threads that step the copies, for runners with several cores (`num_cpus_per_env_runner`).
+                           Results do not depend on it.
     Other settings are passed to the library (`local_categories`, `global_categories`) or to the Gymnasium task.
 
     Observations, rewards and terminations are those of the library. The global state is the task's full observation.
@@ -42,9 +49,11 @@ class MAMuJoCo(VectorTeamEnv):
         agent_obsk: int = 1,
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
+        threads: int = 1,
         **options: Any,
     ):
-        self._settings = self._checked(scenario, agent_conf, obs, agent_obsk, max_episode_steps, options)
+        self._settings = self._checked(scenario, agent_conf, obs, agent_obsk, max_episode_steps, threads, options)
+        self._threads = threads
         first = self._one_more()
         self._library = [first]
         self.spec = _spec_of(first, obs, id_capacity)
@@ -57,30 +66,26 @@ class MAMuJoCo(VectorTeamEnv):
                 self._action_of[node.act_ids] = n * spec.action_size + d
         # The library's dtypes, as control costs depend on them: it passes a single agent's actions on unconverted.
         self._control_type = np.float32 if first.agent_obsk is None else np.float64
-        self._gathers = obs == "local" and first.agent_obsk is not None
+        self._width = spec.obs_size if obs == "local" and first.agent_obsk is not None else None
         self.grow(num_envs)
 
     def grow(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self._simulations = self._make_simulations(num_envs)
+        self._time = np.zeros(num_envs, np.int64)
+        self._active = np.ones((num_envs, self.spec.num_agents), bool)
+
+    def _make_simulations(self, num_envs: int) -> NativeBatch | LibraryLoop:
+        first, width, state_size = self._library[0], self._width, self.spec.state_size
+        try:
+            return NativeBatch(first, num_envs, width, state_size, self._threads)
+        except CannotBatchError as reason:
+            if self._threads > 1:
+                raise ValueError(f"threads={self._threads} cannot be used, leave it out: {reason}.") from reason
+            _warn_once(f"Multi-Agent MuJoCo steps its copies one after another, which is slower: {reason}.")
         while len(self._library) < num_envs:
             self._library.append(self._one_more())
-        self.num_envs = num_envs = len(self._library)
-        self._tasks = [library.single_agent_env.unwrapped for library in self._library]
-        spec, first = self.spec, self._library[0]
-        self._time = np.zeros(num_envs, np.int64)
-        self._obs = np.zeros((num_envs, spec.num_agents, spec.obs_size), np.float32)
-        self._state = np.zeros((num_envs, spec.state_size), np.float32)
-        self._rewards = np.zeros((num_envs, 1), np.float32)
-        self._terminated = np.zeros(num_envs, bool)
-        self._active = np.ones((num_envs, spec.num_agents), bool)
-        self._gather = None
-        if self._gathers:
-            agents = range(spec.num_agents)
-            self._gather = ObservationGather(
-                lambda data: [_build(first, n, data) for n in agents],
-                self._tasks[0].model,
-                [task.data for task in self._tasks],
-                spec.obs_size,
-            )
+        return LibraryLoop(self._library, width, state_size)
 
     def _one_more(self) -> Any:
         """Builds one copy with the library. Raises ValueError for unknown settings."""
@@ -102,12 +107,13 @@ class MAMuJoCo(VectorTeamEnv):
         agent_obsk: int = 1,
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
+        threads: int = 1,
         **options: Any,
     ) -> TeamSpec:
         """The team; loads the model. Raises ValueError for unknown settings."""
         one = cls(
             scenario=scenario, agent_conf=agent_conf, obs=obs, agent_obsk=agent_obsk,
-            max_episode_steps=max_episode_steps, id_capacity=id_capacity, **options,
+            max_episode_steps=max_episode_steps, id_capacity=id_capacity, threads=threads, **options,
         )  # fmt: skip
         one.close()
         return one.spec
@@ -119,6 +125,7 @@ class MAMuJoCo(VectorTeamEnv):
         obs: Observed,
         agent_obsk: int,
         max_episode_steps: int | None,
+        threads: int,
         options: dict[str, Any],
     ) -> dict[str, Any]:
         """Arguments of `make_library_environment`. Raises ValueError for invalid settings."""
@@ -130,33 +137,27 @@ class MAMuJoCo(VectorTeamEnv):
             )
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1.")
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise ValueError(f"threads={threads!r} must be a whole number of at least 1.")
         return {"scenario": scenario, "agent_conf": agent_conf, "agent_obsk": agent_obsk, **options}
 
     def reset(self, seed: int | None = None) -> TeamStep:
-        for e, task in enumerate(self._tasks):
-            self._begin(e, task, None if seed is None else seed + e)
-        self._observe()
-        self._rewards[:] = 0.0
-        self._terminated[:] = False
-        return self._answer(np.zeros(self.num_envs, bool), self._obs[:0], self._state[:0])
+        num_envs, simulations = self.num_envs, self._simulations
+        self._begin(range(num_envs), [None if seed is None else seed + e for e in range(num_envs)])
+        simulations.rewards[:] = 0.0
+        simulations.terminated[:] = False
+        return self._answer(np.zeros(num_envs, bool), simulations.obs[:0], simulations.state[:0])
 
     def step(self, actions: np.ndarray) -> TeamStep:
-        controls = actions.reshape(self.num_envs, -1)[:, self._action_of].astype(self._control_type)
-        rewards, terminated, state, gather = self._rewards, self._terminated, self._state, self._gather
-        for e, task in enumerate(self._tasks):
-            state[e], rewards[e, 0], terminated[e], _, _ = task.step(controls[e])
-            if gather is not None:
-                gather.read(e)
-        self._observe()
+        simulations = self._simulations
+        simulations.step(actions.reshape(self.num_envs, -1)[:, self._action_of].astype(self._control_type))
         self._time += 1
-        ended = terminated | (self._time >= self._limit)
+        ended = simulations.terminated | (self._time >= self._limit)
         if not ended.any():
-            return self._answer(ended, self._obs[:0], self._state[:0])
+            return self._answer(ended, simulations.obs[:0], simulations.state[:0])
         over = np.flatnonzero(ended)
-        final_obs, final_state = self._obs[over], self._state[over]  # copies
-        for e in over.tolist():
-            self._begin(e, self._tasks[e], None)
-        self._observe(over)
+        final_obs, final_state = simulations.obs[over], simulations.state[over]  # copies
+        self._begin(over.tolist(), [None] * len(over))
         return self._answer(ended, final_obs, final_state)
 
     @classmethod
@@ -164,31 +165,23 @@ class MAMuJoCo(VectorTeamEnv):
         return {**env_config, "render_mode": "rgb_array"}
 
     def render(self) -> np.ndarray:
-        return self._tasks[0].render()
+        return self._simulations.render()
 
     def close(self) -> None:
-        for library in self._library:
-            library.close()
+        self._simulations.close()
 
-    def _begin(self, e: int, task: Any, seed: int | None) -> None:
-        self._state[e] = task.reset(seed=seed)[0]
-        self._time[e] = 0
-        if self._gather is not None:
-            self._gather.read(e)
-
-    def _observe(self, only: np.ndarray | slice = slice(None)) -> None:
-        if self._gather is None:
-            self._obs[only] = self._state[only, None]
-        else:
-            self._gather.observations(self._obs, only)
+    def _begin(self, which: Sequence[int], seeds: Sequence[int | None]) -> None:
+        self._simulations.begin(which, seeds)
+        self._time[np.asarray(which)] = 0
 
     def _answer(self, ended: np.ndarray, final_obs: np.ndarray, final_state: np.ndarray) -> TeamStep:
+        simulations = self._simulations
         return TeamStep(
-            obs=self._obs,
-            state=self._state,
-            rewards=self._rewards,
-            terminated=self._terminated,
-            truncated=ended & ~self._terminated,
+            obs=simulations.obs,
+            state=simulations.state,
+            rewards=simulations.rewards,
+            terminated=simulations.terminated,
+            truncated=ended & ~simulations.terminated,
             active=self._active,
             ended=np.flatnonzero(ended),
             final_obs=final_obs,
@@ -196,17 +189,9 @@ class MAMuJoCo(VectorTeamEnv):
         )
 
 
-def _build(library: Any, agent: int, data: Any) -> np.ndarray:
-    """The library's observation of one agent, computed from `data`, an MjData."""
-    from gymnasium_robotics.envs.multiagent_mujoco.obsk import build_obs
-
-    return build_obs(
-        data,
-        library.k_dicts[agent],
-        library.local_categories,
-        library.mujoco_globals,
-        library.global_categories,
-    )
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _spec_of(library: Any, obs: Observed, id_capacity: int) -> TeamSpec:

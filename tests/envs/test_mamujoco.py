@@ -11,6 +11,7 @@ import pytest
 
 from lorasa_rllib.envs.mamujoco import MAMuJoCo
 from lorasa_rllib.envs.mamujoco_library import FACTORISATIONS, make_library_environment
+from tests.envs.mamujoco_twin import random_actions, steps_equal_to_library
 
 EVERY = [(scenario, conf) for scenario, confs in FACTORISATIONS.items() for conf in confs]
 EVERY += [
@@ -21,54 +22,13 @@ EVERY += [
 ]
 
 
-def random_actions(env, rng):
-    low, high = env.spec.action_bounds()
-    return rng.uniform(low, high, (env.num_envs, *low.shape)).astype(np.float32)
-
-
-def of_agents(spec, padded, sizes):
-    return {agent: padded[n, : sizes[n]] for n, agent in enumerate(spec.agents)}
-
-
 @pytest.mark.parametrize("obsk", [0, 1, 2])
 @pytest.mark.parametrize(("scenario", "conf"), EVERY)
 def test_observations_rewards_and_ends_equal_the_librarys(scenario, conf, obsk):
     env = MAMuJoCo(2, scenario=scenario, agent_conf=conf, agent_obsk=obsk, max_episode_steps=25)
     library = [make_library_environment(scenario, conf, obsk) for _ in range(2)]
-    spec, rng = env.spec, np.random.default_rng(1)
-    step = env.reset(seed=5)
-    expected = [one.reset(seed=5 + e)[0] for e, one in enumerate(library)]
-    age, ends = np.zeros(2, int), 0
-    for _ in range(60):
-        for e in range(2):
-            for agent, seen in of_agents(spec, step.obs[e], spec.obs_sizes).items():
-                np.testing.assert_array_equal(seen, expected[e][agent].astype(np.float32))
-            np.testing.assert_array_equal(step.state[e], library[e].state().astype(np.float32))
-            assert not step.obs[e][~spec.obs_mask()].any()
-        actions = random_actions(env, rng)
-        step = env.step(actions)
-        age += 1
-        place = {int(e): f for f, e in enumerate(step.ended)}
-        for e, one in enumerate(library):
-            answer, rewards, terminated, truncated, _ = one.step(of_agents(spec, actions[e], spec.action_sizes))
-            agent = spec.agents[0]
-            np.testing.assert_array_equal(step.rewards[e, 0], np.float32(rewards[agent]))
-            assert step.terminated[e] == terminated[agent]
-            assert step.truncated[e] == ((age[e] == 25 or truncated[agent]) and not terminated[agent])
-            if e in place:
-                ends += 1
-                for name, seen in of_agents(spec, step.final_obs[place[e]], spec.obs_sizes).items():
-                    np.testing.assert_array_equal(seen, answer[name].astype(np.float32))
-                np.testing.assert_array_equal(step.final_state[place[e]], one.state().astype(np.float32))
-                answer, age[e] = one.reset()[0], 0
-            expected[e] = answer
-    assert ends >= 4
+    assert steps_equal_to_library(env, library, limit=25, steps=60) >= 4
     env.close()
-
-
-def test_only_what_is_no_copy_of_raw_data_is_left_to_the_library():
-    slow = {s for s, c in EVERY if c and len(MAMuJoCo(1, scenario=s, agent_conf=c)._gather.computed)}
-    assert slow == {"Reacher"}
 
 
 def test_global_observations_are_the_state_for_every_agent():
@@ -111,6 +71,7 @@ BAD = {
     "obsk": ({"agent_obsk": None}, "agent_obsk=None.*global"),
     "negative obsk": ({"agent_obsk": -1}, "agent_obsk=-1"),
     "limit": ({"max_episode_steps": 0}, "max_episode_steps=0"),
+    "threads": ({"threads": 0}, "threads=0 must be a whole number of at least 1"),
     "misspelt": (
         {"agentobsk": 1},
         "setting 'agentobsk'; did you mean 'agent_obsk'.*scenario, agent_conf, obs, agent_obsk",
@@ -134,7 +95,7 @@ def test_bad_settings_name_the_setting_and_the_choices(case):
 def test_settings_of_the_task_reach_it():
     options = {"frame_skip": 3, "ctrl_cost_weight": 0.7, "global_categories": ("qpos",)}
     env = MAMuJoCo(1, **options)
-    task = env._tasks[0]
+    task = env._library[0].single_agent_env.unwrapped
     assert (task.frame_skip, task._ctrl_cost_weight, env._library[0].global_categories) == (3, 0.7, ("qpos",))
 
 

@@ -83,9 +83,10 @@ class CountedMuJoCo(MAMuJoCo):
         note(self._log, "built")
         return super()._one_more()
 
-    def _begin(self, e, task, seed):
-        note(self._log, "reset")
-        super()._begin(e, task, seed)
+    def _begin(self, which, seeds):
+        for _ in which:
+            note(self._log, "reset")
+        super()._begin(which, seeds)
 
     def close(self):
         for _ in self._library:
