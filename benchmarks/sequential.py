@@ -30,7 +30,8 @@ from benchmarks.ours import Team, with_numbers
 from benchmarks.timing import alternate, report, spread
 from lorasa_rllib import A2POConfig
 from lorasa_rllib.learning.a2po import SequentialUpdate
-from lorasa_rllib.learning.units import Leaves, Unit, product_of
+from lorasa_rllib.learning.a2po.units import Unit, product_of
+from lorasa_rllib.learning.flat import Leaves
 from lorasa_rllib.rllib.config import TeamConfig
 
 AGENTS = (2, 6, 17, 64, 256)
@@ -90,7 +91,7 @@ class AllForEach(SequentialUpdate):
 def without_critic(kind: type[SequentialUpdate]) -> type[SequentialUpdate]:
     class ActorOnly(kind):  # type: ignore[valid-type, misc]
         def _value_loss(self, rows: Any, leaves: Leaves, settings: Any) -> torch.Tensor:
-            leaves.whole, leaves.slices, leaves.in_place = [], [], {}
+            leaves.whole.clear(), leaves.slices.clear(), leaves.in_place.clear()
             return torch.zeros(())
 
     return ActorOnly

@@ -1,26 +1,18 @@
-"""Turns a rollout into a batch with values, advantages and returns, cut into sequences and minibatches."""
+"""Turns a rollout into a batch with values, advantages and returns, cut into sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.gae import gae, td_errors
+from lorasa_rllib.learning.normalisers import AllSum, alone, update_value_norm
 from lorasa_rllib.learning.quirks import Quirks
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.nn.rows import known_roles
 from lorasa_rllib.rollout.columns import TeamRollout
-
-AllSum = Callable[[Tensor], Tensor]
-
-
-def alone(x: Tensor) -> Tensor:
-    """`all_sum` of a single learner."""
-    return x
 
 
 @dataclass(frozen=True)
@@ -52,8 +44,8 @@ class Batch:
 
     obs [L, C, N, o]  state [L, C, S] or [L, C, N, S]  actions, log_probs [L, C, N, d]  active bool [L, C, N]
     advantages [L, C, N], standardised  values [L, C, V], normalised  returns [L, C, V], in units of reward
+    targets [L, C, V]: normalised returns
     masks bool [L, C, N, a] or None  roles int64 [L, C, N] or None, -1 for roles without an adapter
-    targets [L, C, V]: normalised returns; None: the loss normalises `returns` with the current statistics
     Recurrent networks: actor_state [C, N, h], critic_state [C, V, h], hidden states before the first step; keep bool
     [L, C, 1], False where an episode begins within a sequence.
     """
@@ -66,12 +58,12 @@ class Batch:
     advantages: Tensor
     values: Tensor
     returns: Tensor
+    targets: Tensor
     masks: Tensor | None = None
     roles: Tensor | None = None
     actor_state: Tensor | None = None
     critic_state: Tensor | None = None
     keep: Tensor | None = None
-    targets: Tensor | None = None
 
     def __len__(self) -> int:
         """C."""
@@ -153,45 +145,37 @@ def in_batch(
 ) -> tuple[Batch, dict[str, Tensor]]:
     """As `prepare`, from precomputed targets."""
     if not settings.quirks.norm_every_step:
-        take_in(policy, targets.returns, value_rows(targets.returns, rollout.active, settings), all_sum)
-    batch = with_targets(_in_sequences(policy, rollout, settings.chunk_length), rollout, targets, all_sum)
+        update_value_norm(policy, targets.returns, value_rows(targets.returns, rollout.active, settings), all_sum)
+    batch = _in_sequences(policy, rollout, targets, settings.chunk_length, all_sum)
     explained = _explained(values=targets.baseline, returns=targets.returns, all_sum=all_sum)
     return batch, {"vf_explained_var": explained}
 
 
-def with_targets(batch: Batch, rollout: TeamRollout, targets: Targets, all_sum: AllSum = alone) -> Batch:
+def with_targets(
+    policy: TeamPolicy, batch: Batch, rollout: TeamRollout, targets: Targets, all_sum: AllSum = alone
+) -> Batch:
     """The batch with the values, returns and standardised advantages of `targets`."""
-    values, returns = (in_sequences(x, len(batch.obs)) for x in (targets.values, targets.returns))
+    return replace(batch, **_learnt(policy, rollout, targets, len(batch.obs), all_sum))
+
+
+def _learnt(
+    policy: TeamPolicy, rollout: TeamRollout, targets: Targets, length: int, all_sum: AllSum
+) -> dict[str, Tensor]:
+    """The columns of a batch that depend on the critic, in sequences of `length` steps."""
     gains = standardise(targets.gains.expand(rollout.active.shape), rollout.active, all_sum)
-    return replace(batch, values=values, returns=returns, advantages=in_sequences(gains, len(batch.obs)))
+    returns = in_sequences(targets.returns, length)
+    return {
+        "advantages": in_sequences(gains, length),
+        "values": in_sequences(targets.values, length),
+        "returns": returns,
+        "targets": policy.value_norm.normalise(returns),
+    }
 
 
 def value_rows(values: Tensor, active: Tensor, settings: MAPPOSettings) -> Tensor:
     """bool [..., V]: the values that count in value loss and normaliser. A single value for the team always counts."""
     everything = values.shape[-1] != active.shape[-1] or not settings.value_active_only
     return torch.ones_like(values, dtype=torch.bool) if everything else active
-
-
-def take_in(
-    policy: TeamPolicy,
-    returns: Tensor,
-    counted: Tensor,
-    all_sum: AllSum = alone,
-    agents: tuple[int, ...] | None = None,
-) -> None:
-    """Updates the value normaliser with the `counted` returns [..., V] in units of reward, of all learners.
-
-    agents: the returns are those of these agents only; V counts them.
-    """
-    kept = torch.where(counted, returns, 0.0).flatten(0, -2)
-    rows = counted.flatten(0, -2).sum(0).to(returns.dtype)
-    total, square, rows = all_sum(torch.cat([kept.sum(0), kept.square().sum(0), rows])).chunk(3)
-    if agents is not None:
-        total, square, rows = (
-            x.new_zeros(policy.critic.num_values).index_copy(0, torch.tensor(agents, device=x.device), x)
-            for x in (total, square, rows)
-        )
-    policy.value_norm.update(total / rows.clamp(min=1), square / rows.clamp(min=1), rows > 0)
 
 
 @torch.no_grad()
@@ -229,38 +213,10 @@ def standardise(advantages: Tensor, active: Tensor, all_sum: AllSum = alone, sum
     return (advantages - mean) / (std + 1e-5)
 
 
-def orders(batch: Batch, settings: MAPPOSettings, generator: torch.Generator) -> Iterator[tuple[Tensor | None, int]]:
-    """For each pass, the sequences in minibatch order, and the number of sequences per minibatch.
-
-    Minibatches are whole sequences of about `minibatch_size` environment steps in total. The order is None if one
-    minibatch is the whole batch. All minibatches have the same size, so all learners take the same number of steps;
-    the sequences left over in a shuffled pass, fewer than one minibatch, are dropped. Orders are drawn lazily.
-    """
-    size = sequences_of_minibatches(batch, settings)
-    for _ in range(settings.num_epochs):
-        if size is None:
-            yield None, len(batch)
-            continue
-        order = torch.randperm(len(batch), generator=generator, device=generator.device)
-        yield order[: len(batch) - len(batch) % size], size
-
-
-def minibatches(batch: Batch, settings: MAPPOSettings, generator: torch.Generator) -> Iterator[Batch]:
-    """All minibatches of all passes, see `orders`."""
-    for order, size in orders(batch, settings, generator):
-        yield from [batch] if order is None else batch[order].split(size)
-
-
-def sequences_of_minibatches(batch: Batch, settings: MAPPOSettings) -> int | None:
-    """Number of sequences per minibatch of `minibatch_size` environment steps; None: one minibatch, the whole batch."""
-    if settings.minibatch_size is None:
-        return None
-    size = max(1, settings.minibatch_size // batch.obs.shape[0])
-    return None if size >= len(batch) else size
-
-
-def _in_sequences(policy: TeamPolicy, rollout: TeamRollout, chunk_length: int) -> Batch:
-    """The columns of a rollout cut into sequences; values, returns and advantages are left empty."""
+def _in_sequences(
+    policy: TeamPolicy, rollout: TeamRollout, targets: Targets, chunk_length: int, all_sum: AllSum
+) -> Batch:
+    """A rollout and its targets, cut into sequences."""
     recurrent = policy.config.network.recurrent or policy.config.network.critic_recurrent
     length = chunk_length if recurrent else 1
     if rollout.num_steps % length:
@@ -271,27 +227,18 @@ def _in_sequences(policy: TeamPolicy, rollout: TeamRollout, chunk_length: int) -
         begins[1:] = (rollout.terminated | rollout.truncated)[:-1]
         keep = in_sequences(~begins, length).unsqueeze(-1)
         keep[0] = True  # the stored hidden states already account for resets
-
-    def cut(column: Tensor | None) -> Any:
-        return None if column is None else in_sequences(column, length)
-
-    def first(states: Tensor | None) -> Tensor | None:
-        return None if states is None else states.flatten(0, 1)
-
-    empty = rollout.obs.new_empty(0)
+    roles = rollout.roles
     return Batch(
-        obs=cut(rollout.obs),
-        state=cut(rollout.state[:-1]),
-        actions=cut(rollout.actions),
-        log_probs=cut(rollout.log_probs),
-        active=cut(rollout.active),
-        advantages=empty,
-        values=empty,
-        returns=empty,
-        masks=cut(rollout.masks),
-        roles=None if rollout.roles is None else cut(known_roles(rollout.roles, policy.config.owners.num_adapters)),
-        actor_state=first(rollout.actor_state),
-        critic_state=first(rollout.critic_state),
+        obs=in_sequences(rollout.obs, length),
+        state=in_sequences(rollout.state[:-1], length),
+        actions=in_sequences(rollout.actions, length),
+        log_probs=in_sequences(rollout.log_probs, length),
+        active=in_sequences(rollout.active, length),
+        **_learnt(policy, rollout, targets, length, all_sum),
+        masks=None if rollout.masks is None else in_sequences(rollout.masks, length),
+        roles=None if roles is None else in_sequences(known_roles(roles, policy.config.owners.num_adapters), length),
+        actor_state=None if rollout.actor_state is None else rollout.actor_state.flatten(0, 1),
+        critic_state=None if rollout.critic_state is None else rollout.critic_state.flatten(0, 1),
         keep=keep,
     )
 

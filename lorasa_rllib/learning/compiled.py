@@ -14,24 +14,29 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lorasa_rllib.learning.batch import AllSum, MAPPOSettings, alone
+from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.flat import Block
-from lorasa_rllib.learning.mappo import Optimisers, sum_over_learners
+from lorasa_rllib.learning.normalisers import alone, sum_over_learners
 from lorasa_rllib.learning.passes import Minibatch
 from lorasa_rllib.learning.quirks import Quirks
+from lorasa_rllib.learning.step import EagerStep, Norms, Optimisers, Step
 from lorasa_rllib.learning.step_graph import PREFIX, BlockPlan, StepPlan, statistics_of
-from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.nn.policy import Group, TeamPolicy
 
 logger = logging.getLogger(__name__)
 Compile = Literal["auto"] | bool
+Graph = Callable[..., Sequence[Tensor]]
+"""A compiled function of tensors."""
 COLUMNS = ("obs", "state", "actions", "log_probs", "active", "advantages", "values", "targets", "masks")
 COMPILERS = ("g++", "clang++", "c++")
 PATIENCE = 20.0
@@ -54,14 +59,13 @@ class StepCompiler:
         self._jobs: dict[str, _Job] = {}
         self._told: set[str] = set()
 
-    def step(
-        self, policy: TeamPolicy, optimisers: Optimisers, part: Minibatch, settings: MAPPOSettings, all_sum: AllSum
-    ) -> CompiledStep | None:
-        """A compiled step for minibatches shaped like `part`; None: not compiled (yet). Optimisers must be arranged."""
+    def step(self, eager: EagerStep, part: Minibatch) -> Step:
+        """The step for minibatches shaped like `part`: compiled if it is ready, otherwise `eager`."""
+        all_sum = eager.all_sum
         split = all_sum is not alone
-        plan = plan_of(policy, optimisers, part, settings, split)
+        plan = plan_of(eager, part)
         try:
-            graphs = self._graphs(plan, why_not(policy, settings))
+            graphs = self._graphs(plan, why_not(eager.policy, eager.settings))
         except RuntimeError as error:
             if self._wait:
                 raise
@@ -72,13 +76,13 @@ class StepCompiler:
         if split:  # all learners switch together, so their parameters stay bit-identical
             learners, ready = all_sum(torch.tensor([1.0, float(graphs is not None)])).tolist()
             graphs = graphs if learners == ready else None
-        return None if graphs is None else CompiledStep(plan, graphs, policy, optimisers, settings, all_sum)
+        return _Timed(eager, self) if graphs is None else CompiledStep(plan, graphs, eager)
 
     def took(self, seconds: float) -> None:
         """Records the time spent on eager steps."""
         self._left -= seconds
 
-    def _graphs(self, plan: StepPlan, reason: str | None) -> list[Any] | None:
+    def _graphs(self, plan: StepPlan, reason: str | None) -> list[Graph] | None:
         if reason is not None:
             raise RuntimeError(f"Optimiser steps are not compiled: {reason}.")
         key = key_of(plan)
@@ -87,19 +91,29 @@ class StepCompiler:
         return self._jobs[key].graphs(start=self._left <= 0, wait=self._wait)
 
 
-class CompiledStep:
-    """Takes the optimiser steps of `learning.mappo`, in place on the optimisers' buffers."""
+@dataclass(frozen=True)
+class _Timed:
+    """Eager steps, whose time counts towards the compiler's patience."""
 
-    def __init__(
-        self,
-        plan: StepPlan,
-        graphs: list[Any],
-        policy: TeamPolicy,
-        optimisers: Optimisers,
-        settings: MAPPOSettings,
-        all_sum: AllSum,
-    ):
-        self._plan, self._graphs, self._all_sum = plan, graphs, all_sum
+    eager: EagerStep
+    compiler: StepCompiler
+
+    def __call__(self, part: Minibatch, noise: torch.Generator | None) -> tuple[Tensor, Norms]:
+        began = time.perf_counter()
+        taken = self.eager(part, noise)
+        self.compiler.took(time.perf_counter() - began)
+        return taken
+
+    def finish(self) -> None:
+        self.eager.finish()
+
+
+class CompiledStep:
+    """`EagerStep` as machine code, in place on the optimisers' buffers."""
+
+    def __init__(self, plan: StepPlan, graphs: list[Graph], eager: EagerStep):
+        self._plan, self._graphs, self._all_sum = plan, graphs, eager.all_sum
+        policy, optimisers, settings = eager.policy, eager.optimisers, eager.settings
         self._given: dict[str, Tensor] = {}
         dtype = getattr(torch, plan.dtype)
         self._blocks = [block for _, block in blocks_of(optimisers)]
@@ -114,14 +128,13 @@ class CompiledStep:
         self._given |= dict.fromkeys((name for name, _, _ in plan.columns), torch.empty(0))
         self._given["entropy_coeff"] = torch.tensor(float(settings.entropy_coeff), dtype=dtype)
         self._given |= {f"buffer.{name}": buffer for name, buffer in statistics_of(policy).items()}
-        self._rest = {name: torch.zeros(1) for name in optimisers if name not in plan.groups}
+        self._frozen = {name: torch.zeros(0) for name in optimisers if name not in plan.groups}
 
-    def __call__(self, part: Minibatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Takes one step. Returns sums of statistics and gradient norms, as the eager step does."""
+    def __call__(self, part: Minibatch, noise: torch.Generator | None) -> tuple[Tensor, Norms]:
         given = self._given
         for name, shape, _ in self._plan.columns:
             if name == "noise":
-                given[name] = part.rows.actions.new_empty(shape).normal_(generator=generator)
+                given[name] = part.rows.actions.new_empty(shape).normal_(generator=noise)
             else:
                 given[name] = getattr(part.rows, name).contiguous()
         for group in self._plan.groups:
@@ -131,11 +144,11 @@ class CompiledStep:
         else:
             sums, *grads = self._graphs[0](*given.values())
             sum_over_learners([*grads, sums], self._all_sum)
-            norms = self._graphs[1](*given.values(), *grads)
-        return sums, self._rest | dict(zip(self._plan.groups, norms, strict=True))
+            norms = list(self._graphs[1](*given.values(), *grads))
+        return sums, self._frozen | dict(zip(self._plan.groups, norms, strict=True))
 
     def finish(self) -> None:
-        """Marks the optimisers' blocks as changed; to be called after the last step of an update."""
+        """Marks the optimisers' blocks as changed."""
         for block in self._blocks:
             block.moved()
 
@@ -148,10 +161,10 @@ class _Job:
     folder: Path
     quiet: bool
     process: subprocess.Popen[bytes] | None = None
-    loaded: list[Any] | None = None
+    loaded: list[Graph] | None = None
     failed: str = ""
 
-    def graphs(self, start: bool, wait: bool) -> list[Any] | None:
+    def graphs(self, start: bool, wait: bool) -> list[Graph] | None:
         """The graphs if ready, else None. May start compiling (`start`) and wait for it (`wait`).
 
         Raises RuntimeError if compilation failed.
@@ -212,15 +225,15 @@ def why_not(policy: TeamPolicy, settings: MAPPOSettings) -> str | None:
     return None
 
 
-def blocks_of(optimisers: Optimisers) -> list[tuple[str, Block]]:
+def blocks_of(optimisers: Optimisers) -> list[tuple[Group, Block]]:
     """All blocks with the names of their optimisers, including blocks that do not train."""
     return [(group, block) for group, optimiser in optimisers.items() for block in optimiser.all_blocks]
 
 
-def plan_of(
-    policy: TeamPolicy, optimisers: Optimisers, part: Minibatch, settings: MAPPOSettings, split: bool
-) -> StepPlan:
-    """Everything that determines a policy's step on minibatches shaped like `part`. split: several learners."""
+def plan_of(eager: EagerStep, part: Minibatch) -> StepPlan:
+    """Everything that determines a step on minibatches shaped like `part`."""
+    policy, optimisers, settings = eager.policy, eager.optimisers, eager.settings
+    split = eager.all_sum is not alone
     owners = policy.config.owners
     of_group = {"backbone": owners.num_backbones, "adapters": owners.num_adapters, "critic": owners.num_critics}
     of_group["critic"] = len(part.counts["critic"])

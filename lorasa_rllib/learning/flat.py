@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -121,6 +122,25 @@ class Part:
 
     def fill(self, found: tuple[Tensor, ...]) -> None:
         torch._foreach_copy_(self._places, found)
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """The weights of one optimiser that a step trains.
+
+    whole: blocks that train with all their owners. slices: blocks of which only `owner` trains; forward, backward and
+    Adam then cost as much as for a single owner. in_place: views [1, ...] of that owner's part of their parameters, by
+    name, for `torch.func.functional_call`.
+    """
+
+    whole: list[Part]
+    slices: list[Part] = field(default_factory=list)
+    in_place: dict[str, Tensor] = field(default_factory=dict)
+    owner: slice = field(default_factory=lambda: slice(None))
+
+    @property
+    def parts(self) -> list[Part]:
+        return [*self.whole, *self.slices]
 
 
 def gradients(loss: Tensor, parts: Sequence[Part]) -> list[Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorasa_rllib.learning.flat import Block, Part, finish
+from lorasa_rllib.learning.flat import Block, Leaves, Part, finish
 
 
 class OwnerAdam(torch.optim.Optimizer):
@@ -72,6 +72,37 @@ class OwnerAdam(torch.optim.Optimizer):
             for p, view in zip(block.parameters, block.views(flat), strict=True):
                 p.grad = view
         return grads
+
+    @torch.no_grad()
+    def apply(
+        self,
+        leaves: Leaves,
+        grads: Sequence[Tensor],
+        counts: Tensor,
+        max_norm: float | None,
+        all_move: bool = False,
+    ) -> Tensor:
+        """Averages and clips gradients of sums over rows, in place, and steps the owners with live rows.
+
+        grads: flat gradients of `leaves.parts`. counts [O]: live rows per owner. all_move: True if every owner is known
+        to have live rows. Returns gradient norms before clipping, NaN for owners that did not step; empty if no leaf
+        trains.
+        """
+        if not grads:
+            return counts.new_zeros(0)
+        moving = None if all_move else counts > 0
+        norms = []
+        if leaves.whole:
+            blocks, whole = [part.block for part in leaves.whole], grads[: len(leaves.whole)]
+            norm = self.finish(whole, counts, max_norm, blocks)
+            self.advance(whole, moving, blocks)
+            norms.append(norm if moving is None else torch.where(moving, norm, torch.nan))
+        for part, grad in zip(leaves.slices, grads[len(leaves.whole) :], strict=True):
+            of_owner = counts[leaves.owner]
+            norm = finish(grad, of_owner, max_norm)
+            self.advance_owner(part.block, grad, leaves.owner, of_owner > 0)
+            norms.append(torch.where(of_owner > 0, norm, torch.nan))
+        return norms[0] if len(norms) == 1 else torch.cat(norms)
 
     @torch.no_grad()
     def finish(

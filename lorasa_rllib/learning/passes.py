@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lorasa_rllib.learning.batch import AllSum, Batch, MAPPOSettings, alone, orders, value_rows
-from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.learning.batch import Batch, MAPPOSettings, value_rows
+from lorasa_rllib.learning.normalisers import AllSum, alone, sum_over_learners
+from lorasa_rllib.nn.policy import Group, TeamPolicy
 from lorasa_rllib.nn.rows import known_roles
 
-Counts = dict[str, Tensor]
+Counts = dict[Group, Tensor]
 """Live rows per owner: "backbone" [G], "adapters" [K], "critic" [C]."""
 
 
@@ -63,15 +64,30 @@ class Pass:
 def passes(
     policy: TeamPolicy, batch: Batch, settings: MAPPOSettings, generator: torch.Generator, all_sum: AllSum = alone
 ) -> Iterator[Pass]:
-    """All passes of an update, with minibatches from `learning.batch.orders`."""
+    """All passes of an update. Orders are drawn lazily."""
     everyone = bool(batch.active.all())
-    for order, size in orders(batch, settings, generator):
+    for _ in range(settings.num_epochs):
+        order, size = shuffled(batch, settings, generator)
         counts = live_rows_of_parts(policy, batch, settings, order, size)
-        if all_sum is not alone:
-            flat = all_sum(torch.cat([rows.flatten() for rows in counts.values()]))
-            parts = flat.split([rows.numel() for rows in counts.values()])
-            counts = {name: part.view_as(rows) for (name, rows), part in zip(counts.items(), parts, strict=True)}
+        sum_over_learners(list(counts.values()), all_sum)
         yield Pass(order, size, counts, everyone)
+
+
+def shuffled(batch: Batch, settings: MAPPOSettings, generator: torch.Generator | None) -> tuple[Tensor | None, int]:
+    """The sequences of one pass in minibatch order, and the number of sequences per minibatch.
+
+    Minibatches are whole sequences of about `minibatch_size` environment steps in total. The order is None if one
+    minibatch is the whole batch. All minibatches have the same size, so all learners take the same number of steps;
+    the sequences left over in a shuffled pass, fewer than one minibatch, are dropped.
+    """
+    whole = len(batch)
+    if settings.minibatch_size is None:
+        return None, whole
+    size = max(1, settings.minibatch_size // batch.obs.shape[0])
+    if size >= whole:
+        return None, whole
+    order = torch.randperm(whole, generator=generator, device=batch.obs.device)
+    return order[: whole - whole % size], size
 
 
 def live_rows(policy: TeamPolicy, batch: Batch, settings: MAPPOSettings) -> Counts:
@@ -93,7 +109,7 @@ def live_rows_of_parts(
 
     active = parts(batch.active)
     per_agent = active.sum(1).float()  # [M, N]
-    rows = {"backbone": per_owner(per_agent, owners.backbone_of, owners.num_backbones)}
+    rows: Counts = {"backbone": per_owner(per_agent, owners.backbone_of, owners.num_backbones)}
     if owners.routed_by == "role":
         assert batch.roles is not None
         rows["adapters"] = rows_of_roles(parts(batch.roles), active, owners.num_adapters)

@@ -12,8 +12,8 @@ from torch.func import functional_call
 
 from lorasa_rllib.learning.batch import Batch, MAPPOSettings
 from lorasa_rllib.learning.flat import adam, finish
-from lorasa_rllib.learning.mappo import STATISTICS, loss_sums
 from lorasa_rllib.learning.quirks import Quirks
+from lorasa_rllib.learning.step import STATISTICS, loss_sums
 from lorasa_rllib.nn.policy import Group, Phase, PolicyConfig, TeamPolicy
 
 PREFIX: dict[Group, str] = {"backbone": "actor.", "adapters": "actor.", "critic": "critic."}

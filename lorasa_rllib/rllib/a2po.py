@@ -10,8 +10,8 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from lorasa_rllib.learning import a2po
-from lorasa_rllib.learning.agent_order import ORDERS
-from lorasa_rllib.learning.trace import CORRECTIONS
+from lorasa_rllib.learning.a2po.corrections import CORRECTIONS
+from lorasa_rllib.learning.a2po.order import ORDERS
 from lorasa_rllib.rllib.algorithm import TeamAlgorithm
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.keywords import knows_its_keywords

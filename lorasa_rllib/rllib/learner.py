@@ -24,15 +24,16 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
-from lorasa_rllib.learning import mappo
+from lorasa_rllib.learning.normalisers import AllSum, alone
 from lorasa_rllib.learning.owner_adam import OwnerAdam
-from lorasa_rllib.nn.policy import Phase, TeamPolicy
+from lorasa_rllib.learning.step import Optimisers
+from lorasa_rllib.nn.policy import Group, Phase, TeamPolicy
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.room import check_gpu
 from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, TeamTrainingData
 from lorasa_rllib.rllib.threads import threads, threads_of_learner
 
-GROUPS = ("backbone", "adapters", "critic")
+GROUPS: tuple[Group, ...] = ("backbone", "adapters", "critic")
 SKIPPED = "skipped_updates"
 FETCH_SECONDS = "fetch_seconds"
 ADAPTER_NORM = "adapter_norm/"
@@ -79,7 +80,7 @@ class TeamLearner(TorchLearner):
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         rates = self.config.learning_rates()
         for group in GROUPS:
-            params = list(self.policy.parameters_of(group).values())  # type: ignore[arg-type]
+            params = list(self.policy.parameters_of(group).values())
             if params:
                 self.register_optimizer(
                     module_id=module_id,
@@ -89,7 +90,7 @@ class TeamLearner(TorchLearner):
                     lr_or_lr_schedule=rates[group],
                 )
 
-    def optimisers(self) -> mappo.Optimisers:
+    def optimisers(self) -> Optimisers:
         names = {group: f"{MODULE_ID}_{group}" for group in GROUPS}
         return {group: self._named_optimizers[n] for group, n in names.items() if n in self._named_optimizers}
 
@@ -134,8 +135,8 @@ class TeamLearner(TorchLearner):
         raise NotImplementedError
 
     @property
-    def all_sum(self) -> mappo.AllSum:
-        return _sum_over_learners if self.distributed else mappo.alone
+    def all_sum(self) -> AllSum:
+        return _sum_over_learners if self.distributed else alone
 
     def _log(self, log: dict[str, Tensor], rollout: Any) -> None:
         values = torch.stack([value.float() for value in log.values()]).tolist()

@@ -9,6 +9,7 @@ from ray.rllib.utils.annotations import override
 from torch import Tensor
 
 from lorasa_rllib.learning import mappo
+from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.compiled import StepCompiler
 from lorasa_rllib.rllib.algorithm import TeamAlgorithm
 from lorasa_rllib.rllib.config import TeamConfig
@@ -44,7 +45,7 @@ class MAPPOLearner(TeamLearner):
         self._compiler = StepCompiler(self.config.compile) if self.config.compile else None
 
     @override(TeamLearner)
-    def update_policy(self, rollout: Any, settings: mappo.MAPPOSettings) -> dict[str, Tensor]:
+    def update_policy(self, rollout: Any, settings: MAPPOSettings) -> dict[str, Tensor]:
         return mappo.update(
             self.policy, self.optimisers(), rollout, settings, self._generator, self.all_sum, self._compiler
         )

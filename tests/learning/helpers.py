@@ -6,6 +6,8 @@ import torch
 
 from lorasa_rllib.learning.batch import MAPPOSettings, prepare
 from lorasa_rllib.learning.owner_adam import OwnerAdam
+from lorasa_rllib.learning.passes import Minibatch, live_rows, shuffled
+from lorasa_rllib.learning.step import STATISTICS, EagerStep
 from tests.helpers import owner_tables, random_rollout, seeded, team
 
 UNEQUAL = team((4, 2, 3), (2, 3, 1))
@@ -34,6 +36,30 @@ def experienced(policy):
 def batch_of(policy, steps=3, envs=3, seed=0, dead=(), config=SETTINGS):
     rollout = random_rollout(policy, steps, envs, seed, dead).to("cpu")
     return prepare(experienced(policy), rollout, config)[0]
+
+
+def minibatches(batch, settings, generator):
+    """All minibatches of all passes."""
+    for _ in range(settings.num_epochs):
+        order, size = shuffled(batch, settings, generator)
+        yield from [batch] if order is None else batch[order].split(size)
+
+
+def take_step(policy, optimisers, batch, settings, generator=None):
+    """One optimiser step of MAPPO on a batch. Returns sums of statistics by name, and gradient norms."""
+    counts = live_rows(policy, batch, settings)
+    all_move = all(bool((rows > 0).all()) for rows in counts.values())
+    step = EagerStep(policy, optimisers, settings)
+    sums, norms = step(Minibatch(batch, counts, all_move=all_move), generator)
+    return dict(zip(STATISTICS, sums, strict=True)) | {"value_rows": counts["critic"].sum()}, norms
+
+
+def finished_gradients(optimiser):
+    """Averaged and clipped gradients of the last step, by parameter."""
+    found = {}
+    for part in optimiser.parts:
+        found |= dict(zip(part.block.parameters, part.block.views(part.grads), strict=True))
+    return found
 
 
 def row_losses(policy, batch, config):

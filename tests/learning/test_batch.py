@@ -14,17 +14,16 @@ from hypothesis import strategies as st
 from lorasa_rllib.learning.batch import (
     Batch,
     MAPPOSettings,
-    minibatches,
     prepare,
     standardise,
     state_values,
-    take_in,
     value_rows,
 )
+from lorasa_rllib.learning.normalisers import update_value_norm
 from lorasa_rllib.learning.quirks import REFERENCE, Quirks, quirks_of
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import make_policy, owner_tables, policies, random_rollout, seeded, team, teams
-from tests.learning.helpers import SETTINGS, UNEQUAL, batch_of, experienced
+from tests.learning.helpers import SETTINGS, UNEQUAL, batch_of, experienced, minibatches
 
 OWN_REWARDS = team((4, 2, 3), (2, 3, 1), shared_reward=False)
 RECURRENT = NetworkConfig(hidden_size=5, recurrent=True, critic_recurrent=True)
@@ -175,10 +174,8 @@ def test_a_rollout_without_a_live_entry_gives_finite_advantages():
 def numbered(sequences, length=1):
     """A batch whose observations are the numbers of its sequences."""
     numbers = torch.arange(float(sequences)).expand(length, -1)
-    columns = dict.fromkeys(
-        ("obs", "state", "actions", "log_probs", "active", "advantages", "values", "returns"), numbers
-    )
-    return Batch(**columns)
+    names = ("obs", "state", "actions", "log_probs", "active", "advantages", "values", "returns", "targets")
+    return Batch(**dict.fromkeys(names, numbers))
 
 
 @given(
@@ -231,12 +228,12 @@ def test_dead_rows_count_for_the_critic_unless_told_otherwise():
     assert torch.equal(value_rows(own, active, live), active)
 
 
-def test_the_normaliser_takes_in_the_rows_that_count():
+def test_the_value_normaliser_is_updated_with_the_rows_that_count():
     policy = make_policy(OWN_REWARDS, owner_tables(3)["ps"])
     returns = torch.randn(5, 4, 3, generator=seeded(0), dtype=torch.double)
     counted = torch.rand(5, 4, 3, generator=seeded(1)) < 0.5
     counted[..., 1] = False  # an agent that never lives leaves its statistics alone
-    take_in(policy, torch.where(counted, returns, torch.nan), counted)
+    update_value_norm(policy, torch.where(counted, returns, torch.nan), counted)
     norm = policy.value_norm
     for agent in (0, 2):
         mine = returns[..., agent][counted[..., agent]]

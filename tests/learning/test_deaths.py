@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from lorasa_rllib.learning.batch import MAPPOSettings, prepare
-from lorasa_rllib.learning.mappo import live_rows, loss_sums
+from lorasa_rllib.learning.passes import live_rows
+from lorasa_rllib.learning.step import loss_sums
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
 from lorasa_rllib.rollout.columns import TeamRollout

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from lorasa_rllib.learning import a2po, mappo
 from lorasa_rllib.learning.batch import MAPPOSettings, prepare
+from lorasa_rllib.learning.passes import live_rows
+from lorasa_rllib.learning.step import loss_sums
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import METHODS, make_policy, owner_tables, policies, random_rollout, seeded, team, teams
 from tests.learning.helpers import (
@@ -20,8 +22,10 @@ from tests.learning.helpers import (
     Learners,
     batch_of,
     experienced,
+    finished_gradients,
     optimisers_of,
     row_losses,
+    take_step,
     uneven_rollout,
 )
 
@@ -62,15 +66,13 @@ def owner_by_owner(policy, batch, config):
 
 
 def one_step(policy, batch, config):
-    """Our step; returns the optimisers, the finished gradients and the live rows."""
-    optimisers = optimisers_of(policy)
-    mappo.loss_sums(policy, batch, config, seeded(5))[0].backward()
-    counts = mappo.live_rows(policy, batch, config)
-    mappo.step(optimisers, counts, config.max_grad_norm)
-    grads = {
-        group: [p.grad for p in o.param_groups[0]["params"] if p.grad is not None] for group, o in optimisers.items()
-    }
-    return optimisers, grads, counts
+    """Finished gradients of our step, for every optimiser's parameters."""
+    optimisers, grads = optimisers_of(policy), {}
+    take_step(policy, optimisers, batch, config, seeded(5))
+    for group, optimiser in optimisers.items():
+        finished = finished_gradients(optimiser)
+        grads[group] = [finished[p] for p in optimiser.param_groups[0]["params"] if p in finished]
+    return grads
 
 
 @pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
@@ -95,7 +97,7 @@ def test_every_owner_gets_the_clipped_gradient_of_the_mean_over_its_own_live_row
     ):  # else a role's adapter also answers for what later roles make of its state
         batch.roles = batch.roles[:1].expand_as(batch.roles)
     expected = owner_by_owner(policy, batch, config)
-    _, actual, _ = one_step(policy, batch, config)
+    actual = one_step(policy, batch, config)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-9)  # live counts are single precision
 
 
@@ -109,11 +111,8 @@ def test_an_owner_without_a_live_row_does_not_move_and_everyone_else_does(method
     optimisers = optimisers_of(policy)
     before = copy.deepcopy(dict(policy.named_parameters()))
     for _ in range(2):  # the second step would drift through momentum
-        for optimiser in optimisers.values():
-            optimiser.zero_grad(set_to_none=True)
-        mappo.loss_sums(policy, batch, SETTINGS, seeded(5))[0].backward()
-        counts = mappo.live_rows(policy, batch, SETTINGS)
-        mappo.step(optimisers, counts, SETTINGS.max_grad_norm)
+        take_step(policy, optimisers, batch, SETTINGS, seeded(5))
+    counts = live_rows(policy, batch, SETTINGS)
     resting = {group: [o for o, rows in enumerate(counts[group].tolist()) if rows == 0] for group in optimisers}
     assert any(resting.values()) == (method not in ("ps", "lora_one_for_all", "role_single"))
     for group, optimiser in optimisers.items():
@@ -143,7 +142,7 @@ def test_live_rows_are_counted_for_each_owner():
     for method, counts in expected.items():
         policy = make_policy(UNEQUAL, owner_tables(3)[method])
         batch = dataclasses.replace(batch_of(policy, 2, 2), active=active, roles=roles)
-        actual = {group: rows.tolist() for group, rows in mappo.live_rows(policy, batch, SETTINGS).items()}
+        actual = {group: rows.tolist() for group, rows in live_rows(policy, batch, SETTINGS).items()}
         assert actual == counts, method
 
 
@@ -159,8 +158,7 @@ def test_what_stands_in_dead_rows_changes_nothing(method):
         advantages=torch.where(batch.active, batch.advantages, 1e6),
     )
     twin = copy.deepcopy(policy)
-    _, grads, _ = one_step(policy, batch, SETTINGS)
-    _, others, _ = one_step(twin, spoilt, SETTINGS)
+    grads, others = one_step(policy, batch, SETTINGS), one_step(twin, spoilt, SETTINGS)
     torch.testing.assert_close(others, grads, rtol=0, atol=0)
 
 
@@ -170,12 +168,11 @@ def test_padded_actions_change_neither_loss_nor_gradients(fill):
     batch = batch_of(policy)
     real = torch.as_tensor(UNEQUAL.action_mask())
     filled = dataclasses.replace(batch, actions=torch.where(real, batch.actions, fill))
-    losses = [mappo.loss_sums(policy, b, SETTINGS, seeded(5))[0] for b in (batch, filled)]
+    losses = [loss_sums(policy, b, SETTINGS, seeded(5))[0] for b in (batch, filled)]
     assert losses[0] == losses[1]
     twin = copy.deepcopy(policy)
-    torch.testing.assert_close(
-        one_step(twin, filled, SETTINGS)[1], one_step(policy, batch, SETTINGS)[1], rtol=0, atol=0
-    )
+    grads = one_step(policy, batch, SETTINGS)
+    torch.testing.assert_close(one_step(twin, filled, SETTINGS), grads, rtol=0, atol=0)
 
 
 def test_without_a_change_of_policy_ratios_are_one():
@@ -184,7 +181,7 @@ def test_without_a_change_of_policy_ratios_are_one():
     with torch.no_grad():
         rollout.log_probs = policy.distribution(rollout.obs).log_prob(rollout.actions)
     batch, _ = prepare(policy, rollout, SETTINGS)
-    stats = mappo.loss_sums(policy, batch, SETTINGS, seeded(5))[1]
+    stats = loss_sums(policy, batch, SETTINGS, seeded(5))[1]
     assert stats["clip_fraction"] == 0
     torch.testing.assert_close(stats["mean_kl_loss"], torch.tensor(0.0), rtol=0, atol=1e-9)
 

@@ -7,12 +7,11 @@ import dataclasses
 import pytest
 import torch
 
-from lorasa_rllib.learning import mappo
 from lorasa_rllib.learning.batch import Batch
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.spec import Owners
 from tests.helpers import make_policy, owner_tables, seeded, team
-from tests.learning.helpers import SETTINGS, batch_of, optimisers_of, row_losses
+from tests.learning.helpers import SETTINGS, batch_of, finished_gradients, optimisers_of, row_losses, take_step
 
 EQUAL = team((3, 3, 3), (2, 2, 2))
 QUIET = dataclasses.replace(SETTINGS, entropy_coeff=0.0)  # its noise would differ
@@ -43,7 +42,7 @@ def test_nps_is_separate_learners_on_the_same_data_and_advantages(recurrent):
         alone.append((single, groups, [torch.optim.Adam(params, lr=0.01, eps=1e-5) for params in groups]))
     optimisers, clipped = optimisers_of(policy), 0
     for _ in range(4):
-        mappo.take_step(policy, optimisers, batch, QUIET)
+        take_step(policy, optimisers, batch, QUIET)
         for n, (single, groups, adams) in enumerate(alone):
             mine = of_agent(batch, n)
             policy_loss, value_loss = row_losses(single, mine, QUIET)
@@ -64,10 +63,10 @@ def test_nps_is_separate_learners_on_the_same_data_and_advantages(recurrent):
 def gradients(policy, batch):
     """Finished gradients of the actor by name, without clipping, and the mean policy loss of each agent's live rows."""
     config = dataclasses.replace(QUIET, max_grad_norm=None)
-    policy.zero_grad()
-    mappo.loss_sums(policy, batch, config, seeded(5))[0].backward()
-    mappo.step(optimisers_of(policy, lr=0.0), mappo.live_rows(policy, batch, config), None)
-    finished = {name: p.grad.clone() for name, p in policy.parameters_of("backbone").items()}
+    optimisers = optimisers_of(policy, lr=0.0)
+    take_step(policy, optimisers, batch, config, seeded(5))
+    grads = finished_gradients(optimisers["backbone"])
+    finished = {name: grads[p] for name, p in policy.parameters_of("backbone").items()}
     losses = row_losses(policy, batch, config)[0]
     return finished, losses
 
@@ -108,7 +107,7 @@ def test_a_group_without_live_rows_keeps_weights_and_step_count():
     batch.active[..., 1] = False
     optimisers = optimisers_of(policy)
     before = {name: p.detach().clone() for name, p in policy.actor.named_parameters()}
-    mappo.take_step(policy, optimisers, batch, SETTINGS, seeded(5))
+    take_step(policy, optimisers, batch, SETTINGS, seeded(5))
     for name, p in policy.actor.named_parameters():
         assert torch.equal(p[1], before[name][1]) and not torch.equal(p[0], before[name][0]), name
         steps = optimisers["adapters" if len(p) == 3 else "backbone"].state[p]["step"]

@@ -10,11 +10,11 @@ import torch
 
 from lorasa_rllib.learning import a2po, mappo
 from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate
-from lorasa_rllib.learning.a2po_log import Stepped
-from lorasa_rllib.learning.batch import MAPPOSettings, in_sequences, minibatches, prepare, standardise, targets_of
+from lorasa_rllib.learning.a2po.log import Stepped
+from lorasa_rllib.learning.batch import MAPPOSettings, in_sequences, prepare, standardise, targets_of
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import make_policy, owner_tables, random_rollout, seeded, team
-from tests.learning.helpers import SETTINGS, UNEQUAL, experienced, optimisers_of, uneven_rollout
+from tests.learning.helpers import SETTINGS, UNEQUAL, experienced, minibatches, optimisers_of, take_step, uneven_rollout
 from tests.learning.test_mappo import train_together
 
 AGAIN = dataclasses.replace(SETTINGS, num_epochs=3, recompute_advantages=True)
@@ -41,10 +41,11 @@ def test_every_pass_learns_from_what_the_critic_then_says(minibatch_size):
             targets = targets_of(twin, rollout, settings)
             before = batch.values
             batch.values, batch.returns = (in_sequences(x, 1) for x in (targets.values, targets.returns))
+            batch.targets = twin.value_norm.normalise(batch.returns)
             batch.advantages = in_sequences(standardise(targets.gains.expand(8, 3, 3), rollout.active), 1)
             assert not torch.equal(batch.values, before)
         for part in minibatches(batch, one, generator):
-            mappo.take_step(twin, optimisers, part, settings, generator)
+            take_step(twin, optimisers, part, settings, generator)
     torch.testing.assert_close(twin.state_dict(), policy.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(policy.value_norm.state_dict(), normaliser, rtol=0, atol=0)
 

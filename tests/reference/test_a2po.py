@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate, update
-from lorasa_rllib.learning.a2po_log import Corrected, Stepped
-from lorasa_rllib.learning.agent_order import ranking, semi_greedy
-from lorasa_rllib.learning.batch import standardise, take_in
+from lorasa_rllib.learning.a2po.corrections import capped_factors, capped_product
+from lorasa_rllib.learning.a2po.log import Corrected, Stepped
+from lorasa_rllib.learning.a2po.order import ranking, semi_greedy
+from lorasa_rllib.learning.batch import standardise
 from lorasa_rllib.learning.gae import td_errors
 from lorasa_rllib.learning.losses import clipped_surrogate, clipped_value_loss
+from lorasa_rllib.learning.normalisers import update_value_norm
 from lorasa_rllib.learning.quirks import REFERENCE
-from lorasa_rllib.learning.trace import capped_factors, capped_product
 from lorasa_rllib.nn.value_norm import ValueNorm
 from tests.reference.iteration import LOGS, RETURNS, optimisers_of, policy_of, rollout_of, same_result, settings_of
 from tests.reference.vectors import close
@@ -86,7 +87,7 @@ def test_value_loss(load, dtype):
     for k, agent in enumerate(file["order"].tolist()):
         returns, values = file["returns"][:, [agent], 0], file["values_new"][:, [agent], 0].requires_grad_()
         policy = SimpleNamespace(value_norm=norm, critic=SimpleNamespace(num_values=len(file["order"])))
-        take_in(policy, returns, everything, agents=(agent,))
+        update_value_norm(policy, returns, everything, agents=(agent,))
         errors = clipped_value_loss(
             values,
             file["values_old"][:, [agent], 0],

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from lorasa_rllib.learning import mappo
-from lorasa_rllib.learning.batch import minibatches, prepare
+from lorasa_rllib.learning.batch import prepare
+from lorasa_rllib.learning.step import loss_sums
+from tests.learning.helpers import minibatches, take_step
 from tests.reference.iteration import (
     LOGS,
     RETURNS,
@@ -39,7 +41,7 @@ def test_every_step(load):
     close(in_time(batch.advantages, file["gae_returns"]), file["advantages"][0, ..., 0], *RETURNS)
     for step, part in enumerate(minibatches(batch, settings, GENERATOR)):
         close(policy_loss(policy, part, settings), file["log.policy_loss"][step], *LOGS)
-        stats, norms = mappo.take_step(policy, optimisers, part, settings)
+        stats, norms = take_step(policy, optimisers, part, settings)
         close(stats["vf_loss"] / stats["value_rows"], file["log.value_loss"][step], *LOGS)
         close(norms["adapters"], file["log.agent_grad_norm"][step], *LOGS)
         close(norms["adapters"].mean(), file["log.actor_grad_norm"][step], *LOGS)
@@ -78,6 +80,6 @@ def policy_loss(policy, part, settings):
         only = torch.zeros_like(part.active)
         only[..., agent] = part.active[..., agent]
         with torch.no_grad():
-            _, stats = mappo.loss_sums(policy, replace(part, active=only), settings)
+            _, stats = loss_sums(policy, replace(part, active=only), settings)
         total = total + stats["policy_loss"] / only.sum()
     return total

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorasa_rllib.learning.a2po.corrections import CORRECTIONS
+from lorasa_rllib.learning.a2po.units import Unit
 from lorasa_rllib.learning.batch import (
-    AllSum,
     Batch,
     MAPPOSettings,
-    alone,
     in_batch,
     in_sequences,
     moments,
@@ -19,9 +19,8 @@ from lorasa_rllib.learning.batch import (
     targets_of,
     with_targets,
 )
+from lorasa_rllib.learning.normalisers import AllSum, alone
 from lorasa_rllib.learning.replay import last_critic_state, with_values
-from lorasa_rllib.learning.trace import CORRECTIONS
-from lorasa_rllib.learning.units import Unit
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.rollout.columns import TeamRollout
 
@@ -55,7 +54,7 @@ class Advantages:
         """Recomputes advantages, uncorrected, with the current critic. Returns the batch with the new targets."""
         rollout = self._rollout
         self.targets = targets_of(self._policy, rollout, self._settings)
-        self.batch = with_targets(self.batch, rollout, self.targets, self._all_sum)
+        self.batch = with_targets(self._policy, self.batch, rollout, self.targets, self._all_sum)
         self.gains = self.targets.gains.expand(rollout.active.shape).clone()
         self._sums = moments(self.gains.double(), rollout.active)
         return self.batch

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorasa_rllib.learning.a2po.units import Unit, moved_by, product_of, rows_of
 from lorasa_rllib.learning.batch import Batch, MAPPOSettings
-from lorasa_rllib.learning.units import Unit, moved_by, product_of, rows_of
 from lorasa_rllib.nn.policy import TeamPolicy
 
 LARGEST = 20.0

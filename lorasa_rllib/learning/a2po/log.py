@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lorasa_rllib.learning.a2po.units import Unit
 from lorasa_rllib.learning.batch import MAPPOSettings
-from lorasa_rllib.learning.units import Unit
+from lorasa_rllib.learning.step import Norms
 
 
 @dataclass(frozen=True)
 class Corrected:
-    """Event: the advantages of a unit (None: of all) were corrected. log_ratios: log c [T, E], see `learning.trace`."""
+    """Event: the advantages of a unit (None: of all) were corrected. log_ratios: log c [T, E], see `corrections`."""
 
     unit: Unit | None
     log_ratios: Tensor
@@ -28,7 +29,7 @@ class Stepped:
     clip: float
     critic_only: bool
     stats: dict[str, Tensor]
-    norms: dict[str, Tensor]
+    norms: Norms
 
 
 PER_POSITION_UP_TO = 32

@@ -1,51 +1,26 @@
-"""The A2PO update (Wang et al. 2023, arXiv 2302.06205): units are updated in sequence, each with advantages and ratios
-corrected for the units updated before it.
+"""The A2PO update: units are updated in sequence, each with advantages and ratios corrected for the units updated
+before it.
 
 Only rows that a step affects are re-evaluated, so unless units share trained weights, an epoch costs about one
-evaluation per agent, not one per pair of agents. Several learners run the same steps on their own environments; see
-`learning.mappo` for `all_sum`.
+evaluation per agent, not one per pair of agents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from lorasa_rllib.learning.a2po_log import Corrected, Stepped, summary
-from lorasa_rllib.learning.agent_order import ORDERS, Pick
-from lorasa_rllib.learning.batch import (
-    AllSum,
-    MAPPOSettings,
-    alone,
-    in_time,
-    sequences_of_minibatches,
-    take_in,
-    value_rows,
-)
-from lorasa_rllib.learning.corrected import Advantages
-from lorasa_rllib.learning.flat import finish, gradients
-from lorasa_rllib.learning.mappo import (
-    Optimisers,
-    arrange,
-    policy_sums,
-    sum_over_learners,
-    value_sums,
-    went_far,
-)
-from lorasa_rllib.learning.observed import take_in_observations
-from lorasa_rllib.learning.owner_adam import OwnerAdam
-from lorasa_rllib.learning.passes import per_owner, rows_of_roles
-from lorasa_rllib.learning.ratios import Ratios
-from lorasa_rllib.learning.replay import actor_states, log_probs_of_single_steps
-from lorasa_rllib.learning.units import (
+from lorasa_rllib.learning.a2po.advantages import Advantages
+from lorasa_rllib.learning.a2po.log import Corrected, Stepped, summary
+from lorasa_rllib.learning.a2po.order import ORDERS, Pick
+from lorasa_rllib.learning.a2po.ratios import Ratios
+from lorasa_rllib.learning.a2po.units import (
     CriticRows,
-    Leaves,
     Unit,
     UnitRows,
     critic_rows_of,
@@ -55,6 +30,12 @@ from lorasa_rllib.learning.units import (
     rows_of,
     units_of,
 )
+from lorasa_rllib.learning.batch import MAPPOSettings, in_time, value_rows
+from lorasa_rllib.learning.flat import Leaves
+from lorasa_rllib.learning.normalisers import AllSum, alone, update_obs_norm, update_value_norm
+from lorasa_rllib.learning.passes import Counts, per_owner, rows_of_roles, shuffled
+from lorasa_rllib.learning.replay import actor_states, log_probs_of_single_steps
+from lorasa_rllib.learning.step import Optimisers, arrange, moved_far, policy_sums, take_step, value_sums
 from lorasa_rllib.nn.policy import Group, TeamPolicy
 from lorasa_rllib.rollout.columns import TeamRollout
 
@@ -64,7 +45,7 @@ class A2POSettings(MAPPOSettings):
     """Settings of the update in addition to MAPPO's. `A2POConfig.training` documents them for users.
 
     agent_order:    a key of `ORDERS`.
-    units_per_step: number of units (see `learning.units`) updated together.
+    units_per_step: number of units (see `learning.a2po.units`) updated together.
     loop:           "agent": each unit runs all its epochs in turn. "epoch": every epoch goes through all units.
     two_stage:      precede each step of actor and critic with a step of the critic alone.
     correction:     a key of `CORRECTIONS`: how advantages are corrected for units updated before; None: not at all.
@@ -104,7 +85,7 @@ def update(
     noise = torch.Generator(generator.device).manual_seed(pick(2**31))
     sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum)
     events = [event for event in sequence.events() if isinstance(event, Stepped)]
-    take_in_observations(policy, rollout, settings, all_sum)
+    update_obs_norm(policy, rollout, settings.obs_norm_in_adapter_phase, all_sum)
     return sequence.log | summary(events, settings, -(-rollout.num_agents // settings.units_per_step))
 
 
@@ -127,8 +108,8 @@ class SequentialUpdate:
         all_sum: AllSum = alone,
     ):
         self._policy, self._optimisers, self._settings = policy, optimisers, settings
-        arrange(optimisers)
-        self._leaves: dict[tuple[Unit, str], Leaves] = {}
+        arrange(optimisers.values())
+        self._leaves: dict[tuple[Unit, Group], Leaves] = {}
         self._pick, self._noise, self._all_sum = pick, noise, all_sum
         self._num_envs = rollout.num_envs
         self.advantages = Advantages(policy, rollout, settings, all_sum)
@@ -156,7 +137,7 @@ class SequentialUpdate:
                 yield self._correct(None)
             self._turn.clear()
             yield from self._through(1)
-            if went_far(self._turn, self._settings):
+            if moved_far(self._turn, self._settings.target_kl):
                 break
 
     def _through(self, epochs: int) -> Iterator[Corrected | Stepped]:
@@ -201,7 +182,7 @@ class SequentialUpdate:
                 if reaches_others:  # including those that are done
                     self.ratios.refresh(unit)
                     before = self._product(done)
-                if went_far(taken, settings):
+                if moved_far(taken, settings.target_kl):
                     break
             if not reaches_others:
                 self.ratios.refresh(unit)
@@ -209,12 +190,8 @@ class SequentialUpdate:
 
     def _minibatches(self) -> Sequence[Tensor | None]:
         """The sequences of each minibatch of one pass; None: all of them."""
-        size = sequences_of_minibatches(self.batch, self._settings)
-        if size is None:
-            return (None,)
-        device = self.batch.obs.device
-        order = torch.randperm(len(self.batch), generator=self._noise, device=device)
-        return order[: len(order) - len(order) % size].split(size)
+        order, size = shuffled(self.batch, self._settings, self._noise)
+        return (None,) if order is None else order.split(size)
 
     def _rows(self, unit: Unit, sequences: Tensor | None, advantages: Tensor) -> tuple[UnitRows, CriticRows]:
         """The rows for actor and critic in a step of the unit; `others` is not yet set."""
@@ -233,33 +210,24 @@ class SequentialUpdate:
         """One optimiser step of the critic and, unless `rows` is None, the actor."""
         policy, settings = self._policy, replace(self._settings, clip=clip)
         if settings.quirks.norm_every_step:
-            take_in(policy, values.returns, values.counted, self._all_sum, values.agents)
+            update_value_norm(policy, values.returns, values.counted, self._all_sum, values.agents)
+            outputs = slice(None) if values.agents is None else list(values.agents)
+            values = replace(values, targets=policy.value_norm.normalise(values.returns, outputs))
         groups: tuple[Group, ...] = ("critic",) if rows is None else ("backbone", "adapters", "critic")
         leaves = {group: self._leaves_of(unit, group) for group in groups if group in self._optimisers}
         value_loss = self._value_loss(values, leaves["critic"], settings)
         loss = settings.value_coeff * value_loss / len(self.order)
         stats = {"vf_loss": value_loss.detach().float(), "value_rows": values.counted.sum().float()}
-        counts = {"critic": self._critic_counts(values)}
+        counts: Counts = {"critic": self._critic_counts(values)}
         if rows is not None:
             policy_loss, more = self._policy_loss(rows, leaves, settings)
             loss = loss + policy_loss
             others = torch.where(rows.active, rows.others, 0.0).sum().float()
             stats |= {**more, "others_ratio": others, "live": rows.active.sum().float()}
             counts |= self._actor_counts(unit, rows)
-        grads = gradients(loss, [part for some in leaves.values() for part in some.parts])
         flat = torch.stack(list(stats.values()))
-        sum_over_learners([*grads, *counts.values(), flat], self._all_sum)
-        left = iter(grads)
-        norms: dict[str, Tensor] = {
-            group: _finish(
-                self._optimisers[group],
-                part,
-                list(islice(left, len(part.parts))),
-                counts[group],
-                settings.max_grad_norm,
-            )
-            for group, part in leaves.items()
-        }
+        sums = [*counts.values(), flat]
+        norms = take_step(loss, leaves, self._optimisers, counts, settings.max_grad_norm, self._all_sum, sums)
         return Stepped(unit, position, clip, rows is None, dict(zip(stats, flat, strict=True)), norms)
 
     def _leaves_of(self, unit: Unit, group: Group) -> Leaves:
@@ -269,10 +237,9 @@ class SequentialUpdate:
         return self._leaves[key]
 
     def _value_loss(self, rows: CriticRows, leaves: Leaves, settings: A2POSettings) -> Tensor:
-        critic, norm = self._policy.critic, self._policy.value_norm
-        values = functional_call(critic, leaves.in_place, (rows.state, rows.hidden, rows.keep, rows.agents))
-        targets = norm.normalise(rows.returns, slice(None) if rows.agents is None else list(rows.agents))
-        return value_sums(values, rows.values, targets, rows.counted, settings)
+        inputs = rows.state, rows.hidden, rows.keep, rows.agents
+        values = functional_call(self._policy.critic, leaves.in_place, inputs)
+        return value_sums(values, rows.values, rows.targets, rows.counted, settings)
 
     def _policy_loss(
         self, rows: UnitRows, leaves: Mapping[Group, Leaves], settings: A2POSettings
@@ -284,10 +251,10 @@ class SequentialUpdate:
         real = actor.real_actions(rows.agent)
         return policy_sums(distribution, rows, settings, real, self._noise, rows.others)
 
-    def _actor_counts(self, unit: Unit, rows: UnitRows) -> dict[str, Tensor]:
+    def _actor_counts(self, unit: Unit, rows: UnitRows) -> Counts:
         """Live rows of the unit per owner: "backbone" [G], "adapters" [K]."""
         owners = self._policy.config.owners
-        counts = {}
+        counts: Counts = {}
         if unit.roles:
             assert rows.roles is not None
             counts["backbone"] = rows.active.sum().float()[None]
@@ -350,25 +317,3 @@ class SequentialUpdate:
         assert self._settings.correction is not None
         self.advantages.correct(unit, log_ratios, self._settings.correction)
         return Corrected(unit, log_ratios)
-
-
-def _finish(
-    optimiser: OwnerAdam, leaves: Leaves, grads: list[Tensor], counts: Tensor, max_grad_norm: float | None
-) -> Tensor:
-    """Averages and clips gradients, and steps the owners with live rows.
-
-    Returns gradient norms, NaN for owners that did not step; empty if nothing trains.
-    """
-    norms = []
-    moving = counts > 0
-    whole, slices = grads[: len(leaves.whole)], grads[len(leaves.whole) :]
-    if whole:
-        blocks = [part.block for part in leaves.whole]
-        norm = optimiser.finish(whole, counts, max_grad_norm, blocks)
-        optimiser.advance(whole, moving, blocks)
-        norms.append(torch.where(moving, norm, torch.nan))
-    for part, grad in zip(leaves.slices, slices, strict=True):
-        norm = finish(grad, counts[leaves.owner], max_grad_norm)
-        optimiser.advance_owner(part.block, grad, leaves.owner, moving[leaves.owner])
-        norms.append(torch.where(moving[leaves.owner], norm, torch.nan))
-    return torch.cat(norms) if norms else counts.new_zeros(0)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lorasa_rllib.learning.a2po.corrections import CORRECTIONS
 from lorasa_rllib.learning.gae import gae
-from lorasa_rllib.learning.trace import CORRECTIONS
 from tests.helpers import seeded
 
 

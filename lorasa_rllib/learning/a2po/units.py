@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.batch import Batch
-from lorasa_rllib.learning.flat import Part
+from lorasa_rllib.learning.flat import Leaves, Part
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.nn.policy import Group, TeamPolicy
 
@@ -109,34 +109,15 @@ def _owners_of(policy: TeamPolicy, agent: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-@dataclass
-class Leaves:
-    """The weights of one optimiser that a unit trains.
-
-    whole: blocks that train with all their owners. slices: blocks of which only `owner` trains, if all rows of the unit
-    belong to one of several owners; forward, backward and Adam then cost as much as for a single owner. in_place: views
-    [1, ...] of that owner's part of their parameters, by name, for `torch.func.functional_call`.
-    """
-
-    whole: list[Part]
-    slices: list[Part]
-    in_place: dict[str, Tensor]
-    owner: slice
-
-    @property
-    def parts(self) -> list[Part]:
-        return [*self.whole, *self.slices]
-
-
 def leaves_of(policy: TeamPolicy, optimiser: OwnerAdam, unit: Unit, group: Group) -> Leaves:
     """The weights of the optimiser of `group` that a unit trains, as of its last `arrange`."""
     owners = policy.config.owners
     table = {"backbone": owners.backbone_of, "adapters": owners.adapter_of, "critic": owners.critic_of}[group]
     mine = {table[agent] for agent in unit.agents} if table else set()
     if len(mine) != 1:
-        return Leaves(optimiser.parts, [], {}, slice(None))
+        return Leaves(optimiser.parts)
     (one,) = mine
-    leaves = Leaves([], [], {}, slice(one, one + 1))
+    leaves = Leaves([], owner=slice(one, one + 1))
     names = {parameter: name for name, parameter in policy.parameters_of(group).items()}
     for part in optimiser.parts:
         if part.block.owners == 1:
@@ -144,7 +125,7 @@ def leaves_of(policy: TeamPolicy, optimiser: OwnerAdam, unit: Unit, group: Group
             continue
         own = {names[p]: p[leaves.owner].detach().requires_grad_() for p in part.block.parameters}  # type: ignore[index]
         leaves.slices.append(Part(part.block, list(own.values())))
-        leaves.in_place |= own
+        leaves.in_place.update(own)
     return leaves
 
 
@@ -188,6 +169,7 @@ class CriticRows:
     keep: Tensor | None
     values: Tensor
     returns: Tensor
+    targets: Tensor
     counted: Tensor
     agents: tuple[int, ...] | None
 
@@ -217,12 +199,13 @@ def critic_rows_of(batch: Batch, unit: Unit, counted: Tensor) -> CriticRows:
     hidden, keep = batch.critic_state, batch.keep
     if not own or unit.roles:
         counted = counted & _held(batch, unit) if own else counted
-        return CriticRows(batch.state, hidden, keep, batch.values, batch.returns, counted, None)
+        return CriticRows(batch.state, hidden, keep, batch.values, batch.returns, batch.targets, counted, None)
     at = torch.tensor(unit.agents, device=batch.obs.device)
-    values, returns, counted = (column.index_select(2, at) for column in (batch.values, batch.returns, counted))
+    columns = batch.values, batch.returns, batch.targets, counted
+    values, returns, targets, counted = (column.index_select(2, at) for column in columns)
     state = batch.state.index_select(2, at) if batch.state.dim() == batch.obs.dim() else batch.state
     hidden = None if hidden is None else hidden.index_select(1, at)
-    return CriticRows(state, hidden, keep, values, returns, counted, unit.agents)
+    return CriticRows(state, hidden, keep, values, returns, targets, counted, unit.agents)
 
 
 def product_of(log_ratio: Tensor, batch: Batch, unit: Unit) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lorasa_rllib.learning.agent_order import ORDERS, ranking
+from lorasa_rllib.learning.a2po.order import ORDERS, ranking
 from tests.helpers import seeded
 
 SCORES = st.lists(st.floats(0, 10), min_size=1, max_size=9)

@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorasa_rllib.learning import a2po, units
-from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate
-from lorasa_rllib.learning.a2po_log import Corrected, Stepped
+from lorasa_rllib.learning import a2po
+from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate, sequential
+from lorasa_rllib.learning.a2po.log import Corrected, Stepped
+from lorasa_rllib.learning.a2po.units import Unit, moved_by, product_of, reaching_others, units_of
 from lorasa_rllib.learning.batch import in_time, prepare, standardise
-from lorasa_rllib.learning.units import Unit, moved_by, product_of, reaching_others, units_of
+from lorasa_rllib.learning.flat import Leaves
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import METHODS, make_policy, owner_tables, policies, random_rollout, row_by_row, seeded, team, teams
 from tests.learning.helpers import CASES, UNEQUAL, Learners, experienced, optimisers_of, uneven_rollout
@@ -172,9 +173,9 @@ def test_training_slices_is_training_wholes(method, phase, loop, monkeypatch):
         pass
 
     def whole(policy, optimiser, unit, group):
-        return units.Leaves(optimiser.parts, [], {}, slice(None))
+        return Leaves(optimiser.parts)
 
-    monkeypatch.setattr(a2po, "leaves_of", whole)
+    monkeypatch.setattr(sequential, "leaves_of", whole)
     for _ in sequence(twin, rollout, LOOPS[loop]).events():
         pass
     torch.testing.assert_close(policy.state_dict(), twin.state_dict(), rtol=1e-6, atol=1e-8)
