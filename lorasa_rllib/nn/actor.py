@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorasa_rllib.nn.bank import BankLinear, Banks, BankVector, LoRAConfig
 from lorasa_rllib.nn.components import Components
-from lorasa_rllib.nn.distributions import CONTINUOUS, ActionDistribution, Categorical, Categoricals
+from lorasa_rllib.nn.distributions import CONTINUOUS, ActionDistribution, Categorical, Categoricals, ContinuousHead
 from lorasa_rllib.nn.network import NetworkConfig, Trunk
 from lorasa_rllib.nn.rows import Agent, Router
 from lorasa_rllib.spec import Owners, TeamSpec
@@ -66,11 +66,37 @@ class Actor(Trunk):
         state (obs without time and last axis, hidden_size): hidden states before the first step; None: zeros.
         keep bool, broadcastable to obs without its last axis: False where an episode begins; None: True everywhere.
         """
+        return self._evaluate(obs, roles, masks, agent, adapters, state, keep)
+
+    def step(
+        self,
+        obs: Tensor,
+        *,
+        roles: Tensor | None = None,
+        available: Tensor | None = None,
+        hidden: Tensor | None = None,
+        agents: tuple[int, ...] | None = None,
+        adapters: bool = True,
+    ) -> tuple[ActionDistribution, Tensor | None]:
+        """One step of `Acting.step`. adapters: whether they are in use."""
+        return self._evaluate(obs, roles, available, agents, adapters, hidden, None, one_step=True)
+
+    def _evaluate(
+        self,
+        obs: Tensor,
+        roles: Tensor | None,
+        masks: Tensor | None,
+        agent: Agent,
+        adapters: bool,
+        state: Tensor | None,
+        keep: Tensor | None,
+        one_step: bool = False,
+    ) -> tuple[ActionDistribution, Tensor | None]:
         if self.obs_norm is not None:
             obs = self.obs_norm(obs, agent)
         rows = self.router.layout(obs, agent, roles, adapters)
         present = None if self.obs_mask is None else rows.table_in(self.obs_mask)
-        hidden, states = self.features(rows.arrange(obs), rows, present, adapters, state, keep)
+        hidden, states = self.features(rows.arrange(obs), rows, present, adapters, state, keep, one_step)
         output = rows.restore(self.head(hidden, rows.slots, adapters))
         real = None if self.real_entries is None else rows.table_out(self.real_entries)
         log_std = None if self.head_type is None else rows.restore_vector(self.log_std(rows.slots, adapters))
@@ -90,13 +116,14 @@ class Actor(Trunk):
 
 
 def action_distribution(
-    head: Any, output: Tensor, log_std: Tensor | None, real: Tensor | None, masks: Tensor | None
+    head: ContinuousHead | None, output: Tensor, log_std: Tensor | None, real: Tensor | None, masks: Tensor | None
 ) -> ActionDistribution:
     """Action distribution from the network's output [..., N, action_size].
 
     head: class of the continuous head; None: discrete actions with one component.
     """
     if head is not None:
+        assert log_std is not None, "continuous heads have one"
         return head(output if real is None else output * real, log_std, real)
     for mask in (masks, real):
         output = output if mask is None else output.masked_fill(~mask, -torch.inf)

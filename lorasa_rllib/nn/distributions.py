@@ -7,7 +7,7 @@ and have log-probability and entropy 0.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -169,7 +169,9 @@ class Categoricals:
         return self.each.entropy(noise).squeeze(-1)
 
 
-CONTINUOUS: dict[str, Any] = {"squashed_gaussian": SquashedGaussian, "gaussian": Gaussian}
+ContinuousHead = type[SquashedGaussian] | type[Gaussian]
+
+CONTINUOUS: dict[str, ContinuousHead] = {"squashed_gaussian": SquashedGaussian, "gaussian": Gaussian}
 """Continuous heads by their name in network settings."""
 
 

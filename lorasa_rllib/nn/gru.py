@@ -45,6 +45,16 @@ class BankGRU(nn.Module):
             y = rows.arrange(after)
         return (y if self.norm is None else self.norm(y, rows.slots, adapters=adapters)), after
 
+    def step(self, x: Tensor, rows: Rows, state: Tensor | None, adapters: bool = True) -> tuple[Tensor, Tensor]:
+        """One step, rows without a time axis: x [S, B, size] -> y [S, B, size], hidden state [..., size] after it.
+
+        state [..., size], in the caller's layout: hidden state before the step; None: zeros.
+        """
+        gates = self.input(x, rows.slots, adapters)
+        h = gates.new_zeros(*gates.shape[:-1], self.size) if state is None else rows.arrange(state)
+        h = gru_cell(gates, self.hidden.product(rows.slots, adapters, rows=gates.shape[1])(h), h)
+        return (h if self.norm is None else self.norm(h, rows.slots, adapters=adapters)), rows.restore(h)
+
     # Steps are unbound once: indexing each would allocate a gradient of the whole sequence per step.
 
     def _alike(self, gates: Tensor, rows: Rows, state: Tensor | None, keep: Tensor | None, adapters: bool) -> Tensor:

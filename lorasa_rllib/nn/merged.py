@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +14,18 @@ from lorasa_rllib.nn.critic import Critic
 from lorasa_rllib.nn.distributions import ActionDistribution, Categoricals
 from lorasa_rllib.nn.gru import gru_cell
 from lorasa_rllib.nn.network import ACTIVATION, Trunk
-from lorasa_rllib.nn.rows import Slots, TeamRows, known_roles
+from lorasa_rllib.nn.rows import Slots, SortedRows, TeamRows, known_roles
+
+ALONE_UP_TO = 64
+"""Number of rows up to which gathering dense weights per row is cheaper than sorting rows by role."""
 
 
 class MergedActor:
-    """A frozen copy of an actor with adapters merged, for whole teams `[..., N, obs_size]`.
+    """A frozen copy of an actor with adapters merged, for acting (`nn.acting.Acting`).
 
     Adapters, id columns and the affine maps of LayerNorms are folded into one dense weight and bias per layer and owner
     (an agent or a role; one for all if they share it), so acting costs one batched product per layer. It shares no
-    memory with the actor and does not follow later changes. Recurrent actors act one step at a time:
-    `obs [1, E, N, obs_size]`. Adapters keyed by role require equal observation sizes. `agent` is a tuple of agents, or
-    None for the team.
+    memory with the actor and does not follow later changes. Adapters keyed by role require equal observation sizes.
     """
 
     @torch.no_grad()
@@ -36,44 +37,39 @@ class MergedActor:
         slots = actor.router.slots_of_all() if adapters else actor.router.slots_of_agents(slice(None))
         self._obs_norm = None if actor.obs_norm is None else actor.obs_norm.fixed()
         self._network = _MergedNetwork(actor, actor.head, slots, actor.obs_mask, adapters)
-        self._head: Any = actor.head_type
+        self._head = actor.head_type
         self._real, self._components = actor.real_entries, actor.components
         self._std = None if self._head is None else self._head.std_of(actor.log_std(slots, adapters)).clone()
         self._team = None if self._by_role else slots
 
-    def __call__(self, obs: Tensor, **rows: Any) -> ActionDistribution:
-        """Action distribution of each row; arguments as for `unroll`."""
-        return self.unroll(obs, **rows)[0]
-
-    def unroll(
+    def step(
         self,
         obs: Tensor,
         *,
         roles: Tensor | None = None,
-        masks: Tensor | None = None,
-        state: Tensor | None = None,
-        agent: tuple[int, ...] | None = None,
-        **_: Any,
+        available: Tensor | None = None,
+        hidden: Tensor | None = None,
+        agents: tuple[int, ...] | None = None,
     ) -> tuple[ActionDistribution, Tensor | None]:
-        """As `Actor.unroll`; `adapters` was fixed at construction and is ignored here."""
+        """See `nn.acting.Acting.step`."""
         if self._obs_norm is not None:  # its output is clipped, so it cannot be folded into the first layer
-            obs = self._obs_norm(obs, agent)
-        some = None if agent is None else torch.tensor(agent, device=obs.device)
-        rows, owner = self._layout(obs, agent, some, roles)
-        y, h = self._network(rows.arrange(obs), None if state is None else rows.arrange(state), owner)
+            obs = self._obs_norm(obs, agents)
+        some = None if agents is None else torch.tensor(agents, device=obs.device)
+        rows, owner = self._layout(obs, agents, some, roles)
+        y, h = self._network(rows.arrange(obs), None if hidden is None else rows.arrange(hidden), owner)
         output, after = rows.restore(y), None if h is None else rows.restore(h)
         if self._components is not None:
             of_rows = (lambda table: table) if some is None else lambda table: table[some]
-            return Categoricals(self._components.logits(output, masks, of_rows)), after
+            return Categoricals(self._components.logits(output, available, of_rows)), after
         real = self._real if self._real is None or some is None else self._real[some]
-        if self._std is None:
-            return action_distribution(None, output, None, real, masks), after
+        if self._head is None or self._std is None:
+            return action_distribution(None, output, None, real, available), after
         std = self._std if owner is None else rows.restore_vector(_of(self._std, owner))
         return self._head.from_std(output if real is None else output * real, std, real), after
 
     def _layout(
-        self, obs: Tensor, agent: tuple[int, ...] | None, some: Tensor | None, roles: Tensor | None
-    ) -> tuple[Any, Tensor | None]:
+        self, obs: Tensor, agents: tuple[int, ...] | None, some: Tensor | None, roles: Tensor | None
+    ) -> tuple[_Layout, Tensor | None]:
         """The layout of the rows, and the owner whose weights each slot uses (None: slot s those of owner s)."""
         lead = obs.shape[:-1]
         if self._by_role and roles is not None and roles.numel() <= ALONE_UP_TO:
@@ -81,8 +77,19 @@ class MergedActor:
             return RowsAlone(lead), known_roles(roles, plain, otherwise=plain).reshape(-1)
         if self._team is not None:  # the usual case: no index maps needed
             return TeamRows(self._team if some is None else Slots(len(some)), lead[:-1]), some
-        rows: Any = self._router.layout(obs, agent, roles)
+        rows = self._router.layout(obs, agents, roles)
+        assert isinstance(rows, SortedRows), "rows routed by role are sorted"
         return rows, rows.owner_of_slot
+
+
+class _Layout(Protocol):
+    """The part of `nn.rows.Rows` that merged networks need."""
+
+    def arrange(self, x: Tensor) -> Tensor: ...
+
+    def restore(self, y: Tensor) -> Tensor: ...
+
+    def restore_vector(self, v: Tensor) -> Tensor: ...
 
 
 class RowsAlone:
@@ -111,13 +118,15 @@ class MergedCritic:
         self._network = _MergedNetwork(critic, critic.head, slots, None, adapters=False)
         self._values, self._per_agent = critic.num_values, critic.per_agent
 
-    def unroll(self, state: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
-        """state [1, E, S] or [1, E, N, S], hidden [E, V, h] -> values [1, E, V], hidden after the step [1, E, V, h]."""
+    def step(self, global_state: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """global_state [E, S] or [E, N, S], hidden [E, V, h] -> normalised values [E, V], hidden after the step."""
+        x = global_state
         if self._obs_norm is not None:
-            state = self._obs_norm(state, None if self._per_agent else 0)
-        x = state[0].transpose(0, 1) if self._per_agent else state.expand(self._values, -1, -1)
+            x = self._obs_norm(x, None if self._per_agent else 0)
+        x = x.transpose(0, 1) if self._per_agent else x.expand(self._values, -1, -1)
         y, h = self._network(x, hidden.transpose(0, 1))
-        return y.squeeze(-1).T[None], None if h is None else h.transpose(0, 1)[None]
+        assert h is not None, "the critic is recurrent"
+        return y.squeeze(-1).T, h.transpose(0, 1)
 
 
 class _MergedNetwork:
@@ -195,23 +204,3 @@ def _fold(norm: BankLayerNorm | None, present: Tensor | None, layer: Affine, slo
         offset = offset if present is None else offset * present
         weight, bias = weight * gain[:, None], bias + (weight @ offset[..., None]).squeeze(-1)
     return Affine(weight.clone(), bias.clone())
-
-
-ALONE_UP_TO = 64
-"""Number of rows up to which gathering dense weights per row is cheaper than sorting rows by role."""
-
-MERGE_UP_TO = 128
-"""Number of agents (or roles) up to which acting uses merged weights (`benchmarks/many_agents.py` measures both)."""
-
-
-def acting_form(actor: Actor, adapters: bool) -> Actor | MergedActor:
-    """The fastest form of an actor for acting until its weights change: merged into dense weights per owner.
-
-    The actor itself is returned for more than `MERGE_UP_TO` owners, whose dense weights would not fit the processor's
-    caches, and for adapters keyed by role if observation sizes differ.
-    """
-    owners, by_role = actor.router.owners, actor.router.by_role
-    many = adapters and (owners.num_adapters if by_role else len(owners.backbone_of)) > MERGE_UP_TO
-    if many or (by_role and adapters and actor.obs_mask is not None):
-        return actor
-    return MergedActor(actor, adapters)

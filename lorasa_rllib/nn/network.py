@@ -182,10 +182,12 @@ class Trunk(nn.Module):
         adapters: bool = True,
         state: Tensor | None = None,
         keep: Tensor | None = None,
+        one_step: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """x [S, B, features] -> [S, B, hidden_size], and the hidden states after each step (None if feed-forward).
 
         present bool [S, 1 or B, features]: False for padding; None: no padding. state, keep: see `BankGRU.forward`.
+        one_step: the rows have no time axis, and neither have the hidden states; see `BankGRU.step`.
         """
         if present is not None:
             x = torch.where(present, x, 0.0)  # not multiplied: padding may hold NaN
@@ -195,7 +197,10 @@ class Trunk(nn.Module):
             x = layer(x, rows.slots, adapters)
         states = None
         if self.gru is not None:
-            x, states = self.gru(x, rows, state, keep, adapters)
+            if one_step:
+                x, states = self.gru.step(x, rows, state, adapters)
+            else:
+                x, states = self.gru(x, rows, state, keep, adapters)
             for layer in self.post:
                 x = layer(x, rows.slots, adapters)
         return x, states

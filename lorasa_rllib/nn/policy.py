@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lorasa_rllib.nn.acting import Acting, acting_form
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, BankVector, LoRAConfig
 from lorasa_rllib.nn.critic import Critic, CriticInput
-from lorasa_rllib.nn.merged import MergedActor, MergedCritic, acting_form
+from lorasa_rllib.nn.merged import MergedCritic
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.value_norm import ValueNorm
 from lorasa_rllib.spec import Owners, TeamSpec
@@ -150,8 +151,8 @@ class TeamPolicy(nn.Module):
         layers = [layer for layer in self.actor.modules() if isinstance(layer, kinds)]
         return torch.stack(torch.broadcast_tensors(*(layer.adapter_square_norms() for layer in layers))).sum(0).sqrt()
 
-    def acting(self) -> Actor | MergedActor:
-        """The actor in its fastest form for acting until the weights change, see `nn.merged.acting_form`."""
+    def acting(self) -> Acting:
+        """The actor in its fastest form for acting until weights or phase change, see `nn.acting.acting_form`."""
         return acting_form(self.actor, self._adapters)
 
     def acting_critic(self) -> MergedCritic | None:

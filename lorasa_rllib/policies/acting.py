@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lorasa_rllib.nn.merged import acting_form
+from lorasa_rllib.nn.acting import acting_form
 from lorasa_rllib.policies.folder import read_policy
 from lorasa_rllib.policies.given import mask_of, row_of, rows_of
 from lorasa_rllib.policies.saved import Origin, SavedPolicy
@@ -35,6 +35,8 @@ class LoadedPolicy:
         actions, _ = policy.act(obs)                                               # [N, obs_size] or [E, N, obs_size]
 
     Recurrent policies: pass the returned state to the next call, and None when an episode begins.
+
+    acting: the actor behind `act`, for tensors: `acting.step(obs)` gives action distributions (`nn.acting.Acting`).
     """
 
     def __init__(self, saved: SavedPolicy, device: str = "cpu", seed: int | None = None):
@@ -44,14 +46,13 @@ class LoadedPolicy:
             actor = saved.actor().to(self._device)
         except (RuntimeError, AssertionError) as error:  # the type depends on the torch build
             raise ValueError(f"device {device!r} cannot be used here: {error}") from error
-        self._actor = acting_form(actor, saved.adapters_on)
-        self._extra = {"adapters": saved.adapters_on}
+        self.acting = acting_form(actor, saved.adapters_on)
         self._generator = torch.Generator(self._device)
         self.seed(seed)
         spec = self.spec
         self._index = {name: n for n, name in enumerate(spec.agents)}
         self._by_role = saved.config.owners.routed_by == "role" and saved.adapters_on
-        self._hidden = saved.config.network.hidden_size
+        self._hidden_size = saved.config.network.hidden_size
 
     def __repr__(self) -> str:
         method, source = self.saved.config.owners.method, self.origin
@@ -142,30 +143,24 @@ class LoadedPolicy:
         width = self.spec.num_agents if who is None else len(who)
         obs = self._rows(observations, "observations", (width, self.spec.obs_size), torch.float32)
         lead = obs.shape[:-2]
-        rows: dict[str, Any] = {**self._extra}
-        if who is not None:
-            rows["agent"] = who
+        of_rows = choices = hidden = None
         if self._by_role:
             if roles is None:
                 raise ValueError("adapters are keyed by role: give roles, a whole number for each row.")
-            rows["roles"] = self._rows(roles, "roles", (*lead, width), torch.int64, whole=True)
+            of_rows = self._rows(roles, "roles", (*lead, width), torch.int64, whole=True)
         if mask is None:
             if self.spec.has_masks and not self.spec.continuous:
                 raise ValueError("the environment says which choices are available: give mask, bool [..., n, choices].")
         elif not self.spec.continuous:
             given = mask if isinstance(mask, Tensor) else available(mask)
-            rows["masks"] = self._rows(given, "mask", (*lead, width, self.spec.action_size), torch.bool, whole=True)
-        if self.recurrent:
-            if state is not None:
-                rows["state"] = self._rows(state, "state", (*lead, width, self._hidden), torch.float32, whole=True)
-            obs = obs[None]
-            rows |= {name: rows[name][None] for name in ("roles", "masks") if name in rows}
+            choices = self._rows(given, "mask", (*lead, width, self.spec.action_size), torch.bool, whole=True)
+        if self.recurrent and state is not None:
+            hidden = self._rows(state, "state", (*lead, width, self._hidden_size), torch.float32, whole=True)
         with torch.inference_mode():
-            distribution, after = self._actor.unroll(obs, **rows)
+            distribution, after = self.acting.step(obs, roles=of_rows, available=choices, hidden=hidden, agents=who)
             drawn = distribution.mode() if greedy else distribution.sample(self._generator)
-        if self.recurrent:
-            return self.spec.to_environment(drawn[0].cpu().numpy(), who), after[0].cpu().numpy()  # type: ignore[index]
-        return self.spec.to_environment(drawn.cpu().numpy(), who), None
+        actions = self.spec.to_environment(drawn.cpu().numpy(), who)
+        return actions, None if after is None else after.cpu().numpy()
 
     def _rows(self, given: Any, name: str, last: tuple[int, ...], dtype: torch.dtype, whole: bool = False) -> Tensor:
         """An argument as a tensor on the device, with its last axes checked (whole: it must have no others)."""
@@ -234,7 +229,7 @@ class LoadedPolicy:
             rows["mask"] = self._masks(who, obs, mask)
         carried = None
         if self.recurrent and state:
-            nothing = np.zeros(self._hidden, np.float32)  # for agents without a previous state
+            nothing = np.zeros(self._hidden_size, np.float32)  # for agents without a previous state
             carried = np.stack([state.get(name, nothing) for name in names])
         actions, after = self.choose(padded, carried, agents=who, greedy=greedy, **rows)
         own = {name: self.spec.action_of(n, row) for name, n, row in zip(names, who, actions, strict=True)}

@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
-from lorasa_rllib.nn.actor import Actor
-from lorasa_rllib.nn.merged import MergedActor, MergedCritic
+from lorasa_rllib.nn.acting import Acting
+from lorasa_rllib.nn.merged import MergedCritic
 from lorasa_rllib.rllib.episodes import EpisodeMeter, share_of_slots
 from lorasa_rllib.rllib.faults import EndlessEpisode, named
 from lorasa_rllib.rllib.memory import Memory, RunningCritic
@@ -34,18 +33,8 @@ def first_seed(seed: int | None) -> int | None:
     return None if seed is None else seed * 10_007 % SEEDS
 
 
-@dataclass(frozen=True)
-class Acting:
-    """How to choose actions: the actor, whether its adapters are active, and how actions are drawn.
-
-    draw: "sample", "mode" (greedy) or "random" (uniform, independent of the policy).
-    critic: recurrent critic to step along with the actor; None if the critic is feed-forward.
-    """
-
-    actor: Actor | MergedActor
-    adapters: bool
-    draw: str = "sample"
-    critic: MergedCritic | None = None
+Draw = Literal["sample", "mode", "random"]
+"""How actions are drawn: sampled, the most likely ones (greedy), or uniformly, independent of the policy."""
 
 
 @dataclass
@@ -99,14 +88,19 @@ class Collector:
         self._meter.restart()
         self._memory.clear()
 
-    def steps(self, num_steps: int, acting: Acting) -> tuple[TeamRollout, Round]:
-        """Collects a rollout of `num_steps` steps of every slot."""
+    def steps(
+        self, num_steps: int, acting: Acting, draw: Draw = "sample", critic: MergedCritic | None = None
+    ) -> tuple[TeamRollout, Round]:
+        """Collects a rollout of `num_steps` steps of every slot.
+
+        critic: recurrent critic to step along with the actor; None if the critic is feed-forward.
+        """
         if self._step is None:
             self.restart()
         assert self._step is not None
         step, taken = self._step, Round()
         rollout = empty_rollout(self.env, num_steps, step, self._memory)
-        critic = RunningCritic(acting.critic, self._memory)
+        running_critic = RunningCritic(critic, self._memory)
         final: list[tuple[int, int, np.ndarray, np.ndarray]] = []
         for t in range(num_steps):
             rollout.obs[t], rollout.state[t], rollout.active[t] = step.obs, step.state, step.active
@@ -115,8 +109,8 @@ class Collector:
             if rollout.roles is not None:
                 rollout.roles[t] = step.roles
             self._memory.note(rollout, t)
-            critic.look(rollout, t, step)
-            step, rollout.actions[t], rollout.log_probs[t] = self._advance(step, acting, taken)
+            running_critic.look(rollout, t, step)
+            step, rollout.actions[t], rollout.log_probs[t] = self._advance(step, acting, draw, taken)
             rollout.rewards[t] = step.rewards
             rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
             if rollout.left is not None:
@@ -125,18 +119,18 @@ class Collector:
                 rollout.cut[t] = step.cut
                 last = _rows_of(np.flatnonzero(step.cut.any(1)), step.cut_obs, step.cut_state)  # type: ignore[union-attr]
                 final += [(t, *row) for row in last]
-                critic.end(last)
+                running_critic.end(last)
             if len(step.ended):
                 ended = _rows_of(step.ended, step.final_obs, step.final_state)
                 last = [row for row in ended if step.truncated[row[0]]]
                 final += [(t, *row) for row in last]
-                critic.end(last)
+                running_critic.end(last)
                 self._memory.clear(step.ended)
                 for e, summary in zip(step.ended, self._meter.finish(step), strict=True):
                     self._count(summary, int(e), taken)
         rollout.state[num_steps] = step.state
-        critic.look(rollout, num_steps, step)
-        critic.finish(rollout)
+        running_critic.look(rollout, num_steps, step)
+        running_critic.finish(rollout)
         self._step = step
         if final:
             rollout.final_index = np.array([(t, e) for t, e, _, _ in final], np.int64)
@@ -146,7 +140,9 @@ class Collector:
         taken.steps_of_agents = rollout.active.sum((0, 1))
         return rollout, taken
 
-    def episodes(self, num_episodes: int, acting: Acting, patience: float | None = None) -> Round:
+    def episodes(
+        self, num_episodes: int, acting: Acting, draw: Draw = "sample", patience: float | None = None
+    ) -> Round:
         """Plays whole episodes from fresh resets; each slot has a fixed share of them.
 
         Slots that have finished their share keep stepping but are not counted. Raises EndlessEpisode if no counted
@@ -160,7 +156,7 @@ class Collector:
         while (running := left > 0).any():
             taken.env_steps += int(running.sum())
             taken.steps_of_agents = taken.steps_of_agents + step.active[running].sum(0)
-            step, _, _ = self._advance(step, acting, taken)
+            step, _, _ = self._advance(step, acting, draw, taken)
             steps += 1
             self._memory.clear(step.ended)
             for e, summary in zip(step.ended, self._meter.finish(step), strict=True):
@@ -183,28 +179,27 @@ class Collector:
         if self._on_episode_end is not None:
             self._on_episode_end(summary, slot)
 
-    def _advance(self, step: TeamStep, acting: Acting, taken: Round) -> tuple[TeamStep, np.ndarray, np.ndarray]:
+    def _advance(
+        self, step: TeamStep, acting: Acting, draw: Draw, taken: Round
+    ) -> tuple[TeamStep, np.ndarray, np.ndarray]:
         """One forward pass and one step of all slots. Returns the step, actions and log-probabilities [E, N, d]."""
         began = time.perf_counter()
         with torch.inference_mode():
-            distribution, memory = acting.actor.unroll(
-                self._tensor(step.obs),
-                roles=None if step.roles is None else self._tensor(step.roles),
-                masks=None if step.masks is None else self._tensor(step.masks),
-                adapters=acting.adapters,
-                state=self._memory.actor,
+            distribution, hidden = acting.step(
+                torch.from_numpy(step.obs),
+                roles=None if step.roles is None else torch.from_numpy(step.roles),
+                available=None if step.masks is None else torch.from_numpy(step.masks),
+                hidden=self._memory.actor,
             )
-            if memory is not None:
-                self._memory.keep("actor", memory[0])
-            if acting.draw == "mode":
+            if hidden is not None:
+                self._memory.keep("actor", hidden)
+            if draw == "mode":
                 actions = distribution.mode()
-            elif acting.draw == "random":
+            elif draw == "random":
                 actions = distribution.random(self._generator)
             else:
                 actions = distribution.sample(self._generator)
             drawn, log_probs = actions.numpy(), distribution.log_prob(actions).numpy()
-            if self._memory.recurrent:
-                drawn, log_probs = drawn[0], log_probs[0]
         acted = time.perf_counter()
         actions_taken = self.env.spec.to_environment(drawn)
         with named_errors(self.env):
@@ -214,11 +209,6 @@ class Collector:
         taken.seconds["policy"] += acted - began
         taken.seconds["env"] += time.perf_counter() - acted
         return step, drawn, log_probs
-
-    def _tensor(self, column: np.ndarray) -> Tensor:
-        """A column of one step as a tensor; for recurrent actors, with a time axis of length 1."""
-        tensor = torch.from_numpy(column)
-        return tensor[None] if self._memory.recurrent else tensor
 
 
 def _rows_of(envs: np.ndarray, obs: Any, state: Any) -> list[tuple[int, np.ndarray, np.ndarray]]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.envs.base import TeamStep
+from lorasa_rllib.nn.merged import MergedCritic
 from lorasa_rllib.nn.policy import PolicyConfig
 from lorasa_rllib.rollout.columns import TeamRollout
 
@@ -68,7 +69,7 @@ class RunningCritic:
     of truncated episodes and agents.
     """
 
-    def __init__(self, critic: Any, memory: Memory):
+    def __init__(self, critic: MergedCritic | None, memory: Memory):
         self._critic, self._memory = critic, memory
         self._final: list[np.ndarray] = []
 
@@ -77,10 +78,10 @@ class RunningCritic:
         if self._critic is None:
             return
         with torch.inference_mode():
-            values, hidden = self._critic.unroll(torch.from_numpy(step.state)[None], self._memory.critic)
-            rollout.values[t] = values[0].numpy()
+            values, hidden = self._critic.step(torch.from_numpy(step.state), self._hidden())
+            rollout.values[t] = values.numpy()
             if t < rollout.num_steps:
-                self._memory.keep("critic", hidden[0])
+                self._memory.keep("critic", hidden)
 
     def end(self, last: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> None:
         """Records the values of the true last states of truncated slots: (slot, observations, global state) of each.
@@ -90,9 +91,13 @@ class RunningCritic:
         if self._critic is None or not last:
             return
         with torch.inference_mode():
-            hidden = self._memory.critic[torch.tensor([slot for slot, _, _ in last])]  # type: ignore[index]
-            values, _ = self._critic.unroll(torch.from_numpy(np.stack([state for _, _, state in last]))[None], hidden)
-        self._final.append(values[0].numpy())
+            hidden = self._hidden()[torch.tensor([slot for slot, _, _ in last])]
+            values, _ = self._critic.step(torch.from_numpy(np.stack([state for _, _, state in last])), hidden)
+        self._final.append(values.numpy())
+
+    def _hidden(self) -> Tensor:
+        assert self._memory.critic is not None, "this memory is for a feed-forward critic"
+        return self._memory.critic
 
     def finish(self, rollout: TeamRollout) -> None:
         if self._final:

@@ -19,10 +19,11 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
 from lorasa_rllib.envs.base import TeamEnvError, VectorTeamEnv, Worker
-from lorasa_rllib.nn.actor import Actor
-from lorasa_rllib.nn.merged import MergedActor, MergedCritic
+from lorasa_rllib.nn.acting import Acting
+from lorasa_rllib.nn.merged import MergedCritic
+from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.rllib.callbacks import RunnerCallbacks
-from lorasa_rllib.rllib.collector import Acting, Collector, first_seed
+from lorasa_rllib.rllib.collector import Collector, Draw, first_seed
 from lorasa_rllib.rllib.faults import CallbackError, Fault, named
 from lorasa_rllib.rllib.memory import Memory
 from lorasa_rllib.rllib.module import MODULE_ID
@@ -57,8 +58,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.spaces = kwargs.get("spaces") or {}
         self._weights_seq_no = 0
         self._remade = self._restarts = 0
-        self._actor: Actor | MergedActor | None = None
-        self._critic: MergedCritic | None = None
+        self._snapshots: tuple[Acting, MergedCritic | None] | None = None
         self.collector: Collector | None = None
         self.env: VectorTeamEnv | None = None
         self.module: Any = None
@@ -112,14 +112,14 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def make_module(self) -> None:
         spec = self.config.get_multi_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
         self.module = spec.build()
-        self._actor = None
+        self._snapshots = None
 
     @override(EnvRunner)
     def get_spaces(self) -> dict[str, Any]:
         return self.config.spaces()
 
     @property
-    def policy(self) -> Any:
+    def policy(self) -> TeamPolicy:
         return self.module[MODULE_ID].policy
 
     # Sampling
@@ -179,7 +179,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if explore is None:  # evaluation on the training env runners passes the training config
             borrowed = evaluates and not self.config.in_evaluation
             explore = (self.config.get_evaluation_config_object() if borrowed else self.config).explore
-        acting = self._acting("random" if random_actions else "sample" if explore else "mode")
+        draw: Draw = "random" if random_actions else "sample" if explore else "mode"
+        acting, critic = self._acting()
         shards: list[Any] = []
         fragment = self.config.get_rollout_fragment_length(worker_index=self.worker_index)
         steps = fragment if num_timesteps is None else -(-num_timesteps // self.num_envs)
@@ -191,9 +192,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             if force_reset:
                 self.collector.restart()
             if num_episodes is not None:
-                taken = self.collector.episodes(num_episodes, acting, patience)
+                taken = self.collector.episodes(num_episodes, acting, draw, patience)
             else:
-                rollout, taken = self.collector.steps(steps, acting)
+                rollout, taken = self.collector.steps(steps, acting, draw, critic)
                 if not evaluates:
                     shards = self._shards(rollout)
         taken.seconds["sample"] = time.perf_counter() - started
@@ -215,10 +216,10 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._callbacks.sample_end(samples)
         return samples
 
-    def _acting(self, draw: str) -> Acting:
-        if self._actor is None:  # once per weight sync
-            self._actor, self._critic = self.policy.acting(), self.policy.acting_critic()
-        return Acting(self._actor, self.policy.adapters_on, draw, self._critic)
+    def _acting(self) -> tuple[Acting, MergedCritic | None]:
+        if self._snapshots is None:  # once per weight sync
+            self._snapshots = self.policy.acting(), self.policy.acting_critic()
+        return self._snapshots
 
     def _shards(self, rollout: TeamRollout) -> list[Any]:
         """One part per learner; remote env runners put them into their node's object store and return references."""
@@ -258,7 +259,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if COMPONENT_RL_MODULE in state and self.module is not None:
             weights = state[COMPONENT_RL_MODULE]
             self.module.set_state(ray.get(weights) if isinstance(weights, ray.ObjectRef) else weights)
-            self._actor = None
+            self._snapshots = None
             self._weights_seq_no = state.get(WEIGHTS_SEQ_NO, 0) or self._weights_seq_no
         if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]

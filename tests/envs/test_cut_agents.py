@@ -10,7 +10,7 @@ from lorasa_rllib.envs.ordered import OrderedTeam
 from lorasa_rllib.envs.pettingzoo import PettingZooTeam
 from lorasa_rllib.learning.batch import MAPPOSettings, targets_of
 from lorasa_rllib.nn.network import NetworkConfig
-from lorasa_rllib.rllib.collector import Acting, Collector
+from lorasa_rllib.rllib.collector import Collector
 from lorasa_rllib.rllib.memory import Memory
 from lorasa_rllib.rllib.stock import TeamMultiAgentEnv
 from tests.envs import games
@@ -74,7 +74,7 @@ def test_it_is_valued_at_its_last_observation(recurrent):
     policy = make_policy(team.spec, owner_tables(3)["nps"], network=network).float()
     collector = Collector(team, Memory(policy.config, 1, 2), seed=3)
     critic = policy.acting_critic() if recurrent else None
-    rollout, _ = collector.steps(10, Acting(policy.acting(), True, critic=critic))  # the episode has twelve steps
+    rollout, _ = collector.steps(10, policy.acting(), critic=critic)  # the episode has twelve steps
     settings = MAPPOSettings(gamma=0.9, lambda_=0.8)
     targets = targets_of(policy, rollout.to("cpu"), settings)
 

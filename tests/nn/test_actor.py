@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorasa_rllib.nn import bank
+from lorasa_rllib.nn.acting import UnmergedActor
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.merged import MergedActor
 from lorasa_rllib.nn.network import OBS_NORMS, NetworkConfig
@@ -124,21 +125,49 @@ def test_the_merged_actor_answers_like_the_actor(method, data):
     obs, roles, masks = team_inputs(policy, 3)
     expected = outputs(policy.distribution(obs, roles=roles, masks=masks))
     if policy.actor.router.by_role and policy.actor.obs_mask is not None:
-        assert policy.acting() is policy.actor  # what is padded differs from row to row
+        assert isinstance(policy.acting(), UnmergedActor)  # what is padded differs from row to row
     else:
         merged = MergedActor(policy.actor)
-        torch.testing.assert_close(outputs(merged(obs, roles=roles, masks=masks)), expected, **EXACT)
+        torch.testing.assert_close(outputs(merged.step(obs, roles=roles, available=masks)[0]), expected, **EXACT)
     shared, expected = MergedActor(policy.actor, adapters=False), policy.actor(obs, masks=masks, adapters=False)
-    torch.testing.assert_close(outputs(shared(obs, masks=masks)), outputs(expected), **EXACT)
+    torch.testing.assert_close(outputs(shared.step(obs, available=masks)[0]), outputs(expected), **EXACT)
+
+
+@pytest.mark.parametrize("form", [MergedActor, UnmergedActor])
+def test_a_step_refuses_arguments_that_it_does_not_know(form):
+    acting = form(make_policy(UNEQUAL, owner_tables(3)["lora"]).actor, True)
+    for unknown in ("role", "masks", "keep", "adapters", "state"):
+        with pytest.raises(TypeError, match=f"unexpected keyword argument '{unknown}'"):
+            acting.step(random_obs(UNEQUAL, 2), **{unknown: None})
+
+
+@settings(max_examples=10)
+@given(data=st.data(), recurrent=st.booleans())
+def test_some_agents_act_as_they_do_in_the_team(data, recurrent):
+    policy = data.draw(policies(data.draw(st.sampled_from(METHODS)), recurrent=recurrent))
+    n = policy.config.spec.num_agents
+    some = tuple(data.draw(st.permutations(range(n)))[: data.draw(st.integers(1, n))])
+    obs, roles, masks = team_inputs(policy, 3)
+    shape = 3, n, policy.config.network.hidden_size
+    hidden = torch.randn(shape, generator=seeded(4), dtype=torch.double) if recurrent else None
+    given = {"roles": roles, "available": masks, "hidden": hidden}
+    of_some = {name: None if x is None else x[:, list(some)] for name, x in given.items()}
+    for acting in (policy.acting(), UnmergedActor(policy.actor, policy.adapters_on)):
+        whole, after = acting.step(obs, **given)
+        one, mine = acting.step(obs[:, list(some)], agents=some, **of_some)
+        torch.testing.assert_close(outputs(one), outputs(whole)[:, list(some)], **EXACT)
+        assert (mine is None) == (after is None)
+        if after is not None:
+            torch.testing.assert_close(mine, after[:, list(some)], **EXACT)
 
 
 def test_a_merged_actor_does_not_follow_later_changes():
     policy = make_policy(UNEQUAL, owner_tables(3)["seps_lora"])
     obs = random_obs(UNEQUAL, 2)
     merged = MergedActor(policy.actor)
-    before = outputs(merged(obs))
+    before = outputs(merged.step(obs)[0])
     randomise(policy, seed=9)
-    torch.testing.assert_close(outputs(merged(obs)), before, rtol=0, atol=0)
+    torch.testing.assert_close(outputs(merged.step(obs)[0]), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -151,7 +180,7 @@ def test_rows_without_a_role_meet_the_plain_backbone(path):
         with patch.object(bank, "MERGE_FROM_ROWS", PATHS[path]):
             actual = outputs(policy.distribution(obs, roles=roles))
         torch.testing.assert_close(actual, expected, rtol=1e-14, atol=1e-15)
-        torch.testing.assert_close(outputs(policy.acting()(obs, roles=roles)), expected, rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(outputs(policy.acting().step(obs, roles=roles)[0]), expected, rtol=1e-12, atol=1e-13)
     loss = outputs(policy.distribution(obs, roles=torch.full(obs.shape[:-1], -1))).sum()
     grads = gradients(loss, policy.actor)
     assert not any(grad.any() for name, grad in grads.items() if name.endswith(ADAPTER_PARAMETERS))
@@ -208,7 +237,7 @@ def test_fresh_adapters_reproduce_the_shared_policy(init, data):
     obs = random_obs(UNEQUAL, 4)
     expected = outputs(shared.distribution(obs))
     torch.testing.assert_close(outputs(fresh.distribution(obs)), expected, rtol=1e-12, atol=1e-13)
-    torch.testing.assert_close(outputs(MergedActor(fresh.actor)(obs)), expected, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(outputs(MergedActor(fresh.actor).step(obs)[0]), expected, rtol=1e-12, atol=1e-13)
     assert not torch.allclose(outputs(adapted.distribution(obs)), expected)
 
 

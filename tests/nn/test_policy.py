@@ -97,7 +97,7 @@ def test_the_acting_actor_answers_like_the_policy_in_every_phase(phase, method):
     policy = make_policy(UNEQUAL, owner_tables(3)[method])
     policy.set_phase(phase)
     obs, roles = random_obs(UNEQUAL, 4), torch.tensor([[0, 1, 2]]).expand(4, 3)
-    acting = policy.acting()(obs, roles=roles, adapters=policy.adapters_on)
+    acting = policy.acting().step(obs, roles=roles)[0]
     expected = outputs(policy.distribution(obs, roles=roles))
     torch.testing.assert_close(outputs(acting), expected, rtol=1e-10, atol=1e-11)
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorasa_rllib.nn import bank
+from lorasa_rllib.nn.acting import UnmergedActor
 from lorasa_rllib.nn.bank import Banks, LoRAConfig
 from lorasa_rllib.nn.gru import BankGRU
 from lorasa_rllib.nn.network import NetworkConfig
@@ -151,14 +152,14 @@ def test_acting_step_by_step_equals_the_sequence(method, data):
     policy = data.draw(policies(method, recurrent=True))
     obs, rows = sequence_of(policy, 4, 2)
     expected, states = policy.actor.unroll(obs, **rows)
-    acting, h = policy.acting(), rows["state"]
-    for t in range(4):
-        h = h * rows["keep"][t].unsqueeze(-1)
-        here = {name: None if rows[name] is None else rows[name][t][None] for name in ("roles", "masks")}
-        one, after = acting.unroll(obs[t][None], state=h, **here)
-        h = after[0]
-        torch.testing.assert_close(outputs(one)[0], outputs(expected)[t], **EXACT)
-        torch.testing.assert_close(h, states[t], **EXACT)
+    for acting in (policy.acting(), UnmergedActor(policy.actor, policy.adapters_on)):
+        h = rows["state"]
+        for t in range(4):
+            h = h * rows["keep"][t].unsqueeze(-1)
+            roles, available = (None if rows[name] is None else rows[name][t] for name in ("roles", "masks"))
+            one, h = acting.step(obs[t], roles=roles, available=available, hidden=h)
+            torch.testing.assert_close(outputs(one), outputs(expected)[t], **EXACT)
+            torch.testing.assert_close(h, states[t], **EXACT)
 
 
 @given(data=st.data(), length=st.integers(1, 5))
@@ -216,7 +217,6 @@ def test_the_critic_steps_like_it_unrolls(method, per_agent):
     values, hidden = policy.critic.unroll(states, h, keep)
     acting = policy.acting_critic()
     for t in range(5):
-        one, after = acting.unroll(states[t][None], h * keep[t].unsqueeze(-1))
-        h = after[0]
-        torch.testing.assert_close(one[0], values[t], **EXACT)
+        one, h = acting.step(states[t], h * keep[t].unsqueeze(-1))
+        torch.testing.assert_close(one, values[t], **EXACT)
         torch.testing.assert_close(h, hidden[t], **EXACT)

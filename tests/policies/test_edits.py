@@ -35,9 +35,9 @@ def outputs(policy, obs, roles, mask):
     [N, ...], choices as the network's last layer has them: components come and go with the agents that have them.
     """
     loaded = LoadedPolicy(policy)
-    rows = {"roles": roles, "masks": mask}
+    rows = {"roles": roles, "available": mask}
     rows = {name: torch.as_tensor(x) for name, x in rows.items() if x is not None}
-    found = loaded._actor(torch.as_tensor(obs), adapters=policy.adapters_on, **rows)
+    found, _ = loaded.acting.step(torch.as_tensor(obs), **rows)
     if hasattr(found, "log_probs"):
         spec, log_probs = policy.config.spec, found.log_probs.clamp(min=-1e9).numpy()
         place, real = (table.reshape(spec.num_agents, -1) for table in spec.choice_table())

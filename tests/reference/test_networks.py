@@ -35,10 +35,8 @@ def acting(policy, file: Vectors, masks=None):
     """Distributions and states of every step, acted one step at a time with merged weights."""
     actor, h = policy.acting(), file["h0"]
     for t, obs in enumerate(file["obs"]):
-        available = None if masks is None else masks[t][None]
-        h = h * file["masks"][t]
-        distribution, after = actor.unroll(obs[None], masks=available, state=h)
-        h = after[0]
+        available = None if masks is None else masks[t]
+        distribution, h = actor.step(obs, available=available, hidden=h * file["masks"][t])
         yield t, distribution, h
 
 
@@ -59,8 +57,8 @@ def test_continuous_actor_step_by_step(load):
     file = load("actor_continuous")
     policy = actor_of(file, continuous=True)
     for t, distribution, h in acting(policy, file):
-        close(distribution.mode()[0], file["out_mode"][t], *TOLERANCE)
-        close(distribution.log_prob(file["actions"][t][None])[0], file["out_log_prob"][t], *LOG_PROB)
+        close(distribution.mode(), file["out_mode"][t], *TOLERANCE)
+        close(distribution.log_prob(file["actions"][t]), file["out_log_prob"][t], *LOG_PROB)
         close(h, file["out_rnn_states"][t], *TOLERANCE)
 
 
@@ -92,7 +90,7 @@ def test_discrete_actor_step_by_step(load):
     policy = actor_of(file, continuous=False)
     available = file["available_actions"] > 0
     for t, distribution, h in acting(policy, file, available):
-        close(distribution.log_probs[0].exp(), file["out_prob_all"][t], *DISCRETE)
+        close(distribution.log_probs.exp(), file["out_prob_all"][t], *DISCRETE)
         close(h, file["out_rnn_states"][t], *DISCRETE)
 
 
@@ -115,9 +113,8 @@ def test_critic_step_by_step(load):
     file = load("critic")
     critic, h = critic_of(file).acting_critic(), file["h0"]
     for t, inputs in enumerate(file["inputs"]):
-        values, after = critic.unroll(inputs[None], h * file["masks"][t])
-        h = after[0]
-        close(values[0, ..., None], file["out_values"][t], *TOLERANCE)
+        values, h = critic.step(inputs, h * file["masks"][t])
+        close(values[..., None], file["out_values"][t], *TOLERANCE)
         close(h, file["out_rnn_states"][t], *TOLERANCE)
 
 

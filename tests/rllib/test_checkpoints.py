@@ -61,14 +61,12 @@ def test_files_act_as_the_env_runners_do(small_config, build, tmp_path, algorith
     )
     policy = load_policy(algo.save_policy(tmp_path / "policy"))
     runner = algo.env_runner
-    obs = torch.randn(1, 5, 3, policy.spec.obs_size) * torch.as_tensor(policy.spec.obs_mask())
+    obs = torch.randn(5, 3, policy.spec.obs_size) * torch.as_tensor(policy.spec.obs_mask())
     state = torch.randn(5, 3, 8)
-    distribution, after = runner.policy.acting().unroll(obs, state=state)
-    actions, found = policy.act(obs[0].numpy(), state.numpy())
-    np.testing.assert_allclose(
-        actions, policy.spec.to_environment(distribution.mode()[0].numpy()), rtol=1e-5, atol=1e-6
-    )
-    np.testing.assert_allclose(found, after[0].numpy(), rtol=1e-5, atol=1e-6)
+    distribution, after = runner.policy.acting().step(obs, hidden=state)
+    actions, found = policy.act(obs.numpy(), state.numpy())
+    np.testing.assert_allclose(actions, policy.spec.to_environment(distribution.mode().numpy()), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, after.numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_phase_two_starts_from_files_as_from_the_checkpoint(small_config, build, tmp_path):
@@ -236,16 +234,13 @@ def test_what_was_trained_acts_alike_in_a_process_without_ray(small_config, buil
     algo.save_policy(files[0])
     done = subprocess.run([sys.executable, "-c", WITHOUT_RAY, *files], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    state, expected = None, []
+    hidden, expected = None, []
     for t in range(20):
-        time = (None,) if network else ()
-        rows = {"roles": torch.as_tensor(roles[t])[time]} if key == "role" else {}
-        rows |= {"masks": torch.as_tensor(masks[t])[time]} if discrete else {}
+        rows = {"roles": torch.as_tensor(roles[t])} if key == "role" else {}
+        rows |= {"available": torch.as_tensor(masks[t])} if discrete else {}
         with torch.no_grad():
-            distribution, after = actor.unroll(torch.as_tensor(obs[t])[time], state=state, adapters=True, **rows)
-        mode = distribution.mode().numpy()
-        expected.append(spec.to_environment(mode[0] if network else mode))
-        state = None if after is None else after[0]
+            distribution, hidden = actor.step(torch.as_tensor(obs[t]), hidden=hidden, **rows)
+        expected.append(spec.to_environment(distribution.mode().numpy()))
     np.testing.assert_allclose(np.load(files[2]), expected, rtol=1e-4, atol=1e-5)
 
 

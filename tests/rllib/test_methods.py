@@ -19,15 +19,14 @@ def answers(algo) -> torch.Tensor:
     policy = algo.env_runner.policy
     generator = torch.Generator().manual_seed(0)
     spec, actor = policy.config.spec, policy.acting()
-    state, seen = None, []
+    hidden, seen = None, []
     for _ in range(3):
-        obs = torch.randn(1, 2, spec.num_agents, spec.obs_size, generator=generator)
+        obs = torch.randn(2, spec.num_agents, spec.obs_size, generator=generator)
         obs = obs * torch.as_tensor(spec.obs_mask())
         with torch.no_grad():
-            distribution, after = actor.unroll(obs, state=state, adapters=policy.adapters_on)
-        state = None if after is None else after[0]
+            distribution, hidden = actor.step(obs, hidden=hidden)
         seen.append(distribution.mode())
-    return torch.cat(seen)
+    return torch.stack(seen)
 
 
 @pytest.mark.parametrize("network", [{}, {"recurrent": True}], ids=["feed-forward", "recurrent"])

@@ -80,7 +80,7 @@ def test_files_and_checkpoints_act_with_the_statistics(small_config, build, tmp_
     norm = algo.learner_group._learner.policy.actor.obs_norm
     policy = load_policy(algo.save_policy(tmp_path / "policy"))
     obs = 5 * torch.randn(6, 3, policy.spec.obs_size) * torch.as_tensor(policy.spec.obs_mask())
-    expected = policy.spec.to_environment(algo.env_runner.policy.acting()(obs).mode().numpy())
+    expected = policy.spec.to_environment(algo.env_runner.policy.acting().step(obs)[0].mode().numpy())
     np.testing.assert_allclose(policy.act(obs.numpy())[0], expected, rtol=1e-5, atol=1e-6)
     algo.save_to_path(tmp_path / "checkpoint")
     again = MAPPO.from_checkpoint(str(tmp_path / "checkpoint"))

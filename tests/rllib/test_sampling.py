@@ -121,7 +121,7 @@ def test_adapters_change_what_runners_do(small_config):
     means = {}
     for phase in ("backbone", "adapters"):
         learner.policy.set_phase(phase)
-        means[phase] = learner.policy.acting()(obs, adapters=learner.policy.adapters_on).mean
+        means[phase] = learner.policy.acting().step(obs)[0].mean
     assert (means["backbone"] - means["adapters"]).abs().max() > 1e-3
 
 
