@@ -10,11 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
 from lorasa_rllib.spaces import AgentView, Discrete, view_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = TypeVar("Array", np.ndarray, "Tensor")
 
 ActionKind = Literal["continuous", "discrete"]
 
@@ -26,6 +31,27 @@ PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high", "views", 
 
 WIDEST = 1e15
 """Largest action bound. Spaces with larger ones, such as the largest float32, mean that there is no bound."""
+
+
+class ActionScale(NamedTuple):
+    """Centre, half the range, lower and upper bound of every action dimension, each float32 [N, action_size]."""
+
+    centre: np.ndarray
+    half: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def of(self, agents: list[int]) -> ActionScale:
+        """The rows of some agents, [n, action_size]."""
+        return ActionScale(*(table[agents] for table in self))
+
+
+def in_units(actions: Array, centre: Array, half: Array, low: Array, high: Array) -> Array:
+    """Continuous actions of a policy in the environment's units: clipped to [-1, 1], mapped to the bounds.
+
+    All broadcastable to actions [..., n, d]; the fields of an `ActionScale`. Arrays, or tensors in exported networks.
+    """
+    return (actions.clip(-1.0, 1.0) * half + centre).clip(low, high)
 
 
 @dataclass(frozen=True)
@@ -215,11 +241,9 @@ class TeamSpec:
         """
         if not self.continuous:
             return actions if self.choices else actions[..., 0]
-        clipped = np.minimum(np.maximum(actions, -1.0), 1.0)
-        if self._scale is None:
-            return clipped
-        centre, half, low, high = self._scale if agents is None else (table[list(agents)] for table in self._scale)
-        return np.minimum(np.maximum(clipped * half + centre, low), high)
+        if self._unscaled:
+            return actions.clip(-1.0, 1.0)
+        return in_units(actions, *(self.action_scale if agents is None else self.action_scale.of(list(agents))))
 
     @cached_property
     def starts(self) -> np.ndarray | None:
@@ -244,11 +268,15 @@ class TeamSpec:
         return self.views[agent].acts.action(own) if self.views else own
 
     @cached_property
-    def _scale(self) -> tuple[np.ndarray, ...] | None:
-        """Centre, half range, lower and upper bound, each [N, action_size]; None if all bounds are -1 and 1."""
+    def action_scale(self) -> ActionScale:
+        """The environment's units, see `in_units`."""
         low, high = self.action_bounds()
-        centre, half = (low + high) / 2, (high - low) / 2
-        return None if (half == 1).all() and (centre == 0).all() else (centre, half, low, high)
+        return ActionScale((low + high) / 2, (high - low) / 2, low, high)
+
+    @cached_property
+    def _unscaled(self) -> bool:
+        """Whether all bounds are -1 and 1."""
+        return bool((self.action_scale.half == 1).all() and (self.action_scale.centre == 0).all())
 
     def in_order(self, agents: Sequence[str]) -> TeamSpec:
         """The same team with its agents reordered; `agents` lists all of their names."""

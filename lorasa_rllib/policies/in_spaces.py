@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lorasa_rllib.spaces import AgentView, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
-from lorasa_rllib.spec import TeamSpec
+from lorasa_rllib.spec import TeamSpec, in_units
 
 
 class Flatten(nn.Module):
@@ -95,13 +95,14 @@ class Actions(nn.Module):
         if spec.continuous:
             low, high = (torch.tensor(bound[agent], dtype=torch.float64).to(self.dtype)
                          for bound in (spec.action_low, spec.action_high))  # fmt: skip
-            inner = [torch.tensor(bound[agent, : len(low)]) for bound in spec.action_bounds()]
-            self.register_buffer("centre", (inner[0] + inner[1]) / 2)
-            self.register_buffer("reach", (inner[1] - inner[0]) / 2)
+            for name, table in spec.action_scale._asdict().items():
+                self.register_buffer(f"unit_{name}", torch.tensor(table[agent, : len(low)]))
             self.register_buffer("low", low)
             self.register_buffer("high", high)
-        self.centre: Tensor
-        self.reach: Tensor
+        self.unit_centre: Tensor
+        self.unit_half: Tensor
+        self.unit_low: Tensor
+        self.unit_high: Tensor
         self.low: Tensor
         self.high: Tensor
 
@@ -110,8 +111,8 @@ class Actions(nn.Module):
             output = output if mask is None else output.masked_fill(~mask, -torch.inf)
             choices = torch.stack([part.argmax(-1) for part in output.split(self.choices, -1)], -1)
             return (choices + self.start).reshape(-1, *self.shape).to(self.dtype)
-        within = torch.tanh(output) if self.squashed else output.clamp(-1.0, 1.0)
-        actions = (within * self.reach + self.centre).to(self.dtype)
+        mode = torch.tanh(output) if self.squashed else output
+        actions = in_units(mode, self.unit_centre, self.unit_half, self.unit_low, self.unit_high).to(self.dtype)
         return torch.minimum(torch.maximum(actions, self.low), self.high).reshape(-1, *self.shape)
 
 
