@@ -66,7 +66,7 @@ from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
 from lorasa_rllib.rllib.metric_names import with_own_names, with_safe_names
 from lorasa_rllib.rllib.module import ACTING, MODULE_ID
 from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
-from lorasa_rllib.rllib.room import check_gpu, wait_for_room
+from lorasa_rllib.rllib.room import check_gpu, check_machine, wait_for_room
 from lorasa_rllib.rllib.sampled import shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, name_of, returned
 from lorasa_rllib.rllib.storage import on_this_machine
@@ -92,6 +92,18 @@ class TeamAlgorithm(EvaluatingPPO):
         except BaseException:
             known.seen.close()
             raise
+
+    def __repr__(self) -> str:
+        # Ray calls it when the constructor raises; RLlib's needs the config, and its error would hide the cause.
+        return type(self).__name__ if getattr(self, "config", None) is None else super().__repr__()
+
+    @classmethod
+    @override(PPO)
+    def default_resource_request(cls, config: Any) -> Any:
+        """The placement group of a trial. Raises ValueError if this machine is all there is, and it is too small."""
+        group = super().default_resource_request(config)
+        check_machine(_as_config(config, cls.get_default_config()), group.bundles[0])
+        return group
 
     @override(PPO)
     def setup(self, config: Any) -> None:

@@ -6,7 +6,8 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import ray
@@ -26,33 +27,28 @@ POLL = 2.0
 
 
 def wait_for_room(config: TeamConfig, limit: float = LIMIT) -> None:
-    """Returns once the cluster can start all remote env runners and learners. Trials of Tune have reserved theirs.
+    """Returns once the cluster can start all remote env runners and learners.
 
-    Raises ValueError at once if they can never fit because this process started Ray on this machine only; otherwise
-    TimeoutError after `limit` seconds. An autoscaler sees the pending placement group.
+    Raises ValueError at once if they can never fit because this process started Ray on this machine only, or into the
+    placement group of this trial; otherwise TimeoutError after `limit` seconds. An autoscaler sees the pending
+    placement group.
     """
     wanted = requests(config)
-    if not wanted or ray.util.get_current_placement_group() is not None:
+    if not wanted:
         return
-    total: Counter[str] = Counter()
-    for request in wanted:
-        total.update(request)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = _covers(ray.cluster_resources(), total) and all(
-        any(_covers(n, request) for n in nodes) for request in wanted
-    )
-    if fits and _in_worker():
+    if (group := ray.util.get_current_placement_group()) is not None:
+        check_bundles(config, group.bundle_specs, ray.get_runtime_context().get_assigned_resources())
         return
-    if not fits and _started_here():
-        raise ValueError(f"{_what_is_missing(config, total)} {REMEDY}, or start Ray with more: ray.init(num_cpus=...).")
+    total = _sum(wanted)
+    check_machine(config)
     until = time.monotonic() + limit
     reserved = placement_group(wanted)
     try:
-        if reserved.wait(POLL):
+        if reserved.wait(POLL) or _has_room_for(total):
             return
         what = _what_is_missing(config, total)
         logger.warning(f"{what} Waiting up to {limit:.0f} s for nodes to join or other jobs to finish.")
-        while not reserved.wait(POLL):
+        while not (reserved.wait(POLL) or _has_room_for(total)):
             if time.monotonic() >= until:
                 raise TimeoutError(f"{_what_is_missing(config, total)} There was no room for {limit:.0f} s. {REMEDY}.")
     finally:
@@ -63,6 +59,61 @@ REMEDY = (
     "Lower num_env_runners, num_learners or what each of them requests, such as num_cpus_per_env_runner (of a "
     "checkpoint: from_checkpoint(path, config=...)); stop() algorithms that are no longer needed"
 )
+
+
+def check_machine(config: TeamConfig, main: Mapping[str, float] = MappingProxyType({})) -> None:
+    """Raises ValueError if this process started Ray on this machine only, and env runners and learners never fit.
+
+    main: resources of the algorithm itself, in addition.
+    """
+    if not ray.is_initialized() or not _started_here():
+        return
+    wanted = [*requests(config), *([dict(main)] if main else [])]
+    total = _sum(wanted)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not (
+        _covers(ray.cluster_resources(), total)
+        and all(any(_covers(node, request) for node in nodes) for request in wanted)
+    ):
+        raise ValueError(f"{_what_is_missing(config, total)} {REMEDY}, or start Ray with more: ray.init(num_cpus=...).")
+
+
+def check_bundles(config: TeamConfig, bundles: Sequence[Mapping[str, float]], own: Mapping[str, float]) -> None:
+    """Raises ValueError if env runners and learners do not fit into the bundles of a trial's placement group.
+
+    own: resources of this process, in bundle 0. Env runner number i, those of evaluation last, is placed in bundle i;
+    learners in any.
+    """
+    free = [dict(bundle) for bundle in bundles]
+    runners = config.num_env_runners + config.evaluation_num_env_runners
+    everyone = requests(config)
+    fits = _taken(free[0], own) and len(everyone) >= runners
+    for place, request in enumerate(everyone):
+        anywhere = range(len(free)) if place >= runners else range(place + 1, min(place + 2, len(free)))
+        fits = fits and any(_taken(free[at], request) for at in anywhere)
+    if not fits:
+        held = ", ".join(" and ".join(f"{n:g} {name}" for name, n in bundle.items()) for bundle in bundles)
+        raise ValueError(
+            f"{_who(config)} need {_amounts(_sum(everyone))} besides the algorithm's own, every env runner in a bundle "
+            f"of its own, but the placement group of this trial has the bundles [{held}]. Leave tune.with_resources "
+            "out, as algorithms request what they need; around a function that builds one, use "
+            "tune.with_resources(function, MAPPO.default_resource_request(config))."
+        )
+
+
+def _taken(free: dict[str, float], amounts: Mapping[str, float]) -> bool:
+    """Takes `amounts` out of `free`, if they are there."""
+    if not _covers(free, amounts):
+        return False
+    free |= {name: free[name] - amount for name, amount in amounts.items() if name in free}
+    return True
+
+
+def _sum(wanted: Sequence[Mapping[str, float]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for request in wanted:
+        total.update(request)
+    return total
 
 
 def requests(config: TeamConfig) -> list[dict[str, float]]:
@@ -110,15 +161,32 @@ def _started_here() -> bool:
 
 
 def _in_worker() -> bool:
-    """Whether this process is a Ray worker: its task releases its CPUs while it waits for others."""
     return ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
+
+
+def _has_room_for(total: Mapping[str, float]) -> bool:
+    """Whether this is a Ray task and `total` is free once it releases its CPUs, as it does while it waits for others.
+
+    Other processes keep what they have; for them, a placement group tells.
+    """
+    context = ray.get_runtime_context()
+    if not _in_worker() or context.get_actor_id() is not None:
+        return False
+    return _covers(_sum([ray.available_resources(), context.get_assigned_resources()]), total)
 
 
 def _what_is_missing(config: TeamConfig, total: Mapping[str, float]) -> str:
     whole, free = ray.cluster_resources(), ray.available_resources()
-    needed = " and ".join(f"{amount:g} {name}s" for name, amount in total.items())
     there = " and ".join(f"{whole.get(name, 0):g} {name}s ({free.get(name, 0):g} free)" for name in total)
+    return f"{_who(config)} need {_amounts(total)}, each process on one node, but the cluster has {there}."
+
+
+def _amounts(total: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}s" for name, amount in total.items())
+
+
+def _who(config: TeamConfig) -> str:
     who = [f"num_env_runners={config.num_env_runners}"]
     who += [f"evaluation_num_env_runners={n}"] if (n := config.evaluation_num_env_runners) else []
     who += [f"num_learners={config.num_learners}"] if config.num_learners else []
-    return f"{', '.join(who)} need {needed}, each process on one node, but the cluster has {there}."
+    return ", ".join(who)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from lorasa_rllib.rllib.room import requests, wait_for_room
+from lorasa_rllib import MAPPO
+from lorasa_rllib.rllib.room import check_bundles, requests, wait_for_room
 
 TOO_MUCH = {
     "env runners": (lambda c: c.env_runners(num_env_runners=16), "num_env_runners=16 need 16 CPUs"),
@@ -24,6 +25,48 @@ def test_what_never_fits_into_a_local_instance_is_refused_at_once(small_config, 
     change, message = TOO_MUCH[case]
     with pytest.raises(ValueError, match=f"{message}.*Lower num_env_runners"):
         change(small_config()).build_algo()
+
+
+@pytest.mark.parametrize("case", TOO_MUCH)
+def test_so_is_a_trial_that_never_fits(small_config, case):
+    """Tune itself would wait for it."""
+    change, message = TOO_MUCH[case]
+    message = message.replace("16 CPUs", "17 CPUs").replace("9 CPUs", "10 CPUs")  # one for the algorithm itself
+    with pytest.raises(ValueError, match=f"{message}.*Lower num_env_runners"):
+        MAPPO.default_resource_request(change(small_config()).to_dict())
+
+
+ONE = {"CPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("learners", "bundles", "fits"),
+    [
+        (0, [ONE] * 4, True),
+        (0, [{"CPU": 9.0}, *[{"CPU": 2.0, "GPU": 1.0}] * 3], True),
+        (0, [ONE] * 3, False),
+        (0, [{"CPU": 4.0}], False),
+        (0, [ONE, ONE, ONE, {"CPU": 0.5}], False),
+        (1, [ONE] * 4, False),
+        (1, [ONE] * 5, True),
+        (1, [{"CPU": 2.0}, ONE, ONE, ONE], True),
+        (2, [ONE, ONE, ONE, ONE, {"CPU": 2.0}], True),
+    ],
+)
+def test_what_does_not_fit_into_the_placement_group_of_a_trial_is_refused(small_config, learners, bundles, fits):
+    config = small_config().env_runners(num_env_runners=2).learners(num_learners=learners)
+    config.evaluation(evaluation_num_env_runners=1)
+    if fits:
+        return check_bundles(config, bundles, ONE)
+    with pytest.raises(
+        ValueError, match=r"num_env_runners=2.* need \d CPUs .*bundles \[\d.*Leave tune.with_resources out"
+    ):
+        check_bundles(config, bundles, ONE)
+
+
+def test_a_constructor_that_fails_hides_nothing(small_config):
+    """Ray shows `repr` of the actor with its error; RLlib's needs a config that is not there yet."""
+    assert repr(MAPPO.__new__(MAPPO)) == "MAPPO"
 
 
 def test_room_that_others_hold_is_waited_for_up_to_a_limit(small_config, caplog):
