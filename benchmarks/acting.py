@@ -43,7 +43,7 @@ SIZES = (2, 10, 100, 1000)
 
 def policy_of(method: str, agents: int, network: dict[str, Any]) -> TeamPolicy:
     """A policy in its last phase with adapters that have an effect."""
-    policy = TeamPolicy(synthetic(agents, 1, 1).sharing(method).network(**network).policy_config()).eval()
+    policy = TeamPolicy(synthetic(agents, 1, 1).sharing(method).network(**network).plan().policy).eval()
     with torch.no_grad():
         for parameter in policy.parameters_of("adapters").values():
             parameter.normal_(std=0.05)

@@ -48,13 +48,13 @@ def config_of(method: str, agents: int) -> MAPPOConfig:
 
 
 def policy_of(method: str, agents: int) -> PolicyConfig:
-    return config_of(method, agents).policy_config()
+    return config_of(method, agents).plan().policy
 
 
 def measure(method: str, agents: int, repeats: int) -> dict[str, Any]:
     """Measures one method and size in this process."""
     config = config_of(method, agents)
-    team = Team(config, last_phase(config.policy_config()))
+    team = Team(config, last_phase(config.plan().policy))
     team.iteration()
     acting, learning = [], []
     for _ in range(repeats):

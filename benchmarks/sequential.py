@@ -54,7 +54,7 @@ class Update:
         team = Team(config, "adapters")
         self.learner, self.kind = team.learner, kind
         self.rollout = team.sample().rollout(None).to("cpu")
-        self.settings = replace(config.update_settings(0.0), **settings)
+        self.settings = replace(config.plan().update, **settings)
 
     def __call__(self) -> None:
         generator = torch.Generator().manual_seed(0)

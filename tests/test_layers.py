@@ -83,7 +83,7 @@ def test_the_spec_loads_neither_ray_nor_torch():
         ("learning", ("spec", "nn", "sharing", "rollout", "learning")),
         ("envs", ("spec", "spaces", "install", "envs")),
         ("analysis", ("spec", "nn", "sharing", "analysis")),
-        ("rllib", ("spec", "nn", "sharing", "policies", "rollout", "learning", "envs", "rllib")),
+        ("rllib", ("spec", "old_names", "nn", "sharing", "policies", "rollout", "learning", "envs", "rllib")),
     ],
 )
 def test_dependencies_point_one_way(folder, allowed):

@@ -108,14 +108,8 @@ def _default(setter: str, name: str) -> str:
         return "None" if name == "preset" else f"`{getattr(NetworkConfig(), name)!r}`"
     fresh = A2POConfig()
     setting = next((s for s in SETTINGS if (s.setter, s.name) == (setter, name)), None)
-    other = {"backbone": "backbone_checkpoint", "adapters": "adapter_files", "fork_from": "fork_checkpoint"}
-    places = [setting.attribute if setting else "", name, f"sharing_{name}", f"lora_{name}", other.get(name, "")]
-    places += ["lora_init_weights"] if name == "init_lora_weights" else []
-    for place in filter(None, places):
-        if place in vars(fresh) or hasattr(type(fresh), place):
-            value = getattr(fresh, place)
-            return f"`{value.__name__ if isinstance(value, type) else repr(value)}`"
-    raise KeyError(f".{setter}({name}=...): its default was not found")
+    value = getattr(fresh, setting.attribute if setting and setting.attribute else name)
+    return f"`{value.__name__ if isinstance(value, type) else repr(value)}`"
 
 
 def _told(setter: str) -> dict[str, str]:

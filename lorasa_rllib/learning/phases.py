@@ -9,12 +9,13 @@ from lorasa_rllib.learning.auto_switch import AutoSwitch
 from lorasa_rllib.nn.policy import PHASES, Phase
 
 Schedule = Literal["two_phase", "joint"]
+PhaseSwitch = int | float | Literal["auto"] | None
 
 DEFAULT_SHARE = 0.3
 """Default share of the budget after which the adapter phase begins."""
 
 
-def usual_schedule(total_env_steps: int | None, phase_switch: int | float | str | None) -> Schedule:
+def usual_schedule(total_env_steps: int | None, phase_switch: PhaseSwitch) -> Schedule:
     """The default schedule: "two_phase" if the time of the switch is known, otherwise "joint".
 
     A run of unknown length thus never ends before its adapters have trained.
@@ -36,7 +37,7 @@ class PhaseSchedule:
 
     schedule: Schedule
     total_env_steps: int | None
-    phase_switch: int | float | Literal["auto"] | None
+    phase_switch: PhaseSwitch
     has_adapters: bool = True
 
     def __post_init__(self) -> None:

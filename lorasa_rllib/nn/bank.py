@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from lorasa_rllib.nn.rows import Slots
 from lorasa_rllib.spec import Owners, check_patterns
 
+InitLoRAWeights = Literal["lorasa", "peft"]
+
 MERGE_FROM_ROWS = 60
 """Rows per slot from which forming dense weights once per forward pass is cheaper than two low-rank products per row
 (`benchmarks/many_agents.py` measures both)."""
@@ -38,7 +40,7 @@ class LoRAConfig:
     r: int = 8
     lora_alpha: float = 8.0
     use_rslora: bool = False
-    init_lora_weights: Literal["lorasa", "peft"] = "lorasa"
+    init_lora_weights: InitLoRAWeights = "lorasa"
     target_modules: tuple[str, ...] = ("*",)
     rank_pattern: dict[str, int] = field(default_factory=dict)
     adapt_bias: bool = False

@@ -83,16 +83,9 @@ class A2POConfig(TeamConfig):
             clip_growth: the k-th of n updates uses the clip range clip_param * (1 - clip_growth * (1 - k / n)), so
                 early ones change less.
         """
+        given = dict(locals())
         super().training(**kwargs)
-        return self._store(
-            agent_order=agent_order,
-            agents_per_step=agents_per_step,
-            update_loop=update_loop,
-            two_stage_critic=two_stage_critic,
-            off_policy_correction=off_policy_correction,
-            others_clip=others_clip,
-            clip_growth=clip_growth,
-        )
+        return self._store(given)
 
     @override(TeamConfig)
     def update_settings(self, entropy_coeff: float) -> a2po.A2POSettings:

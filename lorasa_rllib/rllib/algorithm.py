@@ -65,11 +65,13 @@ from lorasa_rllib.rllib.grouping import with_groups
 from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
 from lorasa_rllib.rllib.metric_names import with_own_names, with_safe_names
 from lorasa_rllib.rllib.module import ACTING, MODULE_ID
+from lorasa_rllib.rllib.plan import owners_of_team
 from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
 from lorasa_rllib.rllib.room import check_gpu, check_machine, wait_for_room
 from lorasa_rllib.rllib.sampled import shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, name_of, returned
 from lorasa_rllib.rllib.storage import on_this_machine
+from lorasa_rllib.rllib.teams import learn_team, order_agents
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ class TeamAlgorithm(EvaluatingPPO):
         if config.env is None:
             super().__init__(config, **kwargs)  # raises the error
             return
-        known = config.learn_team(keep=not config.num_env_runners)
+        known = learn_team(config, keep=not config.num_env_runners)
         try:
             if config.num_env_runners:
                 known.check()  # fail here, where errors are easier to find than in env runner processes
@@ -112,21 +114,21 @@ class TeamAlgorithm(EvaluatingPPO):
         wait_for_room(config)
         self.config = config = with_groups(_in_order_of_source(config))
         self._beyond_budget = False
-        self._schedule = self.config.phase_schedule()
+        self._plan = config.plan()
+        self._schedule = self._plan.schedule
         self._watcher = self._schedule.watcher()
         self._phase: Phase = self._schedule.phase_at(0, watcher=self._watcher)
         # Set before `_build_all` calls the on_algorithm_init callbacks, which may restore a checkpoint.
         self.__dict__.pop("_sampling", None)
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
-        self._agents = self.config.team_spec().agents
         self._gauges = Gauges(config.trial_name or getattr(config.env, "__name__", config.env))
         self._build_all(config)
-        if self.config.backbone_checkpoint is not None:
-            self._start_from(backbone_weights(self.config.backbone_checkpoint, self.config.policy_config()))
-        if self.config.adapter_files is not None:
-            self._start_from(adapter_weights(self.config.adapter_files, self.config.policy_config()))
-        if self.config.fork_checkpoint is not None:
-            self.restore_from_path(self.config.fork_checkpoint)
+        if self.config.backbone is not None:
+            self._start_from(backbone_weights(self.config.backbone, self._plan.policy))
+        if self.config.adapters is not None:
+            self._start_from(adapter_weights(self.config.adapters, self._plan.policy))
+        if self.config.fork_from is not None:
+            self.restore_from_path(self.config.fork_from)
 
     @cached_property
     def _sampling(self) -> Sampling:
@@ -196,7 +198,7 @@ class TeamAlgorithm(EvaluatingPPO):
             self.metrics.log_value((ENV_RUNNER_RESULTS, METRICS, name), value, reduce="mean", window=1)
         if self._watcher is not None and self._episodes.any:
             self._watcher.add(self._env_steps(), self._episodes.statistics()[EPISODE_RETURN_MEAN])
-        for agent, value in zip(self._agents, self._episodes.agent_returns(), strict=False):
+        for agent, value in zip(self._plan.spec.agents, self._episodes.agent_returns(), strict=False):
             key = (ENV_RUNNER_RESULTS, EPISODE_AGENT_RETURN_MEAN, agent)
             self.metrics.log_value(key, value, reduce="mean", window=1)
         return sampled
@@ -348,10 +350,10 @@ class TeamAlgorithm(EvaluatingPPO):
             check_team(config.team_spec(), theirs.spec)
         except ValueError as error:
             raise ValueError(f"the checkpoint {path} is of another team: {error}") from error
-        config.order_agents(theirs.spec.agents)
-        check_same_owners(path, theirs.owners, config.owners())
+        order_agents(config, theirs.spec.agents)
+        check_same_owners(path, theirs.owners, owners_of_team(config))
         check_phase(path, phase_of(policy), self._schedule)
-        if theirs.spec.agents != self.config.team_spec().agents:
+        if theirs.spec.agents != self._plan.spec.agents:
             self.cleanup()
             config.freeze()
             self.setup(config)
@@ -364,7 +366,7 @@ class TeamAlgorithm(EvaluatingPPO):
 
     def print_trainable_parameters(self) -> None:
         """Prints trainable and total parameter counts of the current phase, like PEFT."""
-        print(trainable_parameters(self.config.policy_config(), self._phase))
+        print(trainable_parameters(self._plan.policy, self._phase))
 
     def save_policy(self, folder: str | Path) -> Path:
         """Writes the policy as safetensors and JSON files, which are safe to share, for `lorasa_rllib.load_policy`.
@@ -377,7 +379,7 @@ class TeamAlgorithm(EvaluatingPPO):
         """The current policy."""
         module = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}/{MODULE_ID}"
         state = self.learner_group.get_state(components=module)[COMPONENT_LEARNER][COMPONENT_RL_MODULE][MODULE_ID]
-        policy = TeamPolicy(self.config.policy_config())
+        policy = TeamPolicy(self._plan.policy)
         policy.load_state_dict({name.removeprefix("policy."): torch.as_tensor(w) for name, w in state.items()})
         return saved(policy, origin_of(self.config, self._env_steps()))
 
@@ -442,7 +444,7 @@ def _as_config(given: Any, default: TeamConfig) -> TeamConfig:
 
 def _in_order_of_source(config: TeamConfig) -> TeamConfig:
     """A copy with agents ordered as in the policy it starts from (others last); the config itself if there is none."""
-    source = config.fork_checkpoint or config.backbone_checkpoint
+    source = config.fork_from or config.backbone
     if source is None:
         return config
     try:
@@ -451,6 +453,6 @@ def _in_order_of_source(config: TeamConfig) -> TeamConfig:
         return config  # reading the weights later raises this error
     own = config.team_spec().agents
     ordered = config.copy(copy_frozen=False)
-    ordered.order_agents([a for a in theirs if a in own] + [a for a in own if a not in theirs])
+    order_agents(ordered, [a for a in theirs if a in own] + [a for a in own if a not in theirs])
     ordered.freeze()
     return ordered

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import gymnasium as gym
+import numpy as np
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.utils.annotations import override
 
+from lorasa_rllib.envs.base import TeamStep
+from lorasa_rllib.envs.known_team import KnownTeam
 from lorasa_rllib.learning import recipe
 from lorasa_rllib.learning.batch import MAPPOSettings
+from lorasa_rllib.learning.phases import PhaseSwitch, Schedule
 from lorasa_rllib.learning.quirks import Quirks, quirks_of
+from lorasa_rllib.nn.bank import InitLoRAWeights
 from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
-from lorasa_rllib.nn.policy import PolicyConfig
+from lorasa_rllib.nn.policy import CriticInput
+from lorasa_rllib.old_names import upgraded, with_current_names
 from lorasa_rllib.rllib.describe import describe, summary
 from lorasa_rllib.rllib.keywords import knows_its_keywords, suggestion
 from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
+from lorasa_rllib.rllib.plan import Plan, Rate, minibatch_steps
 from lorasa_rllib.rllib.ranges import check_not_dropped, settle_numbers
-from lorasa_rllib.rllib.sharing_config import SharingConfig
+from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.spaces import row_spaces
-from lorasa_rllib.rllib.user_envs import is_team_env
+from lorasa_rllib.rllib.teams import know, learn_team, team_spec
+from lorasa_rllib.rllib.user_envs import GAMES, game_of, is_team_env
 from lorasa_rllib.rllib.validation import (
     check_batch_size,
     check_evaluation,
@@ -33,16 +41,21 @@ from lorasa_rllib.rllib.validation import (
     check_network,
     check_recipe,
 )
+from lorasa_rllib.sharing.methods import AdapterKey, Groups, takes
+from lorasa_rllib.spec import TeamSpec
 
 NETWORK = tuple(field.name for field in fields(NetworkConfig))
 
 NO_SETTINGS = ("multiagent", "_enable_new_api_stack")
 """Keys in dictionaries of settings that are not settings; neither are Tune's own keys, which begin with __."""
-WITH_BUDGET = "lr?"
-"""Entry of `linear_decay` until a learning rate is set: the default rate decays if the budget is known."""
+
+RoleFunction = Callable[[TeamStep], "np.ndarray[Any, Any]"]
+"""Roles [E, N] of the agents at a step: integers, -1 for the plain backbone."""
+LinearRate = Rate | Literal["linear"] | tuple[Literal["linear"], float]
+"""A rate, or one that decays to 0 over the budget."""
 
 
-class TeamConfig(SharingConfig):
+class TeamConfig(PPOConfig):
     """Settings of team algorithms: environment, sharing method, network, and RLlib's own.
 
     Defaults are the recommended recipe (`learning.recipe`): small minibatches, a learning rate that decays to 0 over
@@ -51,47 +64,166 @@ class TeamConfig(SharingConfig):
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class)
-        from lorasa_rllib.rllib.runner import TeamEnvRunner
-
+        # .environment and .env_runners
+        self.known_team: KnownTeam | None = None
+        self.env: Any = None
         self.env_runner_cls = TeamEnvRunner
         self.num_env_runners = 0
         self.num_envs_per_env_runner = 8
+        self.sample_ahead = False
+        self.sample_timeout_s = 300.0  # slower runners are terminated; generous, for slow environments
+        self.delay_between_env_runner_restarts_s = 1.0
+        self.evaluation_duration = 10
+        self.policies = {MODULE_ID}
+        self.policy_mapping_fn = map_to_shared_policy
+        # .sharing
+        self.method = "lora"
+        self.schedule: Schedule | None = None
+        self.total_env_steps: int | None = None
+        self.phase_switch: PhaseSwitch = None
+        self.adapter_key: AdapterKey | RoleFunction = "agent"
+        self.num_adapters: int | None = None
+        self.groups: Groups | None = None
+        self.r = 8
+        self.lora_alpha = 8.0
+        self.use_rslora = False
+        self.init_lora_weights: InitLoRAWeights = "lorasa"
+        self.target_modules: str | Sequence[str] = ("*",)
+        self.rank_pattern: Mapping[str, int] = {}
+        self.adapt_bias = False
+        self.adapt_norm = False
+        self.adapter_lr_scale: float | None = None
+        self.backbone: str | None = None
+        self.adapters: str | Mapping[str, str] | None = None
+        self.fork_from: str | None = None
+        # .network
+        self.network_settings: dict[str, Any] = {"obs_norm": "running"}
+        # .training and .learners
         self.train_batch_size = recipe.BATCH
         self.train_batch_size_per_learner = None
-        self.minibatch_size: int | str | None = "auto"
+        self.minibatch_size: int | Literal["auto"] | None = "auto"
         self.num_epochs = recipe.NUM_EPOCHS
         self.lr = recipe.LR
+        self.lr_is_default = True  # then it decays if `total_env_steps` is set
+        self.linear_decay: tuple[str, ...] = ()  # settings given as "linear"
+        self.critic_lr: Rate | None = None
         self.gamma = recipe.GAMMA
         self.lambda_ = recipe.LAMBDA
         self.clip_param = 0.2
         self.vf_clip_param = 0.2
         self.vf_loss_coeff = 1.0
+        self.vf_active_only = False
+        self.huber_delta: float | None = 10.0
         self.entropy_coeff = 0.0
         self.grad_clip = recipe.GRAD_CLIP
-        self.use_kl_loss = False
-        self.policies = {MODULE_ID}
-        self.policy_mapping_fn = map_to_shared_policy
-        self.evaluation_duration = 10
-
-        self.network_settings: dict[str, Any] = {"obs_norm": "running"}
-        self.critic_input: str | None = None
-        self.huber_delta: float | None = 10.0
         self.joint_ratio = False
-        self.vf_active_only = False
+        self.use_kl_loss = False
+        self.target_kl: float | None = None
+        self.recompute_advantages = False
+        self.critic_input: CriticInput | None = None
         self.chunk_length = 10
         self.obs_norm_in_adapter_phase = False
-        self.reference: bool | Quirks = False
-        self.critic_lr: Any = None
-        self.linear_decay: tuple[str, ...] = (WITH_BUDGET,)
-        self.recompute_advantages = False
-        self.target_kl: float | None = None
         self.adam_epsilon = 1e-5
-        self.compile: bool | str = "auto"
+        self.compile: bool | Literal["auto"] = "auto"
+        self.reference: bool | Quirks = False
         self.learner_threads: int | None = None
-        self.sample_ahead = False
-        self.sample_timeout_s = 300.0  # slower runners are terminated; generous, for slow environments
-        self.delay_between_env_runner_restarts_s = 1.0
         self.trial_name: str | None = None  # set by studies that run several trials
+
+    @override(PPOConfig)
+    def environment(self, env: Any = NotProvided, *, env_config: dict[str, Any] = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Sets the environment. Returns this config.
+
+        Args:
+            env: a key of `envs.registry.ENVIRONMENTS`, or a `VectorTeamEnv` class. Or an RLlib or PettingZoo
+                environment, which is stored as "pettingzoo" with `env_config={"env": ...}`: a class or function that
+                builds it, a name registered with `ray.tune.register_env`, a module or "module:name".
+            env_config: settings of the environment. A `MultiAgentEnv` class, or a function with one argument, receives
+                them as one dictionary; anything else as keyword arguments.
+        """
+        if env is not NotProvided and env != self.env and self.env == GAMES:
+            self.env_config.pop("env", None)  # belongs to the previous environment
+        super().environment(env, env_config=env_config, **kwargs)
+        if self.env is not None and not is_team_env(self.env):
+            if "env" in self.env_config:
+                raise ValueError(
+                    f"env_config has a setting 'env', but the environment is {self.env!r} already; give that setting "
+                    "another name, or hand over a function that sets it."
+                )
+            self.env_config["env"] = game_of(self.env)
+            self.env = GAMES
+        return self
+
+    @override(PPOConfig)
+    def build_algo(self, env: Any = None, use_copy: bool = True) -> Any:
+        """Builds the algorithm. env: see `environment`."""
+        if env is not None:
+            self.environment(env)
+        return super().build_algo(use_copy=use_copy)
+
+    @knows_its_keywords()
+    def sharing(
+        self,
+        method: str = NotProvided,
+        *,
+        schedule: Schedule | None = NotProvided,
+        total_env_steps: int | None = NotProvided,
+        phase_switch: PhaseSwitch = NotProvided,
+        adapter_key: AdapterKey | RoleFunction = NotProvided,
+        num_adapters: int | None = NotProvided,
+        groups: Groups | None = NotProvided,
+        r: int = NotProvided,
+        lora_alpha: float = NotProvided,
+        use_rslora: bool = NotProvided,
+        init_lora_weights: InitLoRAWeights = NotProvided,
+        target_modules: str | Sequence[str] = NotProvided,
+        rank_pattern: Mapping[str, int] = NotProvided,
+        adapt_bias: bool = NotProvided,
+        adapt_norm: bool = NotProvided,
+        adapter_lr_scale: float | None = NotProvided,
+        backbone: str | None = NotProvided,
+        adapters: str | Mapping[str, str] | None = NotProvided,
+        fork_from: str | None = NotProvided,
+    ) -> Self:
+        """Sets how agents share weights. Returns this config.
+
+        Args:
+            method: a key of `lorasa_rllib.sharing.methods.METHODS`. "ps": one policy. "nps": an actor and a critic per
+                agent. "mtl": one trunk, a head per agent. "seps": an actor per group of agents. "lora": LoRASA, one
+                backbone and an adapter per agent. "seps_lora": a backbone per group and adapters.
+            schedule: "two_phase": the backbone trains first, then is frozen while the adapters train. "joint": both
+                train from the start. None: "two_phase" if `total_env_steps` or `phase_switch` is set, else "joint".
+            total_env_steps: budget of the run, summed over environments. Required by "linear" rates, and by two-phase
+                training unless `phase_switch` is a number of steps; if set, the default learning rate decays over it.
+                Does not stop the run (use `stop=` of Tune).
+            phase_switch: environment steps (int) or fraction of the budget (float) after which the adapter phase
+                begins, or "auto": once the return rises at less than half its fastest rate (`learning.auto_switch`).
+                None: after 0.3 of the budget.
+            adapter_key: which adapter a row uses. "agent": one per agent. "role": that of the agent's role (unit type
+                ...), an integer that the environment returns at every step; -1 and roles beyond the bank use the plain
+                backbone. A table, as a sequence or by agent name: adapter indices from 0, equal for agents that share
+                one. A function from `TeamStep` to integers [E, N]: custom roles; needs `num_adapters`.
+            num_adapters: size of the adapter bank; None: as many as the agents, roles or table use.
+            groups: groups for SePS, an index from 0 per agent, as a sequence in the team's order or by name. None:
+                found from a random rollout when the algorithm is built; checkpoints store them.
+            r: adapter rank. Higher ranks give agents more freedom; adapter parameters grow in proportion.
+            lora_alpha: adapter outputs are scaled by lora_alpha / r.
+            use_rslora: scale by lora_alpha / sqrt(r) instead.
+            init_lora_weights: "peft" or "lorasa", which factor is initialised to zero. See `nn.bank.LoRAConfig`.
+            target_modules: patterns of the layers to adapt.
+            rank_pattern: ranks of layers that match a pattern, instead of `r`.
+            adapt_bias, adapt_norm: also adapt biases, or gains and offsets of LayerNorms. Not as published.
+            adapter_lr_scale: learning rate of the adapters as a multiple of `lr`. None: 3 in two-phase training, where
+                the adapters alone must change the policy, and 1 in joint training.
+            backbone: path (or URI, s3://...) of a checkpoint of this package or a policy's files, whose backbone,
+                critic and normalisers initialise this run; with `phase_switch=0` training starts in the adapter phase.
+                Files without a critic initialise the actor only, and may be from a smaller team.
+            adapters: what the adapters are initialised from: a checkpoint or a policy's files, matched by name; or
+                name -> folder of one adapter, such as {"scout": "policy/adapters/front"}. Others start with no effect.
+                Adapters must train from the start: `phase_switch=0` or joint.
+            fork_from: path (or URI) of a checkpoint of a run with the same settings that this run continues, including
+                counters and optimisers; only settings that take effect later, such as `phase_switch`, may differ.
+        """
+        return self._store(locals())
 
     @override(PPOConfig)
     @knows_its_keywords()
@@ -107,7 +239,7 @@ class TeamConfig(SharingConfig):
             if name in kwargs:
                 setattr(self, name, kwargs.pop(name))
         super().env_runners(**kwargs)
-        return self._store(sample_ahead=sample_ahead)
+        return self._store({"sample_ahead": sample_ahead})
 
     @override(PPOConfig)
     @knows_its_keywords()
@@ -120,7 +252,7 @@ class TeamConfig(SharingConfig):
                 cores of its process (`OMP_NUM_THREADS`, in Tune the trial's CPUs).
         """
         super().learners(**kwargs)
-        return self._store(learner_threads=learner_threads)
+        return self._store({"learner_threads": learner_threads})
 
     @knows_its_keywords(*NETWORK, "feature_norm")  # its name in older versions
     def network(self, preset: str | None = None, **settings: Any) -> Self:
@@ -134,25 +266,26 @@ class TeamConfig(SharingConfig):
         if preset is not None and preset not in PRESETS:
             raise ValueError(f"network preset {preset!r} is unknown; choose one of {sorted(PRESETS)}.")
         named = {} if preset is None else PRESETS[preset]
-        return self._store(network_settings={**renamed(self.network_settings), **named, **renamed(settings)})
+        self.network_settings = {**renamed(self.network_settings), **named, **renamed(settings)}
+        return self
 
     @override(PPOConfig)
     @knows_its_keywords()
     def training(
         self,
         *,
-        critic_input: str | None = NotProvided,
+        critic_input: CriticInput | None = NotProvided,
         huber_delta: float | None = NotProvided,
         joint_ratio: bool = NotProvided,
         vf_active_only: bool = NotProvided,
         chunk_length: int = NotProvided,
         obs_norm_in_adapter_phase: bool = NotProvided,
         reference: bool | Quirks = NotProvided,
-        critic_lr: Any = NotProvided,
+        critic_lr: LinearRate | None = NotProvided,
         recompute_advantages: bool = NotProvided,
         target_kl: float | None = NotProvided,
         adam_epsilon: float = NotProvided,
-        compile: bool | str = NotProvided,
+        compile: bool | Literal["auto"] = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the update's hyperparameters; RLlib's (`lr`, `gamma`, `clip_param` ...) as in PPO. Returns this config.
@@ -194,6 +327,7 @@ class TeamConfig(SharingConfig):
             minibatch_size: environment steps (each with all its agents) per optimiser step of a learner. "auto": equal
                 parts of the batch, about 500 steps over all learners; None: the whole batch.
         """
+        given = dict(locals())
         for name in ("vf_clip_param", "grad_clip", "minibatch_size"):  # None means "off" here; RLlib would ignore it
             if name in kwargs:
                 setattr(self, name, kwargs.pop(name))
@@ -203,31 +337,19 @@ class TeamConfig(SharingConfig):
             if name in kwargs:
                 kwargs[name] = self._decaying(name, kwargs[name])
         super().training(**kwargs)
-        return self._store(
-            critic_input=critic_input,
-            huber_delta=huber_delta,
-            joint_ratio=joint_ratio,
-            vf_active_only=vf_active_only,
-            chunk_length=chunk_length,
-            obs_norm_in_adapter_phase=obs_norm_in_adapter_phase,
-            reference=reference,
-            critic_lr=self._decaying("critic_lr", critic_lr),
-            recompute_advantages=recompute_advantages,
-            target_kl=target_kl,
-            adam_epsilon=adam_epsilon,
-            compile=compile,
-        )
+        return self._store({**given, "critic_lr": self._decaying("critic_lr", critic_lr)})
 
     @override(PPOConfig)
     def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
         """Sets settings by name, as Tune and `evaluation_config` give them. Raises ValueError for unknown names."""
-        for name, _ in config_dict.items():  # RLlib also passes configs: not iterable, but with items()
+        config_dict = with_current_names(dict(config_dict.items()))  # RLlib also passes configs, which have items()
+        for name in config_dict:
             if name.startswith("__") or name in NO_SETTINGS:
                 continue
             if not hasattr(self, self._translate_special_keys(name, warn_deprecated=False)):
                 settings = [known for known in vars(self) if not known.startswith("_")]
                 raise ValueError(suggestion(name, settings))
-        if "lr" in config_dict.keys() and "linear_decay" not in config_dict.keys():  # noqa: SIM118 - also of configs
+        if "lr" in config_dict and "linear_decay" not in config_dict:
             self._decaying("lr", config_dict["lr"])  # as in `training`
         if "env" not in config_dict:
             return super().update_from_dict(config_dict)
@@ -246,8 +368,11 @@ class TeamConfig(SharingConfig):
     @classmethod
     @override(PPOConfig)
     def from_state(cls, state: Mapping[str, Any]) -> Any:
-        """Restores a config from `get_state`. States of older versions without `linear_decay` have no decay."""
-        return super().from_state({"linear_decay": (), **state})
+        """Restores a config from `get_state` of this or an older version."""
+        return super().from_state(upgraded(state))
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(upgraded(state))
 
     # Values derived from the settings
 
@@ -261,27 +386,40 @@ class TeamConfig(SharingConfig):
     def __repr__(self) -> str:
         return summary(self)
 
-    def policy_config(self) -> PolicyConfig:
-        """The complete specification of the policy."""
-        spec, owners = self.team_spec(), self.owners()
-        team_value = spec.shared_reward and owners.num_critics == 1 and not spec.state_per_agent
-        critic_input = self.critic_input or ("state" if team_value else "agent_state")
-        network, fresh = NetworkConfig.from_dict(self.network_settings), quirks_of(self.reference).narrow_fresh_norm
-        return PolicyConfig(spec, owners, self.lora(), network, critic_input, 0.1 if fresh else 1.0)  # type: ignore[arg-type]
+    def plan(self) -> Plan:
+        """What follows from the settings. The algorithm, each env runner and each learner resolve it once, when built.
 
-    def row_spaces(self) -> tuple[gym.Space, gym.Space]:
-        """Observation and action space of a single row, padded to the largest agent."""
-        return row_spaces(self.team_spec())
+        Raises ValueError for settings that contradict the team or each other.
+        """
+        return Plan.of(self)
+
+    def team_spec(self) -> TeamSpec:
+        """The team of the configured environment.
+
+        Determined once, by building and closing a copy of the environment if necessary, and stored with this config and
+        its copies, so that all processes use the same order of agents. Determined again if the environment changes.
+        """
+        return team_spec(self)
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether the sharing method needs groups and none are set."""
+        return self.groups is None and "groups" in takes(self.method)
+
+    def with_one_group(self) -> Self:
+        """A copy in which all agents form one group, in place of groups that are not known yet."""
+        return self.copy(copy_frozen=False).sharing(groups=dict.fromkeys(self.team_spec().agents, 0))
 
     def spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         """Spaces in RLlib's format, for example for `build_learner(spaces=...)`."""
-        observation, action = self.row_spaces()
-        agents = self.team_spec().agents
-        every = gym.spaces.Dict(dict.fromkeys(agents, observation)), gym.spaces.Dict(dict.fromkeys(agents, action))
+        spec = self.team_spec()
+        observation, action = row_spaces(spec)
+        observations = gym.spaces.Dict(dict.fromkeys(spec.agents, observation))
+        every = observations, gym.spaces.Dict(dict.fromkeys(spec.agents, action))
         return {INPUT_ENV_SPACES: every, INPUT_ENV_SINGLE_SPACES: every, MODULE_ID: (observation, action)}
 
     def update_settings(self, entropy_coeff: float) -> MAPPOSettings:
-        """Hyperparameters of one update. entropy_coeff: the current value of its schedule."""
+        """Settings of an update, under the names of the mathematics."""
         return MAPPOSettings(**self._numbers(entropy_coeff))
 
     def _numbers(self, entropy_coeff: float) -> dict[str, Any]:
@@ -292,7 +430,7 @@ class TeamConfig(SharingConfig):
             value_clip=self.vf_clip_param,
             value_coeff=self.vf_loss_coeff,
             huber_delta=self.huber_delta,
-            entropy_coeff=float(entropy_coeff),
+            entropy_coeff=entropy_coeff,
             max_grad_norm=self.grad_clip,
             joint_ratio=self.joint_ratio,
             value_active_only=self.vf_active_only,
@@ -300,38 +438,15 @@ class TeamConfig(SharingConfig):
             obs_norm_in_adapter_phase=self.obs_norm_in_adapter_phase,
             quirks=quirks_of(self.reference),
             num_epochs=self.num_epochs,
-            minibatch_size=self.minibatch_steps,
+            minibatch_size=minibatch_steps(self),
             recompute_advantages=self.recompute_advantages,
             target_kl=self.target_kl,
         )
 
-    @property
-    def minibatch_steps(self) -> int | None:
-        """`minibatch_size` with "auto" resolved; None: the whole batch."""
-        if self.minibatch_size != "auto":
-            return self.minibatch_size  # type: ignore[return-value]
-        network, learners = NetworkConfig.from_dict(self.network_settings), max(1, self.num_learners)
-        length = self.chunk_length if network.recurrent or network.critic_recurrent else 1
-        return recipe.minibatch_of(self.total_train_batch_size // learners, learners, length)
-
-    def learning_rates(self) -> dict[str, Any]:
-        """Learning rate, or RLlib schedule, of every optimiser."""
-        usual = 1.0 if self.schedule() == "joint" else 3.0
-        scale = usual if self.adapter_lr_scale is None else self.adapter_lr_scale
-        lr = self._scheduled("lr", self.lr)
-        critic = lr
-        if self.critic_lr is not None or "critic_lr" in self.linear_decay:
-            critic = self._scheduled("critic_lr", self.lr if self.critic_lr is None else self.critic_lr)
-        adapters = [[step, scale * rate] for step, rate in lr] if isinstance(lr, list | tuple) else scale * lr
-        return {
-            "backbone": lr,
-            "adapters": adapters,
-            "critic": critic,
-        }
-
-    def entropy_schedule(self) -> Any:
-        """Weight of the entropy bonus, or its RLlib schedule."""
-        return self._scheduled("entropy_coeff", self.entropy_coeff)
+    def decays(self, name: str = "lr") -> bool:
+        """Whether a setting decays linearly to 0 over `total_env_steps`."""
+        usual = name == "lr" and self.lr_is_default and self.total_env_steps is not None
+        return name in self.linear_decay or (usual and not isinstance(self.lr, list | tuple))
 
     def _decaying(self, name: str, given: Any) -> Any:
         """The value to store for `name`; "linear" and ("linear", value) also record it in `linear_decay`."""
@@ -342,29 +457,28 @@ class TeamConfig(SharingConfig):
             value = getattr(self, name)
         elif isinstance(given, list | tuple) and len(given) == 2 and given[0] == "linear":
             value, linear = given[1], True
-        others = tuple(other for other in self.linear_decay if other.rstrip("?") != name)
+        others = tuple(other for other in self.linear_decay if other != name)
         self.linear_decay = (*others, name) if linear else others
+        self.lr_is_default = self.lr_is_default and name != "lr"
         return value
 
-    def _scheduled(self, name: str, value: Any) -> Any:
-        """`value`, or its RLlib schedule in environment steps if the setting `name` decays."""
-        return [[0, value], [self.total_env_steps, 0.0]] if self.decays(name) else value
-
-    def decays(self, name: str = "lr") -> bool:
-        """Whether a setting decays linearly to 0 over `total_env_steps`."""
-        usual = name == "lr" and WITH_BUDGET in self.linear_decay and self.total_env_steps is not None
-        return name in self.linear_decay or (usual and not isinstance(self.lr, list | tuple))
+    def _store(self, given: Mapping[str, Any]) -> Self:
+        """Stores the arguments of a setter that were given, each as the attribute of its name, as RLlib does."""
+        for name, value in given.items():
+            if value is not NotProvided and name not in ("self", "kwargs", "__class__"):
+                setattr(self, name, value)
+        return self
 
     # RLlib's hooks
 
     @override(PPOConfig)
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        observation, action = self.row_spaces()
+        observation, action = row_spaces(self.team_spec())
         return RLModuleSpec(
             module_class=LoRASAModule,
             observation_space=observation,
             action_space=action,
-            model_config=self.policy_config().to_dict(),
+            model_config=self.plan().policy.to_dict(),
         )
 
     @override(PPOConfig)
@@ -376,17 +490,15 @@ class TeamConfig(SharingConfig):
         if self.env is not None and not is_team_env(self.env):
             self.environment(self.env)
         if self.needs_groups and self.env is not None:  # validate the rest with placeholder groups
-            one_group = dict.fromkeys(self.team_spec().agents, 0)
-            return self.copy(copy_frozen=False).sharing(groups=one_group).validate()
+            return self.with_one_group().validate()
         check_network(self.network_settings, NETWORK)
         check_inherited_settings(self, defaults=type(self)())
         check_batch_size(self, usual=recipe.BATCH)
         super().validate()
         if self.env is None:
             raise ValueError('no environment is set. Call .environment("mamujoco", env_config={...}).')
-        self.policy_config()
-        schedule = self.phase_schedule()
-        if self.adapter_files is not None and schedule.begins_plain:
+        schedule = self.plan().schedule
+        if self.adapters is not None and schedule.begins_plain:
             raise ValueError(
                 "adapters= would have no effect until the switch, and then change the policy at once. Set "
                 "phase_switch=0 to start in the adapter phase, or schedule='joint'."
@@ -403,7 +515,7 @@ class TeamConfig(SharingConfig):
         """Config of evaluation: greedy unless `evaluation_config` sets `explore`; same agents, matched by name."""
         config = super().get_evaluation_config_object()
         if config is not None and self.env is not None:
-            config._know(self.learn_team().moved_to(config.env, config.env_config))
+            know(config, learn_team(self).moved_to(config.env, config.env_config))
         if config is not None and "explore" not in (self.evaluation_config or {}):
             config.explore = False
         return config

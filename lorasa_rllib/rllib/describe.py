@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
+from lorasa_rllib.learning.phases import PhaseSchedule
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.policy import Phase, PolicyConfig, TeamPolicy
 from lorasa_rllib.spec import TeamSpec
 
+if TYPE_CHECKING:
+    from lorasa_rllib.rllib.config import TeamConfig
+
 GROUPS = ("backbone", "adapters", "critic")
 
 
-def describe(config: Any) -> str:
+def describe(config: TeamConfig) -> str:
     """The settings of a `TeamConfig` and what follows from them, one line per part.
 
     Raises ValueError, like `validate`, if no environment is set or the settings are invalid.
@@ -24,13 +28,13 @@ def describe(config: Any) -> str:
     return "\n".join(f"{name:<12}{text}" for name, text in _lines(config))
 
 
-def summary(config: Any) -> str:
+def summary(config: TeamConfig) -> str:
     """The distinguishing settings of a `TeamConfig`, for its repr. Never raises."""
     env = getattr(config.env, "__name__", config.env)
     told = [f"env={env!r}"] if env is not None else []
     told += [f"{name}={value!r}" for name, value in (getattr(config, "env_config", None) or {}).items()]
-    told += [f"sharing={config.sharing_method!r}"]
-    told += [f"r={config.lora_r}"] if "lora" in str(config.sharing_method) else []
+    told += [f"sharing={config.method!r}"]
+    told += [f"r={config.r}"] if "lora" in str(config.method) else []
     if config.total_env_steps is not None:
         told += [f"total_env_steps={config.total_env_steps!r}"]
     told += [f"num_env_runners={config.num_env_runners}", f"num_learners={config.num_learners}"]
@@ -48,30 +52,30 @@ def trainable_parameters(config: PolicyConfig, phase: Phase) -> str:
     )
 
 
-def _lines(config: Any) -> Iterator[tuple[str, str]]:
-    spec, schedule = config.team_spec(), config.phase_schedule()
-    yield "team", _team(spec)
-    if config.needs_groups:
-        yield "sharing", f"{config.sharing_method!r}, groups are found from a random rollout when it is built"
+def _lines(config: TeamConfig) -> Iterator[tuple[str, str]]:
+    found_later = config.needs_groups
+    plan = (config.with_one_group() if found_later else config).plan()
+    owners, schedule = plan.owners, plan.schedule
+    yield "team", _team(plan.spec)
+    if found_later:
+        yield "sharing", f"{config.method!r}, groups are found from a random rollout when it is built"
     else:
-        owners = config.owners()
         key = f", keyed by {_key(config)}" if owners.num_adapters else ""
         banks = f"{owners.num_backbones} backbone(s), {owners.num_adapters} adapter(s)"
-        yield "sharing", f"{config.sharing_method!r}: {banks}{key}"
+        yield "sharing", f"{config.method!r}: {banks}{key}"
     if schedule.has_adapters:
-        targets = config.lora().target_modules
-        where = "every layer" if targets == ("*",) else ", ".join(targets)
-        yield "adapters", f"r={config.lora_r}, lora_alpha={config.lora_alpha:g}, on {where}"
+        lora = plan.policy.lora
+        where = "every layer" if lora.target_modules == ("*",) else ", ".join(lora.target_modules)
+        yield "adapters", f"r={lora.r}, lora_alpha={lora.lora_alpha:g}, on {where}"
     yield "phases", _phases(schedule)
-    if not config.needs_groups:
-        phase = schedule.phase_at(0)
-        yield "weights", trainable_parameters(config.policy_config(), phase)
-    yield "network", _network(NetworkConfig.from_dict(config.network_settings))
+    if not found_later:
+        yield "weights", trainable_parameters(plan.policy, schedule.phase_at(0))
+    yield "network", _network(plan.policy.network)
     envs = max(1, config.num_env_runners) * config.num_envs_per_env_runner
     batch = config.total_train_batch_size
     runners = config.num_env_runners or "no"
     yield "sampling", f"{runners} remote env runner(s), {envs} environments, {batch:,} steps an iteration"
-    size = config.minibatch_steps or batch
+    size = plan.update.minibatch_size or batch
     steps = config.num_epochs * -(-batch // size)
     yield (
         "update",
@@ -96,12 +100,12 @@ def _span(sizes: tuple[int, ...]) -> str:
     return f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
 
 
-def _key(config: Any) -> str:
-    key = config.sharing_adapter_key
+def _key(config: TeamConfig) -> str:
+    key = config.adapter_key
     return key if isinstance(key, str) else "a function of the step" if callable(key) else f"the table {key}"
 
 
-def _phases(schedule: Any) -> str:
+def _phases(schedule: PhaseSchedule) -> str:
     if not schedule.has_adapters:
         return "one: everything trains throughout"
     if schedule.schedule == "joint":

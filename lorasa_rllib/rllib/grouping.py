@@ -11,6 +11,7 @@ from lorasa_rllib.rllib.checkpoints import read_trained
 from lorasa_rllib.rllib.faults import Fault
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import Sampled
+from lorasa_rllib.rllib.teams import learn_team
 from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.sharing.methods import takes
 from lorasa_rllib.sharing.seps import find_groups, transitions
@@ -28,7 +29,7 @@ def with_groups(config: Any) -> Any:
     """
     if not config.needs_groups:
         return config
-    spec, begun = config.team_spec(), config.fork_checkpoint or config.backbone_checkpoint
+    spec, begun = config.team_spec(), config.fork_from or config.backbone
     if begun is not None:
         owners = read_trained(begun).config.owners
         if "groups" in takes(owners.method) and len(owners.backbone_of) == spec.num_agents:
@@ -56,7 +57,7 @@ def random_rollout(config: Any) -> TeamRollout:
     """Samples `ENV_STEPS` steps of uniform actions in a temporary env runner, remote if the config has remote ones."""
     scout = config.copy(copy_frozen=False).sharing("ps", adapter_key="agent", num_adapters=None)
     scout.learners(num_learners=0).debugging(seed=config.seed or 0)
-    scout.callbacks_class, scout.backbone_checkpoint, scout.adapter_files = [], None, None
+    scout.callbacks_class, scout.backbone, scout.adapters = [], None, None
     for name in vars(scout):
         if name.startswith("callbacks_on_"):
             setattr(scout, name, None)
@@ -64,7 +65,7 @@ def random_rollout(config: Any) -> TeamRollout:
         runner = TeamEnvRunner(config=scout.env_runners(num_env_runners=0), worker_index=0)
         try:
             rollout = _only(runner.attempt(num_timesteps=ENV_STEPS, random_actions=True))
-            config.learn_team().seen.keep(runner.give_away_env())  # reused for training
+            learn_team(config).seen.keep(runner.give_away_env())  # reused for training
             return rollout
         finally:
             runner.stop()

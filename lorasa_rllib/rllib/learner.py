@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -54,10 +55,11 @@ class TeamLearner(TorchLearner):
         check_gpu(self.config)
         torch.set_num_threads(1)
         self._threads = threads_of_learner(self.config)
+        self._plan = self.config.plan()
         super().build()
         self._generator = torch.Generator(self._device).manual_seed(self.config.seed or 0)
         self._entropy_coeff = Scheduler(
-            fixed_value_or_schedule=self.config.entropy_schedule(), framework=self.framework, device=self._device
+            fixed_value_or_schedule=self._plan.entropy_coeff, framework=self.framework, device=self._device
         )
         if self.distributed:
             with torch.no_grad():
@@ -78,7 +80,6 @@ class TeamLearner(TorchLearner):
 
     @override(TorchLearner)
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        rates = self.config.learning_rates()
         for group in GROUPS:
             params = list(self.policy.parameters_of(group).values())
             if params:
@@ -87,7 +88,7 @@ class TeamLearner(TorchLearner):
                     optimizer_name=group,
                     optimizer=OwnerAdam(params, eps=self.config.adam_epsilon),
                     params=params,
-                    lr_or_lr_schedule=rates[group],
+                    lr_or_lr_schedule=self._plan.rates[group],
                 )
 
     def optimisers(self) -> Optimisers:
@@ -121,9 +122,8 @@ class TeamLearner(TorchLearner):
             if self.policy.phase != phase:
                 self.policy.set_phase(phase)
             self._weights_seq_no += 1
-            settings = self.config.update_settings(
-                entropy_coeff=self._entropy_coeff.update(timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
-            )
+            weight = self._entropy_coeff.update(timestep=timesteps.get(NUM_ENV_STEPS_SAMPLED_LIFETIME, 0))
+            settings = replace(self._plan.update, entropy_coeff=float(weight))
             with threads(self._threads):
                 log = self.update_policy(rollout.to(self._device), settings)
             self._log(log, rollout)

@@ -29,7 +29,7 @@ class Setting:
     none:       meaning of None; "" if None is not allowed.
     words:      strings that are also allowed.
     schedule:   whether `[[environment steps, value], ...]` is also allowed; values are interpolated linearly.
-    attribute:  attribute of the config, if named differently.
+    attribute:  attribute of the config, if named differently; only RLlib does that.
     """
 
     setter: str
@@ -124,15 +124,13 @@ def _counts(setter: str, low: int, *names: str) -> Iterator[Setting]:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("sharing", "r", "count", 1, 65_536, attribute="lora_r"),
+    Setting("sharing", "r", "count", 1, 65_536),
     Setting("sharing", "lora_alpha", low=0, high=1e6, above=True),
-    Setting("sharing", "num_adapters", "count", 1, none="as many as needed", attribute="sharing_num_adapters"),
+    Setting("sharing", "num_adapters", "count", 1, none="as many as needed"),
     Setting("sharing", "total_env_steps", "count", 1, none="no budget"),
     Setting("sharing", "phase_switch", "switch", none="the default"),
     Setting("sharing", "adapter_lr_scale", low=0, high=1e6, above=True, none="the schedule's default"),
-    Setting("sharing", "use_rslora", "flag", attribute="lora_use_rslora"),
-    Setting("sharing", "adapt_bias", "flag", attribute="lora_adapt_bias"),
-    Setting("sharing", "adapt_norm", "flag", attribute="lora_adapt_norm"),
+    *_flags("sharing", "use_rslora", "adapt_bias", "adapt_norm"),
     Setting("network", "hidden_size", "count", 1, 65_536),
     Setting("network", "num_layers", "count", 1, 1000),
     Setting("network", "post_layers", "count", 0, 1000),

@@ -29,6 +29,7 @@ from lorasa_rllib.rllib.memory import Memory
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import forget_evaluation, log_evaluation, log_restarts, log_sampling
 from lorasa_rllib.rllib.sampled import Sampled
+from lorasa_rllib.rllib.teams import environments, learn_team, worker_of
 from lorasa_rllib.rollout.columns import TeamRollout
 
 logger = logging.getLogger(__name__)
@@ -75,8 +76,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def _build(self) -> None:
         only_driver = self.worker_index == 0 and self.config.num_env_runners > 0
         has_env = self.config.create_env_on_local_worker or not only_driver
-        self.config.learn_team(has_env, self._whose())
-        self.spec = self.config.team_spec()
+        learn_team(self.config, has_env, self._whose())
+        self.plan = self.config.plan()
         self._callbacks = RunnerCallbacks(self)
         self.make_module()
         if self.worker_index:
@@ -98,15 +99,15 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.num_envs = self.config.num_envs_per_env_runner
         # Rebuilt environments get another random stream, as the same one could fail in the same step.
         seed = None if self._seed is None else self._seed + REMADE * self._remade
-        self.env = self.config.make_team_env(first_seed(seed), self._whose())
-        memory = Memory(self.config.policy_config(), self.num_envs, self.config.chunk_length)
+        self.env = environments(self.config, first_seed(seed), self._whose())
+        memory = Memory(self.plan.policy, self.num_envs, self.config.chunk_length)
         self._restarts = 0
         self.collector = Collector(self.env, memory, seed, self._callbacks.episode_end())
         self._callbacks.environment_created()
 
     def _whose(self) -> Worker:
         """Description of this env runner for constructors of environments."""
-        return self.config.worker(self.worker_index or 0, recreated=self._remade > 0 or _was_restarted())
+        return worker_of(self.config, self.worker_index or 0, recreated=self._remade > 0 or _was_restarted())
 
     @override(EnvRunner)
     def make_module(self) -> None:
@@ -207,7 +208,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             taken.seconds,
         )
         self.num_env_steps_sampled_lifetime += taken.env_steps
-        log_sampling(self.metrics, sampled, self.spec, self._weights_seq_no)
+        log_sampling(self.metrics, sampled, self.plan.spec, self._weights_seq_no)
         restarts, self._restarts = self._restarts, 0 if self.env is None else self.env.restarts
         log_restarts(self.metrics, max(0, self._restarts - restarts))
         if evaluates:

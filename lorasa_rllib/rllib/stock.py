@@ -32,6 +32,7 @@ from lorasa_rllib.nn.policy import Phase
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.module import AGENT, MASK, OBS, ROLE, STATE
 from lorasa_rllib.rllib.spaces import row_spaces
+from lorasa_rllib.rllib.teams import order_agents
 
 OF_OUR_ALGORITHMS = ("schedule", "total_env_steps", "phase_switch", "adapter_lr_scale", "backbone", "fork_from")
 """Settings of `TeamConfig.sharing` that control training, which is RLlib's task here."""
@@ -198,8 +199,8 @@ def shared_policy_spec(
     config = TeamConfig().environment(env, env_config=dict(env_config or {}))
     config = config.sharing(sharing, **options).training(critic_input=critic_input)
     config = config.network(obs_norm="layer").network(**(network or {}))  # RLlib's learners do not update statistics
-    config.order_agents(by_name(config.team_spec().agents))
-    policy = config.policy_config()
+    order_agents(config, by_name(config.team_spec().agents))
+    policy = config.plan().policy
     if policy.network.recurrent or policy.network.critic_recurrent:
         raise ValueError("recurrent networks need this package's env runners; use MAPPOConfig, or recurrent=False.")
     if policy.network.normalises_by_statistics:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from lorasa_rllib.rllib.plan import minibatch_steps
+
 ROWS_PER_THREAD = 4096
 """Rows of an optimiser step per thread; with fewer, another thread costs more than it saves, as layers are small."""
 
@@ -19,7 +21,7 @@ def threads_of_learner(config: Any) -> int:
         return int(config.learner_threads)
     if config.num_learners or config.num_env_runners or config.evaluation_num_env_runners:
         return 1
-    rows = (config.minibatch_steps or config.train_batch_size_per_learner) * config.team_spec().num_agents
+    rows = (minibatch_steps(config) or config.train_batch_size_per_learner) * config.team_spec().num_agents
     return max(1, min(cores(), rows // ROWS_PER_THREAD))
 
 

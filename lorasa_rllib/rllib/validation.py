@@ -172,8 +172,6 @@ def check_batch_size(config: Any, usual: int) -> None:
 def check_recipe(config: Any) -> None:
     """Raises ValueError if settings of the update contradict each other or lack one that they need."""
     for name in config.linear_decay:
-        if name.endswith("?"):  # decays only if the budget is known
-            continue
         if isinstance(rate := getattr(config, name), list | tuple):
             raise ValueError(
                 f"{name}='linear' lets a number decay, but {name} is the schedule {rate}; set one of them."
@@ -182,7 +180,7 @@ def check_recipe(config: Any) -> None:
             raise ValueError(
                 f"{name}='linear' decays over the budget of the run: set it with .sharing(total_env_steps=...)."
             )
-    if config.recompute_advantages and config.policy_config().network.critic_recurrent:
+    if config.recompute_advantages and config.plan().policy.network.critic_recurrent:
         raise ValueError(
             "recompute_advantages=True needs a feed-forward critic: values of a recurrent one are those that env "
             "runners computed. Set critic_recurrent=False."
@@ -218,7 +216,7 @@ def check_layout(config: Any) -> None:
 
 def check_chunks(config: Any) -> None:
     """Raises ValueError if rollouts of recurrent networks are not whole chunks, or minibatches hold less than one."""
-    network, length = config.policy_config().network, config.chunk_length
+    network, length = config.plan().policy.network, config.chunk_length
     if not (network.recurrent or network.critic_recurrent):
         return
     steps = config.get_rollout_fragment_length()
@@ -229,7 +227,7 @@ def check_chunks(config: Any) -> None:
             f"{steps} steps of every environment per iteration cannot be cut into chunks of chunk_length={length}. "
             f"Set train_batch_size_per_learner={fitting}, or another chunk_length."
         )
-    size = config.minibatch_steps
+    size = config.plan().update.minibatch_size
     if size is not None and size < length:
         raise ValueError(
             f"minibatch_size={size} environment steps must hold at least one chunk of chunk_length={length} steps."

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from lorasa_rllib.learning.phases import usual_schedule
+from lorasa_rllib.old_names import with_current_names
 from lorasa_rllib.policies.files import PolicyFileError
 from lorasa_rllib.studies.curves import read_text, read_trial, whole_lines
 from lorasa_rllib.studies.methods import METHODS
@@ -24,7 +25,7 @@ RESULTS, TABLE, PARAMETERS = "result.json", "progress.csv", "params.json"
 SCENARIO = ("scenario", "agent_conf", "map_name", "num_agents", "env")
 """Environment settings that identify a scenario."""
 
-TELL_NO_ARM = ("seed", "trial_name", "env", "env_config", "sharing_method", "sharing_schedule", "sharing_adapter_key")
+TELL_NO_ARM = ("seed", "trial_name", "env", "env_config", "method", "schedule", "adapter_key")
 """Settings that do not distinguish methods: they are columns of the curves, or part of the method's name anyway."""
 
 MOST_SETTINGS = 4
@@ -74,9 +75,11 @@ def _run(trial: Path, config: Mapping[str, Any], varied: list[str]) -> dict[str,
 
 def _sharing(config: Mapping[str, Any]) -> str | None:
     """Our name for the sharing method; None for algorithms without one."""
-    sharing = config.get("sharing_method")
+    if "adapter_key" not in config:  # not one of ours, whatever it calls a method
+        return None
+    sharing = config.get("method")
     usual = usual_schedule(config.get("total_env_steps"), config.get("phase_switch"))
-    key, schedule = config.get("sharing_adapter_key", "agent"), config.get("sharing_schedule", "two_phase") or usual
+    key, schedule = config.get("adapter_key", "agent"), config.get("schedule", "two_phase") or usual
     for name, method in METHODS.items():
         adapts = not method.adapts or (method.schedule == schedule and method.adapter_key == key)
         if method.sharing == sharing and adapts:
@@ -104,7 +107,7 @@ def _settings(trial: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is damaged: {error}.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{file} is damaged: it holds no settings.")
-    return found
+    return with_current_names(found)
 
 
 def _varied(configs: list[dict[str, Any]]) -> list[str]:

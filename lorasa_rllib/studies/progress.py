@@ -105,7 +105,7 @@ class Progress(Callback):
         self._paces[str(trial)] = Pace.of(result, self._paces.get(str(trial)))
         if int(result[STEPS]) >= self._total or now - self._last.get(trial.trial_id, -math.inf) >= self._every:
             self._last[trial.trial_id] = now
-            _say(self.line(str(trial), result, adapts="lora" in str(trial.config.get("sharing_method", "lora"))))
+            _say(self.line(str(trial), result, adapts="lora" in str(trial.config.get("method", "lora"))))
         if now - self._told_study >= STUDY:
             self._tell_study(trials)
 

@@ -78,7 +78,7 @@ def _run(
         checkpoints, before = _train_trunks(options, console)
         forked = forks(options, checkpoints)
         configs |= forked
-    begun = {str(name): config.phase_schedule().switch_step or 0 for name, config in forked.items()}
+    begun = {str(name): config.plan().schedule.switch_step or 0 for name, config in forked.items()}
     console.print(
         f"{len(configs)} trial(s) of {options.total_env_steps:,} environment steps; torch uses one thread each."
     )

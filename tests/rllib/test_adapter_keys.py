@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lorasa_rllib.envs.base import TeamEnvError
+from lorasa_rllib.rllib.teams import environments
 
 ROLES = {"num_agents": 4, "num_roles": 3, "role_changes": 0.2, "episode_length": 9}
 PLAIN = {"num_agents": 4, "episode_length": 9}
@@ -94,6 +95,6 @@ def test_bad_keys_are_named(small_config, what):
 )
 def test_what_a_function_answers_is_checked(small_config, key, message):
     config = small_config("synthetic", PLAIN, adapter_key=key, num_adapters=2)
-    env = config.make_team_env()
+    env = environments(config)
     with pytest.raises(TeamEnvError, match=message):
         env.reset(0)

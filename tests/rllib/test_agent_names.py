@@ -66,7 +66,7 @@ def test_asking_a_config_for_its_team_leaves_nothing_open(game_config, log):
     config = game_config()
     config.validate()
     agents = config.team_spec().agents
-    config.copy().policy_config()
+    config.copy().plan()
     assert counted.counts(counted.events(log)) == {os.getpid(): {"built": 1, "reset": 1, "closed": 1}}
     config.environment(env_config={"length": 8})
     assert config.team_spec().agents == agents and counted.events(log)
@@ -130,11 +130,11 @@ def test_restored_weights_stay_with_their_agents(game_config, build, tmp_path, t
         if table is not None:
             config.sharing("lora", adapter_key=tuple(table[agents.index(agent)] for agent in own))
         for again in (build(config), build(config.copy(copy_frozen=False).sharing("lora", fork_from=str(path)))):
-            if again.config.fork_checkpoint is None:
+            if again.config.fork_from is None:
                 assert again.config.team_spec().agents == own
                 again.restore_from_path(path)
             assert again.config.team_spec().agents == agents
-            assert again.config.owners() == saved.config.owners
+            assert again.config.plan().owners == saved.config.owners
             for name, value in weights_of(algo).items():
                 np.testing.assert_array_equal(value, weights_of(again)[name], err_msg=name)
             assert rows_of(again.env_runner) == list(agents)

@@ -117,7 +117,7 @@ def test_more_ids_are_filled_up_with_the_mean_id(small_config, build, tmp_path):
     saved = read_policy(trained(build, small_config(env_config=SAME_SIZES), 2).save_policy(tmp_path / "policy"))
     files = save_policy(replace(saved, critic=None), tmp_path / "actor")
     config = small_config(env_config=SAME_SIZES | {"num_agents": 5}, phase_switch=0, backbone=str(files))
-    weight, old = backbone_weights(files, config.policy_config())["actor.mlp.0.weight"], saved.weights["mlp.0.weight"]
+    weight, old = backbone_weights(files, config.plan().policy)["actor.mlp.0.weight"], saved.weights["mlp.0.weight"]
     torch.testing.assert_close(weight[..., : old.shape[-1]], old, rtol=0, atol=0)
     for extra in weight[..., old.shape[-1] :].unbind(-1):
         torch.testing.assert_close(extra, old[..., -3:].mean(-1))

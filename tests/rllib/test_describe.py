@@ -15,7 +15,7 @@ def test_a_config_describes_team_owners_phases_and_the_work_of_an_iteration(smal
     assert "3 agent(s): " in told and "1 backbone(s), 3 adapter(s), keyed by agent" in told
     assert "adapters begin after 128 environment steps" in told
     assert "8 optimiser steps an iteration, 125 per 1,000 environment steps" in told  # 2 passes over 64 steps
-    sizes = counts(config.policy_config(), "backbone")
+    sizes = counts(config.plan().policy, "backbone")
     assert f"trainable params: {sizes.trained:,} || all params: {sizes.parameters:,}" in told
 
 
@@ -36,7 +36,7 @@ def test_an_algorithm_prints_what_its_present_phase_trains(small_config, build, 
     for phase in ("backbone", "adapters"):
         algo.train()
         algo.print_trainable_parameters()
-        sizes[phase] = counts(config.policy_config(), phase).trained
+        sizes[phase] = counts(config.plan().policy, phase).trained
         told = capsys.readouterr().out
         assert f"trainable params: {sizes[phase]:,} ||" in told
         assert ("adapters" if phase == "backbone" else "backbone") + " " in told.partition("(frozen)")[0]

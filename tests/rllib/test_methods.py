@@ -56,14 +56,14 @@ def test_groups_are_found_once_and_kept_in_checkpoints(small_config, build, tmp_
     config = small_config("mamujoco", CHEETAH).sharing("seps_lora", phase_switch=64)
     config.env_runners(num_env_runners=runners)
     algo = build(config.copy(copy_frozen=False))
-    found = algo.config.sharing_groups
+    found = algo.config.groups
     assert found == algo.get_module("shared_policy").policy.config.owners.backbone_of
-    assert 1 < len(set(found)) < 6 and config.sharing_groups is None
+    assert 1 < len(set(found)) < 6 and config.groups is None
     assert found[0] == found[3] and found[2] == found[5]  # thighs share, and so do feet
     assert [algo.train()["phase"] for _ in range(2)] == ["backbone", "adapters"]
     algo.save_to_path(str(tmp_path / "checkpoint"))
     again = MAPPO.from_checkpoint(str(tmp_path / "checkpoint"))
-    assert again.config.sharing_groups == found
+    assert again.config.groups == found
     assert again.train()["phase"] == "adapters"
     again.stop()
 
@@ -84,7 +84,7 @@ def test_a_run_that_goes_on_from_another_keeps_its_groups_and_its_checkpoint_sta
     build(small_config("synthetic", TEAM).sharing("seps", groups=groups)).save_to_path(begun)
     for start in ({"backbone": begun}, {"fork_from": begun}):
         algo = build(small_config("synthetic", TEAM).sharing("seps", **start))
-        assert algo.config.sharing_groups == groups
+        assert algo.config.groups == groups
         algo.save_to_path(str(tmp_path / "later"))
     shutil.rmtree(begun)
     again = MAPPO.from_checkpoint(str(tmp_path / "later"))

@@ -110,8 +110,8 @@ def test_old_settings_are_read_and_stock_learners_are_refused():
     config = TeamConfig().environment("synthetic", env_config=TEAM).sharing("ps")
     config.network_settings = {"feature_norm": False}  # of a checkpoint before obs_norm
     config.validate()
-    assert config.policy_config().network.obs_norm is None
-    assert config.network(obs_norm="running").policy_config().network.obs_norm == "running"
+    assert config.plan().policy.network.obs_norm is None
+    assert config.network(obs_norm="running").plan().policy.network.obs_norm == "running"
     assert TeamConfig().network(feature_norm=False).network_settings == {"obs_norm": None}
     with pytest.raises(ValueError, match="needs this package's learners"):
         shared_policy_spec("synthetic", TEAM, network={"obs_norm": "running"})

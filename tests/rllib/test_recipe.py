@@ -12,46 +12,50 @@ from tests.rllib.conftest import ALGORITHMS
 
 
 def test_linear_rates_decay_from_the_number_set_before_to_0_over_the_budget():
-    config = MAPPOConfig().sharing("lora", schedule="joint", total_env_steps=1000, adapter_lr_scale=0.5)
+    config = (
+        MAPPOConfig()
+        .environment("synthetic")
+        .sharing("lora", schedule="joint", total_env_steps=1000, adapter_lr_scale=0.5)
+    )
     config.training(lr=2e-3).training(lr="linear")
     down = [[0, 2e-3], [1000, 0.0]]
-    assert config.learning_rates() == {"backbone": down, "adapters": [[0, 1e-3], [1000, 0.0]], "critic": down}
-    assert config.training(lr=("linear", 2e-3)).learning_rates()["backbone"] == down
+    assert config.plan().rates == {"backbone": down, "adapters": [[0, 1e-3], [1000, 0.0]], "critic": down}
+    assert config.training(lr=("linear", 2e-3)).plan().rates["backbone"] == down
     config.training(critic_lr=1e-3)
-    assert config.learning_rates()["critic"] == 1e-3
+    assert config.plan().rates["critic"] == 1e-3
     config.training(critic_lr="linear", entropy_coeff=0.5)
-    assert config.learning_rates()["critic"] == [[0, 1e-3], [1000, 0.0]] and config.entropy_schedule() == 0.5
+    assert config.plan().rates["critic"] == [[0, 1e-3], [1000, 0.0]] and config.plan().entropy_coeff == 0.5
     config.training(entropy_coeff="linear")
-    assert config.entropy_schedule() == [[0, 0.5], [1000, 0.0]]
+    assert config.plan().entropy_coeff == [[0, 0.5], [1000, 0.0]]
     again = MAPPOConfig.from_state(config.get_state())
-    assert again.learning_rates() == config.learning_rates()
+    assert again.plan().rates == config.plan().rates
     config.training(lr=1e-3, critic_lr=None, entropy_coeff=0.0)
-    assert config.learning_rates() == {"backbone": 1e-3, "adapters": 5e-4, "critic": 1e-3}
-    assert config.entropy_schedule() == 0.0
+    assert config.plan().rates == {"backbone": 1e-3, "adapters": 5e-4, "critic": 1e-3}
+    assert config.plan().entropy_coeff == 0.0
     config.training(critic_lr="linear")
-    assert config.learning_rates()["critic"] == [[0, 1e-3], [1000, 0.0]]
+    assert config.plan().rates["critic"] == [[0, 1e-3], [1000, 0.0]]
 
 
 def test_the_usual_rate_decays_where_the_budget_is_known_and_a_given_one_stays():
-    config = MAPPOConfig().sharing("ps")
-    assert config.learning_rates()["backbone"] == 3e-4
+    config = MAPPOConfig().environment("synthetic").sharing("ps")
+    assert config.plan().rates["backbone"] == 3e-4
     config.sharing(total_env_steps=1000)
-    assert config.learning_rates()["backbone"] == config.learning_rates()["critic"] == [[0, 3e-4], [1000, 0.0]]
+    assert config.plan().rates["backbone"] == config.plan().rates["critic"] == [[0, 3e-4], [1000, 0.0]]
     again = MAPPOConfig().update_from_dict(config.to_dict())
-    assert again.learning_rates() == config.learning_rates() == config.copy().learning_rates()
+    assert again.plan().rates == config.plan().rates == config.copy().plan().rates
     assert config.training(entropy_coeff=0.1).decays()
-    assert config.copy(copy_frozen=False).update_from_dict({"lr": 1e-3}).learning_rates()["backbone"] == 1e-3
+    assert config.copy(copy_frozen=False).update_from_dict({"lr": 1e-3}).plan().rates["backbone"] == 1e-3
     assert not config.training(lr=1e-3).decays()
 
 
 def test_settings_of_older_versions_mean_what_they_did():
     state = MAPPOConfig().environment("synthetic").sharing("ps", total_env_steps=1000).get_state()
-    del state["linear_decay"]
+    del state["linear_decay"], state["lr_is_default"]
     state |= {"network_settings": {"hidden_size": 8}, "minibatch_size": None, "num_epochs": 5}
     old = MAPPOConfig.from_state(state)
-    assert old.learning_rates()["backbone"] == 3e-4
-    assert old.policy_config().network == NetworkConfig(hidden_size=8, obs_norm="layer")
-    assert old.update_settings(0.0).minibatch_size is None
+    assert old.plan().rates["backbone"] == 3e-4
+    assert old.plan().policy.network == NetworkConfig(hidden_size=8, obs_norm="layer")
+    assert old.plan().update.minibatch_size is None
 
 
 @pytest.mark.parametrize(
@@ -74,13 +78,13 @@ def test_minibatches_are_equal_parts_of_whatever_batch_there_is(batch, learners,
 
 
 def test_a_user_who_sets_nothing_gets_small_minibatches_that_fit_every_batch(small_config):
-    assert MAPPOConfig().environment("synthetic").update_settings(0.0).minibatch_size == 500
+    assert MAPPOConfig().environment("synthetic").plan().update.minibatch_size == 500
     config = small_config()
-    assert config.update_settings(0.0).minibatch_size is None  # a batch of 64
+    assert config.plan().update.minibatch_size is None  # a batch of 64
     config.training(train_batch_size_per_learner=2000).learners(num_learners=2).validate()
-    assert config.update_settings(0.0).minibatch_size == 250
+    assert config.plan().update.minibatch_size == 250
     config.network("published").training(chunk_length=20).validate()
-    assert config.update_settings(0.0).minibatch_size == 240
+    assert config.plan().update.minibatch_size == 240
 
 
 def test_training_beyond_the_budget_with_a_rate_of_0_says_so_once(small_config, build, caplog):

@@ -76,7 +76,7 @@ def test_log_probs_and_values_on_the_learner_equal_those_of_two_runners_in_every
         rollout = shards_of_learners(sampled).rollout(timeout_s=1).to("cpu")
         ended += int((rollout.terminated | rollout.truncated).sum())
         assert rollout.num_envs == 6
-        batch, _ = prepare(copy.deepcopy(learner.policy), rollout, config.update_settings(0.0))
+        batch, _ = prepare(copy.deepcopy(learner.policy), rollout, config.plan().update)
         with torch.no_grad():
             distribution = learner.policy.distribution(
                 batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep

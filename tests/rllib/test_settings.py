@@ -124,8 +124,8 @@ def test_bad_settings_fail_before_anything_is_built_and_name_the_setting(small_c
 def test_a_config_survives_copy_and_dictionary():
     config = MAPPOConfig().environment("synthetic").sharing("lora", r=3, total_env_steps=100, phase_switch=0.5)
     again = MAPPOConfig().update_from_dict(config.to_dict())
-    assert again.policy_config() == config.copy().policy_config() == config.policy_config()
-    assert again.phase_schedule() == config.phase_schedule()
+    assert again.plan().policy == config.copy().plan().policy == config.plan().policy
+    assert again.plan().schedule == config.plan().schedule
 
 
 class NotANumber(SyntheticTeam):

@@ -39,9 +39,9 @@ def comes_to(config) -> list:
     return [
         config.env,
         config.team_spec(),
-        dataclasses.asdict(config.update_settings(0.0)),
-        config.learning_rates(),
-        config.entropy_schedule(),
+        dataclasses.asdict(config.plan().update),
+        config.plan().rates,
+        config.plan().entropy_coeff,
         config.total_train_batch_size,
         config.get_rollout_fragment_length(),
         (request.bundles, request.strategy),

@@ -24,8 +24,8 @@ def test_with_a_budget_there_are_two_phases(build):
     config = MAPPOConfig().environment("synthetic").training(train_batch_size=64).sharing(total_env_steps=256)
     algo = build(config)
     assert [algo.train()["phase"] for _ in range(4)] == ["backbone", "backbone", "adapters", "adapters"]
-    assert config.learning_rates()["adapters"] == [[0, pytest.approx(3 * config.lr)], [256, 0.0]]
-    assert MAPPOConfig().learning_rates()["adapters"] == config.lr
+    assert config.plan().rates["adapters"] == [[0, pytest.approx(3 * config.lr)], [256, 0.0]]
+    assert MAPPOConfig().environment("synthetic").plan().rates["adapters"] == config.lr
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_asha_over_rank_and_switch_step_finishes(small_config, tmp_path):
     ).fit()
     assert len(results) == 2 and not results.errors
     assert results.get_best_result().metrics["num_env_steps_sampled_lifetime"] >= 128
-    assert {r.config["lora_r"] for r in results} == {1, 3}
+    assert {r.config["r"] for r in results} == {1, 3}
 
 
 def weights_on_runner(trial_folder) -> dict[str, np.ndarray]:
@@ -64,7 +64,7 @@ def test_pbt_exploits_and_the_exploited_trial_goes_on_with_its_donors_rank_and_w
             break
     assert not results.errors and scheduler._num_perturbations > 0
     assert [result.metrics["training_iteration"] for result in results] == [7, 7]
-    ranks = {result.config["lora_r"] for result in results}
+    ranks = {result.config["r"] for result in results}
     assert len(ranks) == 1, "the exploited trial took over its donor's rank"
     for result in results:
         assert result.metrics["phase"] == "adapters"

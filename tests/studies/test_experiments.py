@@ -14,8 +14,8 @@ from lorasa_rllib.studies.experiments import read_experiment
 
 OURS = {
     "algo_class": "<class 'lorasa_rllib.rllib.mappo.MAPPO'>", "env": "mamujoco", "lr": 1e-3, "seed": None,
-    "env_config": {"scenario": "Ant", "agent_conf": "4x2"}, "sharing_method": "lora", "sharing_schedule": "joint",
-    "sharing_adapter_key": "agent",
+    "env_config": {"scenario": "Ant", "agent_conf": "4x2"}, "method": "lora", "schedule": "joint",
+    "adapter_key": "agent",
 }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_methods_are_told_by_the_settings_in_which_trials_differ(tmp_path):
         ("lora-joint[lr=0.0001]", 8),
     ]  # fmt: skip
     for k in range(3):
-        trial(tmp_path / "repeats", f"MAPPO_{k}", OURS | {"sharing_method": "ps"}, [1.0])
+        trial(tmp_path / "repeats", f"MAPPO_{k}", OURS | {"method": "ps"}, [1.0])
     assert [run[2:] for run in runs(tmp_path / "repeats")] == [("ps", 1), ("ps", 2), ("ps", 3)]
 
 
@@ -86,7 +86,7 @@ def test_compare_reports_a_plain_experiment(tmp_path, capsys, uri):
     for method, value in (("ps", 10.0), ("lora", 20.0)):
         for seed in (1, 2, 3):
             name = f"MAPPO_{method}_{seed}"
-            trial(tmp_path / "mine", name, OURS | {"sharing_method": method, "seed": seed}, [1.0, value + seed])
+            trial(tmp_path / "mine", name, OURS | {"method": method, "seed": seed}, [1.0, value + seed])
     folder = f"file://{tmp_path}/mine" if uri else str(tmp_path / "mine")
     assert main(["compare", folder, "--out", str(tmp_path / "all.html")]) == 0
     page = (tmp_path / "all.html").read_text()

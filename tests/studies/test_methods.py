@@ -19,16 +19,16 @@ def configs(*arguments: str, suite: str | None = "mamujoco", **more) -> dict:
 def test_variants_set_what_they_say_and_nothing_else():
     names = ["lora", "lora:r=16", "lora-joint:r=4,alpha=2", "lora:on=head", "lora:on=mlp.1+head", "lora:switch=2k"]
     found = configs("--methods", *names, "lora:switch=auto,bias=yes,norm=yes", "--total-env-steps", "10000")
-    assert found["lora:r=16"].lora_r == found["lora:r=16"].lora_alpha == 16
-    assert found["lora-joint:r=4,alpha=2"].lora_alpha == 2 and found["lora-joint:r=4,alpha=2"].lora_r == 4
-    assert found["lora-joint:r=4,alpha=2"].sharing_schedule == "joint"
-    assert found["lora:on=head"].lora_target_modules == ("head", "log_std")
-    assert found["lora:on=mlp.1+head"].lora_target_modules == ("mlp.1", "head")
+    assert found["lora:r=16"].r == found["lora:r=16"].lora_alpha == 16
+    assert found["lora-joint:r=4,alpha=2"].lora_alpha == 2 and found["lora-joint:r=4,alpha=2"].r == 4
+    assert found["lora-joint:r=4,alpha=2"].schedule == "joint"
+    assert found["lora:on=head"].target_modules == ("head", "log_std")
+    assert found["lora:on=mlp.1+head"].target_modules == ("mlp.1", "head")
     assert found["lora:switch=2k"].phase_switch == 2000
     last = found["lora:switch=auto,bias=yes,norm=yes"]
-    assert last.phase_switch == "auto" and last.lora_adapt_bias and last.lora_adapt_norm
+    assert last.phase_switch == "auto" and last.adapt_bias and last.adapt_norm
     plain = found["lora"]
-    assert plain.lora_r == 8 and plain.lora_target_modules == ("*",) and not plain.lora_adapt_bias
+    assert plain.r == 8 and plain.target_modules == ("*",) and not plain.adapt_bias
 
 
 def test_placements_name_only_layers_that_the_network_has():
@@ -37,7 +37,7 @@ def test_placements_name_only_layers_that_the_network_has():
         ("published", ("mlp.*", "gru.*", "post.*", "log_std")),
     ):
         found = configs("--methods", "lora:on=hidden", "--network", network)
-        assert found["lora:on=hidden"].lora_target_modules == hidden
+        assert found["lora:on=hidden"].target_modules == hidden
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_blocks_of_neighbours(blocks, agents, key):
 
 def test_neighbours_share_adapters():
     config = configs("--scenario", "HalfCheetah-6x1", "--methods", "lora:blocks=3")["lora:blocks=3"]
-    assert config.owners().adapter_of == (0, 0, 1, 1, 2, 2)
+    assert config.plan().owners.adapter_of == (0, 0, 1, 1, 2, 2)
     with pytest.raises(ValueError, match="blocks=7 must lie between 1 and the number of agents, 6"):
         configs("--scenario", "HalfCheetah-6x1", "--methods", "lora:blocks=7")
 
@@ -109,7 +109,7 @@ def test_forks_are_of_the_base_and_leave_adapters_time():
     given = ["--total-env-steps", "100000", "--base", "lora:r=4", "--fork-at"]
     options = read_options([*given, "0.1"], "", None, ["ps"], add)
     (trunk,), (fork,) = trunks(options).values(), forks(options, {("HalfCheetah-2x3", 1): {12_000: "/nowhere"}})
-    assert trunk.lora_r == 4 and fork.method == "lora:r=4,switch=12000"
+    assert trunk.r == 4 and fork.method == "lora:r=4,switch=12000"
     assert fork_steps(options, trunk) == (12_000,)
     with pytest.raises(ValueError, match=r"--fork-at 99000.*ends at 100000"):
         fork_steps(read_options([*given, "0.99"], "", None, ["ps"], add), trunk)

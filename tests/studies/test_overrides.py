@@ -40,9 +40,9 @@ def test_settings_reach_the_config_by_short_and_whole_names():
         "--env-set", "max_episode_steps=77",
     )  # fmt: skip
     assert (found.lr, found.gamma, found.grad_clip, found.evaluation_duration) == (1e-3, 0.9, None, 3)
-    assert found.policy_config().network.hidden_size == 128 and found.policy_config().network.activation == "tanh"
-    assert (found.lora().r, found.lora().lora_alpha, found.lora().use_rslora) == (4, 4, True)
-    assert found.lora().rank_pattern == {"mlp.*": 2} and found.max_num_env_runner_restarts == 7
+    assert found.plan().policy.network.hidden_size == 128 and found.plan().policy.network.activation == "tanh"
+    assert (found.plan().policy.lora.r, found.plan().policy.lora.lora_alpha, found.use_rslora) == (4, 4, True)
+    assert found.plan().policy.lora.rank_pattern == {"mlp.*": 2} and found.max_num_env_runner_restarts == 7
     assert found.env_config["max_episode_steps"] == 77 and found.env_config["agent_conf"] == "2x3"
     assert config("--algorithm", "a2po", "--set", "agent_order=cyclic").agent_order == "cyclic"
 

@@ -34,7 +34,7 @@ def trial(name, status="RUNNING", method="lora"):
         def __str__(self):
             return name
 
-    config = {"sharing_method": method}
+    config = {"method": method}
     return Named(trial_id=name, status=status, config=config, is_finished=lambda: done)
 
 

@@ -130,12 +130,12 @@ def test_passes_over_a_batch_are_the_presets_or_the_given_ones():
 
 def test_the_recommended_recipe_decays_over_the_budget_and_the_published_one_is_the_papers():
     (config,) = trials(options("--total-env-steps", "1000000")).values()
-    assert config.learning_rates()["critic"] == [[0, 3e-4], [1_000_000, 0.0]]
+    assert config.plan().rates["critic"] == [[0, 3e-4], [1_000_000, 0.0]]
     assert (config.minibatch_size, config.grad_clip, config.network_settings["obs_norm"]) == (500, 0.5, "running")
     (config,) = trials(options("--num-learners", "2")).values()
     assert config.minibatch_size == 250  # of each learner
     (config,) = trials(options("--preset", "published")).values()
-    assert config.learning_rates()["critic"] == 3e-4
+    assert config.plan().rates["critic"] == 3e-4
     assert (config.minibatch_size, config.grad_clip, config.network_settings["obs_norm"]) == (None, 10.0, "layer")
     with pytest.raises(ValueError, match="--preset published: the paper has no smax; it has mamujoco, smac"):
         trials(options("--preset", "published", suite="smax"))
@@ -145,9 +145,9 @@ def test_the_recommended_recipe_is_what_configs_begin_with():
     (config,) = trials(options("--methods", "ps", "--total-env-steps", "1M", "--scenario", "Hopper-3x1")).values()
     trusting = MAPPOConfig().environment(config.env, env_config=config.env_config)
     trusting.sharing("ps", total_env_steps=1_000_000)
-    assert trusting.learning_rates() == config.learning_rates()
-    assert trusting.policy_config() == config.policy_config()
-    assert trusting.update_settings(0.0) == config.update_settings(0.0)
+    assert trusting.plan().rates == config.plan().rates
+    assert trusting.plan().policy == config.plan().policy
+    assert trusting.plan().update == config.plan().update
     assert trusting.total_train_batch_size == config.total_train_batch_size
 
 
@@ -158,14 +158,14 @@ def test_a_preset_says_how_batches_are_learnt_from_and_given_settings_overrule_i
     for algorithm in ("mappo", "a2po"):
         (config,) = trials(options(*arguments, "--algorithm", algorithm)).values()
         assert (config.minibatch_size, config.grad_clip) == (500, 0.5)
-        assert config.learning_rates()["backbone"] == [[0, 1e-3], [1_000_000, 0.0]]
+        assert config.plan().rates["backbone"] == [[0, 1e-3], [1_000_000, 0.0]]
         assert config.network_settings["obs_norm"] == "running"
     (config,) = trials(options(*arguments, "--smoke")).values()
     config.validate()
     (config,) = trials(options(*arguments, "--set", 'lr=["linear", 2e-3]', "minibatch_size=null")).values()
-    assert config.learning_rates()["backbone"] == [[0, 2e-3], [1_000_000, 0.0]] and config.minibatch_size is None
+    assert config.plan().rates["backbone"] == [[0, 2e-3], [1_000_000, 0.0]] and config.minibatch_size is None
     (config,) = trials(options(*arguments, "--set", "lr=2e-3")).values()
-    assert config.learning_rates()["backbone"] == 2e-3
+    assert config.plan().rates["backbone"] == 2e-3
 
 
 def test_an_unknown_scenario_fails_before_anything_starts():
@@ -179,7 +179,7 @@ def test_every_trial_of_a_search_space_gets_its_own_settings():
     for name, config in configs.items():
         wanted = config.to_dict()
         spec = type("Spec", (), {"config": {"trial_name": name}})()
-        for key in ("seed", "sharing_method", "sharing_schedule", "lr", "env_config"):
+        for key in ("seed", "method", "schedule", "lr", "env_config"):
             value = space[key]
             value = value.func(spec) if hasattr(value, "func") else value
             assert value == wanted[key], (name, key)
@@ -320,12 +320,12 @@ def test_every_suite_makes_valid_trials_of_its_presets():
     assert len(configs) == 2 * len(METHODS)
     for name, config in configs.items():
         assert config.env == "smax" and config.env_config["map_name"] == name.scenario
-        assert config.sharing_adapter_key == METHODS[name.method].adapter_key
+        assert config.adapter_key == METHODS[name.method].adapter_key
         assert config.evaluation_duration == 32
     pruned = trials(options("--map", "3s5z", "--state", "pruned", "--network", "published", suite="smax"))
     (config,) = pruned.values()
-    assert config.env_config["state"] == "pruned" and config.policy_config().network.recurrent
-    assert config.policy_config().critic_input == "agent_state"
+    assert config.env_config["state"] == "pruned" and config.plan().policy.network.recurrent
+    assert config.plan().policy.critic_input == "agent_state"
 
 
 def test_the_synthetic_teams_scenarios_set_how_agents_differ():
