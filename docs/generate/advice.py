@@ -121,6 +121,11 @@ ADVICE: dict[str, dict[str, Advice]] = {
             "False", "Never: kept because PPO has it.", "False", "RLlib's KL penalty; not supported."
         ),
         "obs_norm_in_adapter_phase": Advice("False", "Where observations still change much after the switch."),
+        "policy_loss": Advice(
+            "None",
+            "To try another objective, see [your own loss](how_to/own_loss.md).",
+            allowed="a function, or None for PPO's clipped loss",
+        ),
         "recompute_advantages": Advice("False", "With many passes, where sampling is dear."),
         "compile": Advice("`auto`", "False to keep runs short of compile time; True on clusters of equal machines."),
         "reference": Advice("False", "To reproduce published numbers.", "True, False or `learning.quirks.Quirks(...)`"),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.gae import gae, td_errors
+from lorasa_rllib.learning.losses import PolicyLoss, clipped_policy_loss
 from lorasa_rllib.learning.normalisers import AllSum, alone, update_value_norm
 from lorasa_rllib.learning.quirks import Quirks
 from lorasa_rllib.nn.policy import TeamPolicy
@@ -35,6 +36,7 @@ class MAPPOSettings:
     target_kl: float | None = None
     chunk_length: int = 10
     obs_norm_in_adapter_phase: bool = False
+    policy_loss: PolicyLoss = clipped_policy_loss
     quirks: Quirks = field(default_factory=Quirks)
 
 

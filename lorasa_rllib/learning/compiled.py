@@ -26,6 +26,7 @@ from torch import Tensor
 
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.flat import Block
+from lorasa_rllib.learning.losses import clipped_policy_loss
 from lorasa_rllib.learning.normalisers import alone, sum_over_learners
 from lorasa_rllib.learning.passes import Minibatch
 from lorasa_rllib.learning.quirks import Quirks
@@ -218,6 +219,8 @@ def why_not(policy: TeamPolicy, settings: MAPPOSettings) -> str | None:
         return "recurrent networks are not"
     if policy.config.owners.routed_by == "role" and policy.adapters_on:
         return "adapters by role are not"
+    if settings.policy_loss is not clipped_policy_loss:
+        return "policy_loss is a function of your own"
     if settings.quirks.norm_every_step:
         return "reference=True changes the value normaliser within steps"
     if shutil.which(os.environ.get("CXX", "")) is None and not any(map(shutil.which, COMPILERS)):

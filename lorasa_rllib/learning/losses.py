@@ -2,9 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lorasa_rllib.nn.distributions import ActionDistribution
+
+if TYPE_CHECKING:
+    from lorasa_rllib.learning.batch import MAPPOSettings
+
+
+@dataclass(frozen=True)
+class LossRows:
+    """What a policy loss reads of a minibatch: one row per step and agent; [...] stands for its leading axes.
+
+    ratio      [..., N, d]: new over old probability of each action component, 1 in dead rows; [..., N, 1] with
+               `joint_ratio`. In A2PO it is multiplied by the ratios of the agents that were updated before.
+    advantages [..., N], standardised over live rows
+    actions    [..., N, d], as sampled, and log_probs [..., N, d], of the policy that sampled them
+    active     bool [..., N], False in dead rows, whose losses are not counted
+    real       bool [N, d], False for padded components; None: there are none
+    """
+
+    ratio: Tensor
+    advantages: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    active: Tensor
+    real: Tensor | None
+
+
+PolicyLoss = Callable[[ActionDistribution, LossRows, "MAPPOSettings"], Tensor]
+"""A policy loss, given the current policy's distribution of the rows. Returns the loss of every row [..., N], to be
+minimised; the update sums it over live rows, divides each owner's gradient by its number of them and adds the entropy
+bonus."""
+
+
+def clipped_policy_loss(distribution: ActionDistribution, rows: LossRows, settings: MAPPOSettings) -> Tensor:
+    """PPO's loss of every row [..., N], see `clipped_surrogate`: the default `PolicyLoss`."""
+    return -clipped_surrogate(rows.ratio, rows.advantages, settings.clip, rows.real)
 
 
 def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip: float, real: Tensor | None = None) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lorasa_rllib.learning.batch import Batch, MAPPOSettings, value_rows
 from lorasa_rllib.learning.flat import Leaves, gradients
-from lorasa_rllib.learning.losses import clipped_surrogate, clipped_value_loss
+from lorasa_rllib.learning.losses import LossRows, clipped_value_loss
 from lorasa_rllib.learning.normalisers import AllSum, alone, sum_over_learners, update_value_norm
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.learning.passes import Counts, Minibatch
@@ -63,7 +63,14 @@ def policy_sums(
         log_ratio, real = log_ratio.sum(-1, keepdim=True), None
     ratio = log_ratio.exp()
     weight = ratio if others is None else ratio * others.unsqueeze(-1)
-    policy_loss = loss = -_sum(clipped_surrogate(weight, rows.advantages, settings.clip, real), live)
+    read = LossRows(weight, rows.advantages, rows.actions, rows.log_probs, rows.active, real)
+    losses = settings.policy_loss(distribution, read, settings)
+    if losses.shape != rows.active.shape:
+        raise ValueError(
+            f"policy_loss returned a tensor of shape {list(losses.shape)}; it must return the loss of every row, "
+            f"{list(rows.active.shape)} here."
+        )
+    policy_loss = loss = _sum(losses, live)
     paid = isinstance(settings.entropy_coeff, Tensor) or settings.entropy_coeff != 0
     with torch.enable_grad() if paid else torch.no_grad():
         entropy = distribution.entropy(noise)

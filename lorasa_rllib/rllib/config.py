@@ -18,6 +18,7 @@ from lorasa_rllib.envs.base import TeamStep
 from lorasa_rllib.envs.known_team import KnownTeam
 from lorasa_rllib.learning import recipe
 from lorasa_rllib.learning.batch import MAPPOSettings
+from lorasa_rllib.learning.losses import PolicyLoss, clipped_policy_loss
 from lorasa_rllib.learning.phases import PhaseSwitch, Schedule
 from lorasa_rllib.learning.quirks import Quirks, quirks_of
 from lorasa_rllib.nn.bank import InitLoRAWeights
@@ -117,6 +118,7 @@ class TeamConfig(PPOConfig):
         self.entropy_coeff = 0.0
         self.grad_clip = recipe.GRAD_CLIP
         self.joint_ratio = False
+        self.policy_loss: PolicyLoss | None = None
         self.use_kl_loss = False
         self.target_kl: float | None = None
         self.recompute_advantages = False
@@ -277,6 +279,7 @@ class TeamConfig(PPOConfig):
         critic_input: CriticInput | None = NotProvided,
         huber_delta: float | None = NotProvided,
         joint_ratio: bool = NotProvided,
+        policy_loss: PolicyLoss | None = NotProvided,
         vf_active_only: bool = NotProvided,
         chunk_length: int = NotProvided,
         obs_norm_in_adapter_phase: bool = NotProvided,
@@ -295,6 +298,9 @@ class TeamConfig(PPOConfig):
                 from the global state and the agent's id. None: "state" if possible.
             huber_delta: value errors beyond this count linearly; None: squared error.
             joint_ratio: clip the ratio of an agent's whole action instead of one ratio per action dimension.
+            policy_loss: a policy loss of your own, see `learning.losses.PolicyLoss`: a function of the distribution of
+                actions, the rows (`LossRows`: ratios, advantages ...) and the settings, which returns the loss of every
+                row. None: PPO's clipped loss. Steps with a loss of your own are not compiled.
             vf_active_only: exclude dead agents from the value loss and normaliser (critics with a value per agent). By
                 default they are included, as published; policy loss and advantage statistics always exclude them.
             chunk_length: length of the sequences that recurrent networks are trained on, in environment steps.
@@ -433,6 +439,7 @@ class TeamConfig(PPOConfig):
             entropy_coeff=entropy_coeff,
             max_grad_norm=self.grad_clip,
             joint_ratio=self.joint_ratio,
+            policy_loss=self.policy_loss or clipped_policy_loss,
             value_active_only=self.vf_active_only,
             chunk_length=self.chunk_length,
             obs_norm_in_adapter_phase=self.obs_norm_in_adapter_phase,

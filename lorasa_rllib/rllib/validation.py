@@ -180,6 +180,8 @@ def check_recipe(config: Any) -> None:
             raise ValueError(
                 f"{name}='linear' decays over the budget of the run: set it with .sharing(total_env_steps=...)."
             )
+    if config.policy_loss is not None and not callable(config.policy_loss):
+        raise ValueError(f"policy_loss={config.policy_loss!r} must be a function, or None for PPO's clipped loss.")
     if config.recompute_advantages and config.plan().policy.network.critic_recurrent:
         raise ValueError(
             "recompute_advantages=True needs a feed-forward critic: values of a recurrent one are those that env "
