@@ -17,6 +17,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from benchmarks.ours import Team, with_numbers
 from benchmarks.timing import alternate, report, spread
 from lorasa_rllib import A2POConfig
 from lorasa_rllib.learning.a2po import SequentialUpdate
-from lorasa_rllib.learning.a2po.units import Unit, product_of
+from lorasa_rllib.learning.a2po.sequential import Turn
+from lorasa_rllib.learning.a2po.units import Unit
 from lorasa_rllib.learning.flat import Leaves
 from lorasa_rllib.rllib.config import TeamConfig
 
@@ -63,8 +65,7 @@ class Update:
             return int(torch.randint(left, (1,), generator=generator))
 
         optimisers = self.learner.optimisers()
-        for _ in self.kind(self.learner.policy, optimisers, self.rollout, self.settings, pick).events():
-            pass
+        self.kind(self.learner.policy, optimisers, self.rollout, self.settings, pick).run()
 
 
 class AllForEach(SequentialUpdate):
@@ -76,16 +77,15 @@ class AllForEach(SequentialUpdate):
             log_probs = self._policy.distribution(batch.obs).log_prob(batch.actions)
         return self.ratios.log_ratio_of(log_probs.detach())
 
-    def _product(self, done: list[Unit]) -> torch.Tensor:
+    def _product(self, units: Sequence[Unit]) -> torch.Tensor:
         table = self._evaluate()
-        return product_of(table, self.batch, Unit.joined(done)) if done else torch.zeros_like(table[..., 0])
+        return Unit.joined(units).log_product(table, self.batch.roles) if units else torch.zeros_like(table[..., 0])
 
-    def _others(self, unit: Unit, rows: Any, before: torch.Tensor, clip: float) -> torch.Tensor:
-        done = self.order[: self.order.index(unit)]
-        return super()._others(unit, rows, self._product(done), clip)
+    def _others(self, turn: Turn, rows: Any, before: torch.Tensor, sequences: Any = None) -> torch.Tensor:
+        return super()._others(turn, rows, self._product(self.order[: turn.position - 1]), sequences)
 
-    def _correct(self, unit: Any, before: Any = None, done: Any = ()) -> Any:
-        return super()._correct(unit, self._product(list(done)), done)
+    def _correct(self, unit: Any, product: torch.Tensor, done: Sequence[Unit] = ()) -> None:
+        super()._correct(unit, self._product(done) + self.ratios.product(unit), done)
 
 
 def without_critic(kind: type[SequentialUpdate]) -> type[SequentialUpdate]:

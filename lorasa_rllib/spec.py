@@ -337,6 +337,19 @@ class Owners:
             raise ValueError("routed_by='role' needs num_adapters, one adapter per role.")
 
     @property
+    def by_role(self) -> bool:
+        """True if rows find their adapter by role, a column of the data; False if by agent."""
+        return self.routed_by == "role"
+
+    def of(self, group: Literal["backbone", "adapters", "critic"]) -> tuple[int, ...]:
+        """[N] owner of each agent's parameters in a group; empty if it has none, or if it depends on the role."""
+        return {"backbone": self.backbone_of, "adapters": self.adapter_of, "critic": self.critic_of}[group]
+
+    def users(self) -> list[list[int]]:
+        """[K] agents that use each adapter, as far as it is known without roles: nobody if rows are routed by role."""
+        return [[n for n, own in enumerate(self.adapter_of) if own == k] for k in range(self.num_adapters)]
+
+    @property
     def num_backbones(self) -> int:
         return max(self.backbone_of) + 1
 

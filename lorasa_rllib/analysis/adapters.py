@@ -69,9 +69,9 @@ def adapted_layers(policy: TeamPolicy) -> Iterator[tuple[str, BankLinear | BankV
 def adapter_names(policy: TeamPolicy) -> list[str]:
     """[K] names for axes: the role, the one or two agents that use an adapter, or otherwise its number."""
     owners, agents = policy.config.owners, policy.config.spec.agents
-    if owners.routed_by == "role":
+    if owners.by_role:
         return [f"role {k}" for k in range(owners.num_adapters)]
-    users = [[agents[n] for n, k in enumerate(owners.adapter_of) if k == a] for a in range(owners.num_adapters)]
+    users = [[agents[n] for n in some] for some in owners.users()]
     return [", ".join(names) if 1 <= len(names) <= 2 else f"adapter {k}" for k, names in enumerate(users)]
 
 
@@ -165,7 +165,7 @@ def _update(layer: BankLinear | BankVector, some: list[int]) -> tuple[Tensor, Te
 def _users(policy: TeamPolicy) -> np.ndarray:
     """bool [K, N]: agents that use an adapter; all agents with routing by role, or if none uses it."""
     owners = policy.config.owners
-    if owners.routed_by == "role":
+    if owners.by_role:
         return np.ones((owners.num_adapters, len(owners.backbone_of)), bool)
     users = np.arange(owners.num_adapters)[:, None] == np.asarray(owners.adapter_of)
     return users | ~users.any(1, keepdims=True)

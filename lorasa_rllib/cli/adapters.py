@@ -31,14 +31,13 @@ def list_(checkpoint: Policy, trust: Trust = False, as_json: AsJSON = False) -> 
     from lorasa_rllib.policies.saved import names_of_adapters
 
     saved = _read(checkpoint, trust)
-    owners, names = saved.config.owners, names_of_adapters(saved.config)
+    owners, agents, names = saved.config.owners, saved.config.spec.agents, names_of_adapters(saved.config)
     rows = []
     moves = _moves(saved)
-    for k, name in enumerate(names):
+    for k, (name, users) in enumerate(zip(names, owners.users(), strict=True)):
         numbers = sum(bank[k].numel() for bank in saved.adapters().values())
-        users = [a for a, own in zip(saved.config.spec.agents, owners.adapter_of, strict=False) if own == k]
-        rows.append({"adapter": name, "agents": ", ".join(users), "rank": saved.config.lora.r, "parameters": numbers,
-                     "moves weights by": moves[k]})  # fmt: skip
+        row = {"adapter": name, "agents": ", ".join(agents[n] for n in users), "rank": saved.config.lora.r}
+        rows.append(row | {"parameters": numbers, "moves weights by": moves[k]})
     if as_json:
         show({"method": owners.method, "phase": saved.phase, "keyed_by": owners.routed_by, "adapters": rows})
         return
@@ -176,7 +175,7 @@ def add(
 
     saved = _read(checkpoint, trust)
     owners, agents = saved.config.owners, saved.config.spec.agents
-    if owners.routed_by == "role":
+    if owners.by_role:
         if name != f"role_{owners.num_adapters}":
             raise ValueError(f"the next role is role_{owners.num_adapters}, not {name}.")
         edited = roles_of(saved, [*range(owners.num_adapters), index_of_adapter(saved.config, like)])

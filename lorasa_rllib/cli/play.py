@@ -196,7 +196,7 @@ def _trained(path: str, trust: bool = False) -> tuple[Any, Any]:
 def _check_roles(saved: Any, roles: list[int]) -> None:
     """Raises ValueError for roles without an adapter: valid in code (plain backbone), but a typo on a command line."""
     adapters = saved.config.owners.num_adapters
-    if saved.config.owners.routed_by == "role" and (wrong := [k for k in roles if not -1 <= k < adapters]):
+    if saved.config.owners.by_role and (wrong := [k for k in roles if not -1 <= k < adapters]):
         raise ValueError(f"roles {wrong} must lie between -1 (the plain backbone) and {adapters - 1}.")
 
 

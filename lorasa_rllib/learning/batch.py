@@ -72,6 +72,11 @@ class Batch:
         return self.obs.shape[1]
 
     @property
+    def per_agent(self) -> bool:
+        """Whether the critic has a value per agent."""
+        return self.values.shape[2] == self.active.shape[2]
+
+    @property
     def env_steps(self) -> int:
         """L * C."""
         return self.obs.shape[0] * self.obs.shape[1]

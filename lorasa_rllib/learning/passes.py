@@ -11,7 +11,8 @@ from torch import Tensor
 from lorasa_rllib.learning.batch import Batch, MAPPOSettings, value_rows
 from lorasa_rllib.learning.normalisers import AllSum, alone, sum_over_learners
 from lorasa_rllib.nn.policy import Group, TeamPolicy
-from lorasa_rllib.nn.rows import known_roles
+from lorasa_rllib.nn.rows import known_roles, roles_of
+from lorasa_rllib.spec import Owners
 
 Counts = dict[Group, Tensor]
 """Live rows per owner: "backbone" [G], "adapters" [K], "critic" [C]."""
@@ -108,16 +109,25 @@ def live_rows_of_parts(
         return column.unflatten(1, (-1, size)).transpose(0, 1).flatten(1, 2)
 
     active = parts(batch.active)
-    per_agent = active.sum(1).float()  # [M, N]
-    rows: Counts = {"backbone": per_owner(per_agent, owners.backbone_of, owners.num_backbones)}
-    if owners.routed_by == "role":
-        assert batch.roles is not None
-        rows["adapters"] = rows_of_roles(parts(batch.roles), active, owners.num_adapters)
-    elif owners.num_adapters:
-        rows["adapters"] = per_owner(per_agent, owners.adapter_of, owners.num_adapters)
+    roles = None if batch.roles is None else parts(batch.roles)
+    rows = live_rows_of(owners, active, roles, range(active.shape[-1]))
     counted = parts(value_rows(batch.values, batch.active, settings)).sum(1).float()  # [M, V]
     one = counted.shape[-1] == 1
     rows["critic"] = counted if one else per_owner(counted, owners.critic_of, owners.num_critics)
+    return rows
+
+
+def live_rows_of(owners: Owners, active: Tensor, roles: Tensor | None, agents: Sequence[int]) -> Counts:
+    """Live rows per owner of M sets of rows: "backbone" [M, G], and "adapters" [M, K] if there are any.
+
+    active bool and roles int64 [M, R, n], None without roles: R rows of each of n agents.
+    """
+    per_agent = active.sum(1).float()  # [M, n]
+    rows: Counts = {"backbone": per_owner(per_agent, [owners.backbone_of[a] for a in agents], owners.num_backbones)}
+    if owners.by_role:
+        rows["adapters"] = rows_of_roles(roles_of(roles), active, owners.num_adapters)
+    elif owners.num_adapters:
+        rows["adapters"] = per_owner(per_agent, [owners.adapter_of[a] for a in agents], owners.num_adapters)
     return rows
 
 

@@ -34,10 +34,14 @@ STATISTICS = ("policy_loss", "entropy", "mean_kl_loss", "clip_fraction", "vf_los
 class ActorRows(Protocol):
     """Rows as the policy loss reads them: columns of a `Batch`, [...] and [..., d]."""
 
-    actions: Tensor
-    log_probs: Tensor
-    active: Tensor
-    advantages: Tensor
+    @property
+    def actions(self) -> Tensor: ...
+    @property
+    def log_probs(self) -> Tensor: ...
+    @property
+    def active(self) -> Tensor: ...
+    @property
+    def advantages(self) -> Tensor: ...
 
 
 def policy_sums(

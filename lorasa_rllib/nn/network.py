@@ -88,9 +88,9 @@ class NetworkConfig:
         return [*first, *hidden, *(memory if self.recurrent else []), "head", "log_std"]
 
     def uses_ids(self, owners: Owners) -> bool:
-        if self.id_features == "one_hot" and owners.routed_by == "role":
+        if self.id_features == "one_hot" and owners.by_role:
             raise ValueError("id_features='one_hot' does not go with adapters keyed by role; set id_features='none'.")
-        return self.id_features == "one_hot" or (self.id_features == "auto" and owners.routed_by == "agent")
+        return self.id_features == "one_hot" or (self.id_features == "auto" and not owners.by_role)
 
     @property
     def normalises_by_statistics(self) -> bool:

@@ -214,7 +214,7 @@ class Router(torch.nn.Module):
         super().__init__()
         self.owners = owners
         self.num_agents = len(owners.backbone_of)
-        self.by_role = owners.routed_by == "role"
+        self.by_role = owners.by_role
         if self.by_role and owners.num_backbones > 1:
             raise ValueError("adapters keyed by role need one shared backbone; this table has several.")
         self.register_buffer("_agents", torch.arange(self.num_agents), persistent=False)
@@ -239,11 +239,9 @@ class Router(torch.nn.Module):
         """
         lead = x.shape[:-1]
         if self.by_role and adapters:
-            if roles is None:
-                raise ValueError("adapters are keyed by role, but the rows carry no roles column.")
             agents = self._agents if agent is None else torch.as_tensor(agent, device=x.device)  # a tuple: last axis
             plain = self.owners.num_adapters
-            owner = known_roles(roles, plain, otherwise=plain).reshape(-1)
+            owner = known_roles(roles_of(roles), plain, otherwise=plain).reshape(-1)
             return SortedRows(owner, agents.expand(lead).reshape(-1), plain + 1, self.slots_of_roles, lead)
         if agent is None:
             return TeamRows(self.slots_of_agents(slice(None)), lead[:-1])
@@ -279,6 +277,13 @@ class Router(torch.nn.Module):
         if self.by_role:
             return self.slots_of_roles(torch.arange(self.owners.num_adapters + 1, device=self._agents.device))
         return self.slots_of_agents(slice(None))
+
+
+def roles_of(column: Tensor | None) -> Tensor:
+    """The roles column. Raises ValueError if there is none."""
+    if column is None:
+        raise ValueError("adapters are keyed by role, but the rows carry no roles column.")
+    return column
 
 
 def known_roles(roles: Tensor, num_roles: int, otherwise: int = -1) -> Tensor:

@@ -46,7 +46,7 @@ class AgentNetwork(nn.Module):
         if agent not in spec.agents:
             raise ValueError(f"the policy has no agent {agent!r}; it has {list(spec.agents[:20])}.")
         n = spec.agents.index(agent)
-        by_role = saved.config.owners.routed_by == "role" and saved.adapters_on
+        by_role = saved.config.owners.by_role and saved.adapters_on
         if by_role and role is None:
             raise ValueError("adapters are keyed by role: say which role the agent keeps.")
         if role is not None and not by_role:

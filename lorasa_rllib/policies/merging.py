@@ -21,7 +21,7 @@ def merged(saved: SavedPolicy, roles: Sequence[int] | None = None) -> SavedPolic
     config = saved.config
     spec, actor = config.spec, saved.actor()
     adapters = saved.adapters_on and config.owners.num_adapters > 0
-    if config.owners.routed_by == "role" and adapters:
+    if config.owners.by_role and adapters:
         if roles is None or len(roles) != spec.num_agents:
             raise ValueError(f"adapters are keyed by role: give roles, one for each of the {spec.num_agents} agents.")
         known = torch.tensor([k if 0 <= k < config.owners.num_adapters else config.owners.num_adapters for k in roles])

@@ -121,11 +121,9 @@ def names_of_adapters(config: PolicyConfig) -> list[str]:
     All are `adapter_k` if an agent's name would clash with one of those.
     """
     owners, agents = config.owners, config.spec.agents
-    if owners.routed_by == "role":
+    if owners.by_role:
         return [f"role_{k}" for k in range(owners.num_adapters)]
-    users: list[list[str]] = [[] for _ in range(owners.num_adapters)]
-    for agent, k in zip(agents, owners.adapter_of, strict=False):
-        users[k].append(agent)
+    users = [[agents[n] for n in some] for some in owners.users()]
     own = {agents[0] for agents in users if len(agents) == 1}
     shared = [f"adapter_{k}" for k in range(owners.num_adapters)]
     clash = own & set(shared)

@@ -27,7 +27,7 @@ def team_of(saved: SavedPolicy, members: Mapping[str, str]) -> SavedPolicy:
     each = owners.num_backbones == spec.num_agents > 1
     backbones = source if each else sorted({owners.backbone_of[n] for n in source})
     critics = range(len(source)) if owners.num_critics == spec.num_agents > 1 else [0] * len(source)
-    by_role = owners.routed_by == "role"
+    by_role = owners.by_role
     new_owners = replace(
         owners,
         backbone_of=tuple(range(len(source)) if each else (backbones.index(owners.backbone_of[n]) for n in source)),
@@ -64,7 +64,7 @@ def team_of(saved: SavedPolicy, members: Mapping[str, str]) -> SavedPolicy:
 def roles_of(saved: SavedPolicy, sources: Sequence[int]) -> SavedPolicy:
     """A policy whose role k acts like role `sources[k]` of this one: to grow or reorder a bank of roles."""
     owners, spec = saved.config.owners, saved.config.spec
-    if owners.routed_by != "role":
+    if not owners.by_role:
         raise ValueError("this policy's adapters are not keyed by role: make another team of its agents instead.")
     if not sources or min(sources) < 0 or max(sources) >= owners.num_adapters:
         raise ValueError(f"sources={list(sources)} must name roles from 0 to {owners.num_adapters - 1}.")

@@ -31,8 +31,7 @@ def a2po(policy, optimisers, rollout, device):
 
     noise = torch.Generator(device).manual_seed(1)
     sequence = SequentialUpdate(policy, optimisers, rollout, A2POSettings(**SAME), pick, noise)
-    for _ in sequence.events():
-        pass
+    sequence.run()
     return sequence.log
 
 

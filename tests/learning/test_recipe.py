@@ -85,11 +85,15 @@ def test_a2po_recomputes_before_every_pass(loop, method):
     settings = A2POSettings(num_epochs=2, recompute_advantages=True, loop=loop, two_stage=False)
     update = SequentialUpdate(policy, optimisers_of(policy), rollout, settings, lambda choices: 0, seeded(1))
     found, critic = [], copy.deepcopy(policy)
-    for event in update.events():
+
+    def watch(event):
+        nonlocal critic
         if isinstance(event, Stepped):
             now = targets_of(critic, rollout, settings).values
             found.append(torch.allclose(update.advantages.targets.values, now, rtol=1e-12, atol=1e-12))
             critic = copy.deepcopy(policy)
+
+    update.run(watch)
     steps = len(update.order) * 2
     assert len(found) == steps
     first_of_passes = range(steps) if loop == "agent" else (0, steps // 2)
@@ -130,7 +134,7 @@ def test_a2po_ends_passes_of_what_moved_far_enough(loop):
         settings = A2POSettings(num_epochs=4, target_kl=target_kl, loop=loop, two_stage=False)
         trained = copy.deepcopy(policy)
         update = SequentialUpdate(trained, optimisers_of(trained), rollout, settings, lambda choices: 0, seeded(1))
-        counts[target_kl] = [event.position for event in update.events() if isinstance(event, Stepped)]
+        counts[target_kl] = [step.position for step in update.run()]
     units = len(update.order)
     assert len(counts[1e9]) == 4 * units and counts[1e-12] == list(range(1, units + 1))
 
@@ -148,7 +152,7 @@ def test_minibatches_of_a2po_are_disjoint_parts_of_each_pass(method, recurrent, 
         trained = copy.deepcopy(policy)
         settings = A2POSettings(**numbers, minibatch_size=size)
         update = SequentialUpdate(trained, optimisers_of(trained), rollout, settings, lambda choices: 0, seeded(1))
-        steps = [event for event in update.events() if isinstance(event, Stepped)]
+        steps = update.run()
         results[size] = trained.state_dict(), steps
         ratios = copy.deepcopy(update.ratios)
         ratios.refresh()
@@ -174,6 +178,5 @@ def test_a2po_of_one_agent_takes_the_minibatches_that_mappo_would():
     mappo.update(policy, optimisers_of(policy), rollout, MAPPOSettings(**numbers), generator)
     settings = A2POSettings(**numbers, two_stage=False, correction=None)
     update = SequentialUpdate(twin, optimisers_of(twin), rollout, settings, lambda choices: 0, seeded(3))
-    for _ in update.events():
-        pass
+    update.run()
     torch.testing.assert_close(twin.actor.state_dict(), policy.actor.state_dict(), rtol=1e-9, atol=1e-10)

@@ -128,7 +128,9 @@ def test_iteration(load, variant):
     events, steps, orders = 0, 0, []
     close(run.advantages.targets.returns, file[f"{variant}.gae_returns"][..., 0], *RETURNS)
     close(standardise(run.advantages.gains, active), file[f"{variant}.advantages"][0, ..., 0], *RETURNS)
-    for event in run.events():
+
+    def watch(event):
+        nonlocal events, steps
         if not orders or orders[-1] != [unit.name for unit in run.order]:
             orders.append([unit.name for unit in run.order])
         if isinstance(event, Corrected):
@@ -150,6 +152,8 @@ def test_iteration(load, variant):
                 close(event.stats["policy_loss"] / event.stats["live"], log.policy_loss[steps], *LOGS)
                 close(event.norms["adapters"][0], log.actor_grad_norm[steps], *LOGS)
             steps += 1
+
+    run.run(watch)
     assert orders == file[f"{variant}.order"].tolist()
     assert (events, steps) == (len(file[f"{variant}.trace_agent"]), len(log.agent))
     same_result(policy, file, f"{variant}.")
@@ -179,8 +183,6 @@ def test_the_learners_function_does_the_same(load, variant, monkeypatch):
 def test_every_quirk_matters(load, variant, quirk):
     file = load("a2po_iteration")
     policy, run = sequence_of(file, variant, **{quirk: False})
-    orders = []
-    for _ in run.events():
-        orders.append([unit.name for unit in run.order])
+    run.run()
     with pytest.raises(AssertionError):
         same_result(policy, file, f"{variant}.")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.a2po.corrections import CORRECTIONS
-from lorasa_rllib.learning.a2po.units import Unit
+from lorasa_rllib.learning.a2po.units import AgentUnit, Unit
 from lorasa_rllib.learning.batch import (
     Batch,
     MAPPOSettings,
@@ -43,10 +43,11 @@ class Advantages:
         self._last_state = last_critic_state(policy, self.batch, rollout) if replays else None
         self.gains = self.targets.gains.expand(rollout.active.shape).clone()
         self._sums = moments(self.gains.double(), rollout.active)
+        self._everyone = AgentUnit(tuple(range(rollout.num_agents)))
 
     def of(self, unit: Unit) -> Tensor:
-        """Advantages [L, C, n] of the unit's agents (roles: of all), standardised over all agents' live entries."""
-        gains = self.gains[..., list(unit.agents)] if unit.agents else self.gains
+        """Advantages [L, C, n] in the unit's columns, standardised over all agents' live entries."""
+        gains = unit.columns(self.gains)
         standard = standardise(gains, self._rollout.active, self._all_sum, self._sums.to(gains.dtype))
         return in_sequences(standard, len(self.batch.obs))
 
@@ -65,22 +66,21 @@ class Advantages:
         settings, rollout = self._settings, self._rollout
         if self._looks_again:
             self._look_again(unit)
-        agents: Any = list(unit.agents) if unit is not None and unit.agents else slice(None)
+        unit = self._everyone if unit is None else unit
         errors, ended = (
-            x[..., agents] if x.shape[-1] == self.gains.shape[-1] else x
+            unit.columns(x) if x.shape[-1] == self.gains.shape[-1] else x
             for x in (self.targets.errors, self.targets.ended)
         )
         decay = settings.gamma * settings.lambda_
         if settings.quirks.lambda_twice and form == "capped_factors":
             decay *= settings.lambda_
-        old, active = self.gains[..., agents], rollout.active[..., agents]
-        new = CORRECTIONS[form](errors, log_ratios.unsqueeze(-1), ended, decay).expand_as(old)
-        if unit is not None and unit.roles:
-            new = torch.where(self._held(unit), new, old)
-        self._sums += moments(new.double(), active) - moments(old.double(), active)
-        self.gains[..., agents] = new
+        corrected = CORRECTIONS[form](errors, log_ratios.unsqueeze(-1), ended, decay)
+        active = unit.columns(rollout.active)
+        before = moments(unit.columns(self.gains).double(), active)
+        unit.put(self.gains, corrected.expand(active.shape), rollout.roles)
+        self._sums += moments(unit.columns(self.gains).double(), active) - before
 
-    def scores(self, units: list[Unit]) -> list[float]:
+    def scores(self, units: Sequence[Unit]) -> list[float]:
         """Mean |A| of each unit over its live rows on all learners."""
         size, live = self.gains.abs(), self._rollout.active
         if self._settings.quirks.score_over_value:
@@ -88,9 +88,8 @@ class Advantages:
             size, live = (standard / self.targets.values).abs(), torch.ones_like(live)
         sums = []
         for unit in units:
-            agents: Any = list(unit.agents) if unit.agents else slice(None)
-            mine = live[..., agents] if unit.agents else live & self._held(unit)
-            sums.append(torch.stack([torch.where(mine, size[..., agents], 0.0).sum().double(), mine.sum().double()]))
+            mine, sizes = unit.live(live, self._rollout.roles), unit.columns(size)
+            sums.append(torch.stack([torch.where(mine, sizes, 0.0).sum().double(), mine.sum().double()]))
         total, count = self._all_sum(torch.stack(sums, dim=1))
         return (total / count.clamp(min=1)).tolist()
 
@@ -99,13 +98,11 @@ class Advantages:
         rollout, critic = self._rollout, self._policy.critic
         if self._settings.quirks.fresh_bootstrap:
             last = critic.unroll(rollout.state[-1:], self._last_state)[0][0]  # [E, V]
-            some: Any = list(unit.agents) if unit is not None and unit.agents and last.shape[-1] > 1 else slice(None)
-            rollout.values[-1][:, some] = last[:, some]
+            if isinstance(unit, AgentUnit) and last.shape[-1] > 1:
+                unit.put(rollout.values[-1], unit.columns(last), None)
+            else:
+                rollout.values[-1] = last
         before = self.targets.baseline
         self.targets = targets_of(self._policy, rollout, self._settings)
         self.gains += before - self.targets.baseline
         self._sums = moments(self.gains.double(), rollout.active)
-
-    def _held(self, unit: Unit) -> Tensor:
-        """bool [T, E, N]: rows whose agent holds one of the unit's roles."""
-        return torch.isin(self._rollout.roles, torch.tensor(unit.roles, device=self.gains.device))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from lorasa_rllib.learning.a2po.units import Unit, moved_by, product_of, rows_of
+from lorasa_rllib.learning.a2po.units import Unit, moved_by
 from lorasa_rllib.learning.batch import Batch, MAPPOSettings
 from lorasa_rllib.nn.policy import TeamPolicy
 
@@ -30,46 +28,23 @@ class Ratios:
         self.log_ratio = torch.zeros_like(batch.log_probs[..., 0])
 
     @torch.no_grad()
-    def refresh(self, unit: Unit | None = None, sequences: Tensor | None = None) -> None:
-        """Re-evaluates the rows affected by steps of the unit; all rows if None.
-
-        sequences int64: only these sequences of the batch; not for units of roles.
-        """
-        policy = self._policy
-        batch = self._batch if sequences is None else self._batch[sequences]
+    def refresh(self, unit: Unit | None = None) -> None:
+        """Re-evaluates the rows affected by steps of the unit; all rows if None."""
+        policy, batch = self._policy, self._batch
         moved = None if unit is None else moved_by(policy, unit)
         if moved is None:
             everyone = policy.distribution(
                 batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep
             )
-            log_probs = everyone.log_prob(batch.actions)
-            self._put(log_probs, self._log_ratio(log_probs, batch.log_probs, batch.active, self._real), sequences)
+            self.log_probs = everyone.log_prob(batch.actions)
+            self.log_ratio = self.log_ratio_of(self.log_probs)
             return
-        assert unit is not None
-        rows = rows_of(batch, Unit(agents=moved, roles=unit.roles))
+        rows = moved.rows(batch)
         log_probs = policy.distribution(rows.obs, **rows.inputs()).log_prob(rows.actions)
-        if rows.sequences is None:
-            at, real = torch.tensor(moved, device=log_probs.device), policy.actor.real_actions(moved)
-            ratio = self._log_ratio(log_probs, rows.log_probs, rows.active, real)
-            self._put(log_probs, ratio, sequences, at)
-            return
-        assert sequences is None
-        at = rows.sequences  # including rows of other roles in these sequences
-        active, real = batch.active.flatten(1, 2).index_select(1, at), policy.actor.real_actions(rows.agent)
-        self.log_probs.flatten(1, 2).index_copy_(1, at, log_probs)
-        self.log_ratio.flatten(1, 2).index_copy_(1, at, self._log_ratio(log_probs, rows.log_probs, active, real))
-
-    def _put(
-        self, log_probs: Tensor, log_ratio: Tensor, sequences: Tensor | None, agents: Tensor | None = None
-    ) -> None:
-        """Stores log_probs [L, c, n, d] and log_ratio [L, c, n] of c sequences and n agents (None: all)."""
-        if sequences is None and agents is None:
-            self.log_probs, self.log_ratio = log_probs, log_ratio
-            return
-        place: tuple[Any, ...] = (slice(None), slice(None) if sequences is None else sequences)
-        if agents is not None:
-            place = (*place, agents) if sequences is None else (slice(None), sequences.unsqueeze(1), agents)
-        self.log_probs[place], self.log_ratio[place] = log_probs, log_ratio
+        real = policy.actor.real_actions(rows.agent)
+        active = rows.place.take(batch.active)  # of all roles in these sequences
+        rows.place.put(self.log_probs, log_probs)
+        rows.place.put(self.log_ratio, self._log_ratio(log_probs, rows.log_probs, active, real))
 
     def log_ratio_of(self, log_probs: Tensor) -> Tensor:
         """log_ratio [L, C, N] for other log-probabilities [L, C, N, d] of the whole batch."""
@@ -77,7 +52,7 @@ class Ratios:
 
     def product(self, unit: Unit) -> Tensor:
         """[L, C]: log of the product of the unit's ratios."""
-        return product_of(self.log_ratio, self._batch, unit)
+        return unit.log_product(self.log_ratio, self._batch.roles)
 
     def _log_ratio(self, new: Tensor, old: Tensor, active: Tensor, real: Tensor | None) -> Tensor:
         change = (new - old).clamp(-LARGEST, LARGEST)

@@ -7,7 +7,7 @@ evaluation per agent, not one per pair of agents.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,21 +19,12 @@ from lorasa_rllib.learning.a2po.advantages import Advantages
 from lorasa_rllib.learning.a2po.log import Corrected, Stepped, summary
 from lorasa_rllib.learning.a2po.order import ORDERS, Pick
 from lorasa_rllib.learning.a2po.ratios import Ratios
-from lorasa_rllib.learning.a2po.units import (
-    CriticRows,
-    Unit,
-    UnitRows,
-    critic_rows_of,
-    leaves_of,
-    product_of,
-    reaching_others,
-    rows_of,
-    units_of,
-)
+from lorasa_rllib.learning.a2po.rows import CriticRows, UnitRows
+from lorasa_rllib.learning.a2po.units import Unit, leaves_of, reaching_others, units_of
 from lorasa_rllib.learning.batch import MAPPOSettings, in_time, value_rows
 from lorasa_rllib.learning.flat import Leaves
 from lorasa_rllib.learning.normalisers import AllSum, alone, update_obs_norm, update_value_norm
-from lorasa_rllib.learning.passes import Counts, per_owner, rows_of_roles, shuffled
+from lorasa_rllib.learning.passes import Counts, per_owner, shuffled
 from lorasa_rllib.learning.replay import actor_states, log_probs_of_single_steps
 from lorasa_rllib.learning.step import Optimisers, arrange, moved_far, policy_sums, take_step, value_sums
 from lorasa_rllib.nn.policy import Group, TeamPolicy
@@ -84,13 +75,22 @@ def update(
     # Noise has its own generator: learners may draw different amounts of noise but must agree on every pick.
     noise = torch.Generator(generator.device).manual_seed(pick(2**31))
     sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum)
-    events = [event for event in sequence.events() if isinstance(event, Stepped)]
+    steps = sequence.run()
     update_obs_norm(policy, rollout, settings.obs_norm_in_adapter_phase, all_sum)
-    return sequence.log | summary(events, settings, -(-rollout.num_agents // settings.units_per_step))
+    return sequence.log | summary(steps, settings, -(-rollout.num_agents // settings.units_per_step))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A unit's turn in a sequence. position: counted from 1. clip: clip range of its ratios."""
+
+    unit: Unit
+    position: int
+    clip: float
 
 
 class SequentialUpdate:
-    """One A2PO iteration; iterating over `events()` performs it.
+    """One A2PO iteration; `run()` performs it.
 
     ratios:      of all rows, current once a unit is done
     advantages:  as last corrected
@@ -123,24 +123,27 @@ class SequentialUpdate:
         self._units = units_of(policy)
         self._scores = self.advantages.scores(self._units)
         self.order: list[Unit] = []
-        self._turn: list[dict[str, Tensor]] = []  # sums of statistics per step, for one pass through all units
+        self._steps: list[Stepped] = []
+        self._watch: Callable[[Corrected | Stepped], None] | None = None
 
-    def events(self) -> Iterator[Corrected | Stepped]:
-        """Performs the update; yields an event after every correction and optimiser step. Must be exhausted."""
-        if self._settings.loop == "agent":
-            yield from self._through(self._settings.num_epochs)
-            return
-        for epoch in range(self._settings.num_epochs):
-            if epoch and self._settings.recompute_advantages:
+    def run(self, watch: Callable[[Corrected | Stepped], None] | None = None) -> list[Stepped]:
+        """Performs the update. Returns all optimiser steps. watch: called after every correction and optimiser step."""
+        settings, self._watch = self._settings, watch
+        if settings.loop == "agent":
+            self._through(settings.num_epochs)
+            return self._steps
+        for epoch in range(settings.num_epochs):
+            if epoch and settings.recompute_advantages:
                 self.batch = self.advantages.recompute()
-            if epoch and self._settings.correction:
-                yield self._correct(None)
-            self._turn.clear()
-            yield from self._through(1)
-            if moved_far(self._turn, self._settings.target_kl):
+            if epoch and settings.correction:
+                self._correct(None, self._product_of_all())
+            begin = len(self._steps)
+            self._through(1)
+            if moved_far([step.stats for step in self._steps[begin:] if not step.critic_only], settings.target_kl):
                 break
+        return self._steps
 
-    def _through(self, epochs: int) -> Iterator[Corrected | Stepped]:
+    def _through(self, epochs: int) -> None:
         """Goes through all units once, each with `epochs` epochs."""
         settings = self._settings
         indices = ORDERS[settings.agent_order](self._scores, self._pick)
@@ -149,40 +152,32 @@ class SequentialUpdate:
             Unit.joined([self._units[i] for i in indices[start : start + size]])
             for start in range(0, len(indices), size)
         ]
-        before = torch.zeros_like(self.ratios.log_ratio[..., 0])  # log of the product of the done units' ratios, [L, C]
+        before = self._product([])
         reaching = reaching_others(self._policy, self.order)
         again = settings.recompute_advantages and settings.loop == "agent"
         for position, (unit, reaches_others) in enumerate(zip(self.order, reaching, strict=True), 1):
             done = self.order[: position - 1]
-            if again and done:
-                self.batch = self.advantages.recompute()
-            if done and settings.correction:
-                yield self._correct(unit, before, done)
-            advantages: Tensor = self.advantages.of(unit)
-            whole: tuple[UnitRows, CriticRows] | None = None  # without minibatches, rows are the same in every pass
             first = settings.loop == "epoch" and settings.quirks.first_position
-            clip = settings.clip_at(1 if first else position, len(self.order))
-            for number in range(epochs):
-                if again and number:
+            turn = Turn(unit, position, settings.clip_at(1 if first else position, len(self.order)))
+            fixed: tuple[UnitRows, CriticRows] | None = None  # without minibatches, rows are the same in every pass
+            for epoch in range(epochs):
+                if again and (done or epoch):
                     self.batch = self.advantages.recompute()
+                if again or not epoch:
                     if done and settings.correction:
-                        yield self._correct(unit, before, done)
-                    advantages, whole = self.advantages.of(unit), None
-                taken = []
+                        self._correct(unit, before + self.ratios.product(unit), done)
+                    advantages, fixed = self.advantages.of(unit), None
+                begin = len(self._steps)
                 for sequences in self._minibatches():
-                    rows, values = whole or self._rows(unit, sequences, advantages)
-                    whole = (rows, values) if sequences is None else None
+                    rows, values = fixed or self._rows(unit, sequences, advantages)
+                    fixed = (rows, values) if sequences is None else None
                     if settings.two_stage:
-                        yield self._step(unit, None, values, position, clip)
-                    rows.others = self._others(unit, rows, before, clip, sequences)
-                    stepped = self._step(unit, rows, values, position, clip)
-                    taken.append(stepped.stats)
-                    yield stepped
-                self._turn += taken
+                        self._step(turn, values)
+                    self._step(turn, values, rows, self._others(turn, rows, before, sequences))
                 if reaches_others:  # including those that are done
                     self.ratios.refresh(unit)
                     before = self._product(done)
-                if moved_far(taken, settings.target_kl):
+                if moved_far([s.stats for s in self._steps[begin:] if not s.critic_only], settings.target_kl):
                     break
             if not reaches_others:
                 self.ratios.refresh(unit)
@@ -194,21 +189,18 @@ class SequentialUpdate:
         return (None,) if order is None else order.split(size)
 
     def _rows(self, unit: Unit, sequences: Tensor | None, advantages: Tensor) -> tuple[UnitRows, CriticRows]:
-        """The rows for actor and critic in a step of the unit; `others` is not yet set."""
+        """The rows for actor and critic in a step of the unit. advantages [L, C, n]: in the unit's columns."""
         part, counted = self.batch, self._counted
         if sequences is not None:
             part, counted, advantages = part[sequences], counted[:, sequences], advantages[:, sequences]
-        rows = rows_of(part, unit)
-        if rows.sequences is not None:
-            advantages = advantages.flatten(1, 2).index_select(1, rows.sequences)
-        rows.advantages = advantages
-        return rows, critic_rows_of(part, unit, counted)
+        rows = unit.rows(part)
+        return replace(rows, advantages=rows.place.take_columns(advantages)), unit.values(part, counted)
 
     # One step
 
-    def _step(self, unit: Unit, rows: UnitRows | None, values: CriticRows, position: int, clip: float) -> Stepped:
-        """One optimiser step of the critic and, unless `rows` is None, the actor."""
-        policy, settings = self._policy, replace(self._settings, clip=clip)
+    def _step(self, turn: Turn, values: CriticRows, rows: UnitRows | None = None, others: Tensor | None = None) -> None:
+        """One optimiser step of the critic and, with `rows` and the product of the `others`' ratios, of the actor."""
+        policy, settings, unit = self._policy, replace(self._settings, clip=turn.clip), turn.unit
         if settings.quirks.norm_every_step:
             update_value_norm(policy, values.returns, values.counted, self._all_sum, values.agents)
             outputs = slice(None) if values.agents is None else list(values.agents)
@@ -219,16 +211,19 @@ class SequentialUpdate:
         loss = settings.value_coeff * value_loss / len(self.order)
         stats = {"vf_loss": value_loss.detach().float(), "value_rows": values.counted.sum().float()}
         counts: Counts = {"critic": self._critic_counts(values)}
-        if rows is not None:
-            policy_loss, more = self._policy_loss(rows, leaves, settings)
+        if rows is not None and others is not None:
+            policy_loss, more = self._policy_loss(rows, others, leaves, settings)
             loss = loss + policy_loss
-            others = torch.where(rows.active, rows.others, 0.0).sum().float()
-            stats |= {**more, "others_ratio": others, "live": rows.active.sum().float()}
-            counts |= self._actor_counts(unit, rows)
+            product = torch.where(rows.active, others, 0.0).sum().float()
+            stats |= {**more, "others_ratio": product, "live": rows.active.sum().float()}
+            counts |= unit.counts(rows, policy.config.owners)
         flat = torch.stack(list(stats.values()))
         sums = [*counts.values(), flat]
         norms = take_step(loss, leaves, self._optimisers, counts, settings.max_grad_norm, self._all_sum, sums)
-        return Stepped(unit, position, clip, rows is None, dict(zip(stats, flat, strict=True)), norms)
+        step = Stepped(unit, turn.position, turn.clip, rows is None, dict(zip(stats, flat, strict=True)), norms)
+        self._steps.append(step)
+        if self._watch is not None:
+            self._watch(step)
 
     def _leaves_of(self, unit: Unit, group: Group) -> Leaves:
         key = unit, group
@@ -242,31 +237,13 @@ class SequentialUpdate:
         return value_sums(values, rows.values, rows.targets, rows.counted, settings)
 
     def _policy_loss(
-        self, rows: UnitRows, leaves: Mapping[Group, Leaves], settings: A2POSettings
+        self, rows: UnitRows, others: Tensor, leaves: Mapping[Group, Leaves], settings: A2POSettings
     ) -> tuple[Tensor, dict[str, Tensor]]:
         actor = self._policy.actor
         swapped = {name: leaf for group in leaves if group != "critic" for name, leaf in leaves[group].in_place.items()}
         inputs = {"adapters": self._policy.adapters_on, **rows.inputs()}
         distribution = functional_call(actor, swapped, (rows.obs,), inputs)
-        real = actor.real_actions(rows.agent)
-        return policy_sums(distribution, rows, settings, real, self._noise, rows.others)
-
-    def _actor_counts(self, unit: Unit, rows: UnitRows) -> Counts:
-        """Live rows of the unit per owner: "backbone" [G], "adapters" [K]."""
-        owners = self._policy.config.owners
-        counts: Counts = {}
-        if unit.roles:
-            assert rows.roles is not None
-            counts["backbone"] = rows.active.sum().float()[None]
-            counts["adapters"] = rows_of_roles(rows.roles[None], rows.active[None], owners.num_adapters)[0]
-            return counts
-        live = rows.active.sum((0, 1)).float()
-        counts["backbone"] = per_owner(live, [owners.backbone_of[a] for a in unit.agents], owners.num_backbones)
-        if owners.routed_by == "role":
-            counts["adapters"] = rows_of_roles(rows.roles[None], rows.active[None], owners.num_adapters)[0]  # type: ignore[index]
-        elif owners.num_adapters:
-            counts["adapters"] = per_owner(live, [owners.adapter_of[a] for a in unit.agents], owners.num_adapters)
-        return counts
+        return policy_sums(distribution, rows, settings, actor.real_actions(rows.agent), self._noise, others)
 
     def _critic_counts(self, rows: CriticRows) -> Tensor:
         """Number of the unit's values in the value loss, per critic [C]."""
@@ -277,43 +254,39 @@ class SequentialUpdate:
 
     # Ratios of the others
 
-    def _product(self, units: list[Unit]) -> Tensor:
+    def _product(self, units: Sequence[Unit]) -> Tensor:
         """[L, C]: log of the product of several units' ratios."""
         if not units:
             return torch.zeros_like(self.ratios.log_ratio[..., 0])
         return self.ratios.product(Unit.joined(units))
 
-    def _others(
-        self, unit: Unit, rows: UnitRows, before: Tensor, clip: float, sequences: Tensor | None = None
-    ) -> Tensor:
+    def _product_of_all(self) -> Tensor:
+        return self.ratios.log_ratio.sum(-1)
+
+    def _others(self, turn: Turn, rows: UnitRows, before: Tensor, sequences: Tensor | None = None) -> Tensor:
         """Clipped product of other units' ratios for each row of the unit.
 
         `loop="agent"`: of the units updated before it (`before`, [L, C]); "epoch": of all other agents.
         """
         if self._settings.loop == "epoch":
-            before = self.ratios.log_ratio.sum(-1) - self.ratios.product(unit)
-        width = clip / 2 if self._settings.others_clip is None else self._settings.others_clip
-        others = before.exp().clamp(1 - width, 1 + width).unsqueeze(-1)
-        others = others if sequences is None else others[:, sequences]
-        if rows.sequences is None:
-            return others.expand(rows.active.shape)
-        return others.expand(-1, -1, self.batch.active.shape[-1]).flatten(1, 2).index_select(1, rows.sequences)
+            before = self._product_of_all() - self.ratios.product(turn.unit)
+        width = turn.clip / 2 if self._settings.others_clip is None else self._settings.others_clip
+        others = before.exp().clamp(1 - width, 1 + width)
+        return rows.place.spread(others if sequences is None else others[:, sequences])
 
-    def _correct(self, unit: Unit | None, before: Tensor | None = None, done: Sequence[Unit] = ()) -> Corrected:
-        """Corrects a unit's advantages for itself and the units `done`, whose log product is `before`.
+    def _correct(self, unit: Unit | None, product: Tensor, done: Sequence[Unit] = ()) -> None:
+        """Corrects a unit's advantages for itself and the units `done`; product: log of their ratios' product, [L, C].
 
         `unit=None`: corrects all agents for all units.
         """
+        form = self._settings.correction
+        if form is None:
+            return
         if self._states is not None:
-            log_probs = log_probs_of_single_steps(self._policy, self.batch, self._states)
-            table = self.ratios.log_ratio_of(log_probs)
-            product = table.sum(-1) if unit is None else product_of(table, self.batch, Unit.joined([*done, unit]))
-        elif unit is None:
-            product = self.ratios.log_ratio.sum(-1)
-        else:
-            assert before is not None
-            product = before + self.ratios.product(unit)
+            table = self.ratios.log_ratio_of(log_probs_of_single_steps(self._policy, self.batch, self._states))
+            joined = None if unit is None else Unit.joined([*done, unit])
+            product = table.sum(-1) if joined is None else joined.log_product(table, self.batch.roles)
         log_ratios = in_time(product, self._num_envs)
-        assert self._settings.correction is not None
-        self.advantages.correct(unit, log_ratios, self._settings.correction)
-        return Corrected(unit, log_ratios)
+        self.advantages.correct(unit, log_ratios, form)
+        if self._watch is not None:
+            self._watch(Corrected(unit, log_ratios))

@@ -6,39 +6,174 @@ backbone phase), a unit is an agent, as published, and its steps change the poli
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
 
+from lorasa_rllib.learning.a2po.rows import AgentPlace, CriticRows, SequencePlace, UnitRows
 from lorasa_rllib.learning.batch import Batch
 from lorasa_rllib.learning.flat import Leaves, Part
 from lorasa_rllib.learning.owner_adam import OwnerAdam
+from lorasa_rllib.learning.passes import Counts, live_rows_of
 from lorasa_rllib.nn.policy import Group, TeamPolicy
+from lorasa_rllib.nn.rows import roles_of
+from lorasa_rllib.spec import Owners
+
+HIDDEN = (-1, 0)
+"""Stands for the hidden states of a recurrent policy, see `Unit.reads`."""
 
 
 @dataclass(frozen=True)
-class Unit:
-    """Agents, or roles if routed by role, that are updated together.
+class Unit(ABC):
+    """Agents or roles that are updated together. members: their indices.
 
-    Role -1 stands for the rows that use the plain backbone.
+    Tables are [..., N], columns [..., n] those of them that hold rows of the unit; `roles` is shaped like the table.
     """
 
-    agents: tuple[int, ...] = ()
-    roles: tuple[int, ...] = ()
+    members: tuple[int, ...]
 
     @classmethod
-    def joined(cls, units: Sequence[Unit]) -> Unit:
-        """Joins several units into one."""
-        return cls(tuple(a for u in units for a in u.agents), tuple(r for u in units for r in u.roles))
+    def joined(cls, units: Sequence[Self]) -> Self:
+        """Joins several units, of one kind, into one."""
+        return type(units[0])(tuple(member for unit in units for member in unit.members))
 
     @property
     def name(self) -> int:
         """Index of its first agent or role, for logs."""
-        return (self.agents or self.roles)[0]
+        return self.members[0]
+
+    @abstractmethod
+    def reads(self, policy: TeamPolicy) -> set[tuple[int, int]]:
+        """What decides the policy on its rows and changes with some unit's step, as (bank, owner); or `HIDDEN`."""
+
+    @abstractmethod
+    def moves(self, policy: TeamPolicy) -> Unit:
+        """The unit of all rows whose policy changes when this unit steps, if not all share weights that train."""
+
+    @abstractmethod
+    def owner_in(self, table: Sequence[int]) -> int | None:
+        """The owner of all its rows, from a table of every agent's owner; None if it has several."""
+
+    @abstractmethod
+    def columns(self, table: Tensor) -> Tensor:
+        """[..., N] -> [..., n]."""
+
+    @abstractmethod
+    def live(self, active: Tensor, roles: Tensor | None) -> Tensor:
+        """bool [..., n]: its live rows, from `active`, a table."""
+
+    @abstractmethod
+    def put(self, table: Tensor, columns: Tensor, roles: Tensor | None) -> None:
+        """Overwrites its rows of a table, in place; rows of other units in the same columns stay."""
+
+    @abstractmethod
+    def log_product(self, log_ratio: Tensor, roles: Tensor | None) -> Tensor:
+        """[...]: log of the product of its ratios, from a table of their logs."""
+
+    @abstractmethod
+    def rows(self, batch: Batch) -> UnitRows:
+        """Its rows of a batch, for the actor."""
+
+    @abstractmethod
+    def values(self, batch: Batch, counted: Tensor) -> CriticRows:
+        """The values that it trains. counted: bool [L, C, V], the values that count for any unit."""
+
+    @abstractmethod
+    def counts(self, rows: UnitRows, owners: Owners) -> Counts:
+        """Its live rows per owner: "backbone" [G], "adapters" [K]."""
+
+
+@dataclass(frozen=True)
+class AgentUnit(Unit):
+    """Agents that are updated together."""
+
+    def reads(self, policy: TeamPolicy) -> set[tuple[int, int]]:
+        return {part for agent in self.members for part in enumerate(_owners_of(policy, agent))}
+
+    def moves(self, policy: TeamPolicy) -> Unit:
+        mine, agents = self.reads(policy), range(len(policy.config.owners.backbone_of))
+        return AgentUnit(tuple(a for a in agents if not mine.isdisjoint(enumerate(_owners_of(policy, a)))))
+
+    def owner_in(self, table: Sequence[int]) -> int | None:
+        found = {table[agent] for agent in self.members}
+        return found.pop() if len(found) == 1 else None
+
+    def columns(self, table: Tensor) -> Tensor:
+        return table[..., list(self.members)]
+
+    def live(self, active: Tensor, roles: Tensor | None) -> Tensor:
+        return self.columns(active)
+
+    def put(self, table: Tensor, columns: Tensor, roles: Tensor | None) -> None:
+        table[..., list(self.members)] = columns
+
+    def log_product(self, log_ratio: Tensor, roles: Tensor | None) -> Tensor:
+        return self.columns(log_ratio).sum(-1)
+
+    def rows(self, batch: Batch) -> UnitRows:
+        place = AgentPlace(torch.tensor(self.members, device=batch.obs.device))
+        return UnitRows.at(place, batch, batch.active, batch.keep, self.members)
+
+    def values(self, batch: Batch, counted: Tensor) -> CriticRows:
+        return CriticRows.of_agents(batch, self.members, counted) if batch.per_agent else CriticRows.of(batch, counted)
+
+    def counts(self, rows: UnitRows, owners: Owners) -> Counts:
+        roles = None if rows.roles is None else rows.roles.flatten(0, 1)[None]
+        found = live_rows_of(owners, rows.active.flatten(0, 1)[None], roles, self.members)
+        return {name: counts[0] for name, counts in found.items()}
+
+
+@dataclass(frozen=True)
+class RoleUnit(Unit):
+    """Roles that are updated together. Role -1 stands for the rows that use the plain backbone."""
+
+    def reads(self, policy: TeamPolicy) -> set[tuple[int, int]]:
+        own = {(0, role) for role in self.members}  # an agent's hidden state carries over when its role changes
+        return own | {HIDDEN} if policy.actor.recurrent else own
+
+    def moves(self, policy: TeamPolicy) -> Unit:
+        return self
+
+    def owner_in(self, table: Sequence[int]) -> int | None:
+        return None
+
+    def columns(self, table: Tensor) -> Tensor:
+        return table
+
+    def live(self, active: Tensor, roles: Tensor | None) -> Tensor:
+        return active & self._held(roles)
+
+    def put(self, table: Tensor, columns: Tensor, roles: Tensor | None) -> None:
+        table.copy_(torch.where(self._held(roles), columns, table))
+
+    def log_product(self, log_ratio: Tensor, roles: Tensor | None) -> Tensor:
+        return torch.where(self._held(roles), log_ratio, 0.0).sum(-1)
+
+    def rows(self, batch: Batch) -> UnitRows:
+        """The whole sequences in which its roles occur, as recurrent policies need; only its own rows are active."""
+        held = self._held(batch.roles)
+        place = SequencePlace(held.any(0).flatten().nonzero().squeeze(1), held.shape[2])
+        keep = None if batch.keep is None else place.take(batch.keep.expand_as(held))
+        agent = torch.arange(held.shape[2], device=held.device).expand_as(held)
+        return UnitRows.at(place, batch, batch.active & held, keep, place.take(agent))
+
+    def values(self, batch: Batch, counted: Tensor) -> CriticRows:
+        return CriticRows.of(batch, counted & self._held(batch.roles) if batch.per_agent else counted)
+
+    def counts(self, rows: UnitRows, owners: Owners) -> Counts:
+        roles = roles_of(rows.roles).reshape(1, -1, 1)
+        found = live_rows_of(owners, rows.active.reshape(1, -1, 1), roles, (0,))  # all agents share one backbone
+        return {name: counts[0] for name, counts in found.items()}
+
+    def _held(self, roles: Tensor | None) -> Tensor:
+        """bool: rows whose agent holds one of the roles."""
+        roles = roles_of(roles)
+        return torch.isin(roles, torch.tensor(self.members, device=roles.device))
 
 
 def units_of(policy: TeamPolicy) -> list[Unit]:
@@ -46,44 +181,51 @@ def units_of(policy: TeamPolicy) -> list[Unit]:
     owners = policy.config.owners
     agents = range(len(owners.backbone_of))
     trains = _trains(policy)
-    if owners.routed_by == "role" and trains["adapters"] and owners.num_adapters > 1:
+    if owners.by_role and trains["adapters"] and owners.num_adapters > 1:
         first = -1 if trains["backbone"] else 0  # in the adapter phase, rows without an adapter train nothing
-        return [Unit(roles=(role,)) for role in range(first, owners.num_adapters)]
-    keys = [_owners_of(policy, agent) for agent in agents]
-    if len(set(keys)) == 1:
-        return [Unit(agents=(agent,)) for agent in agents]
-    members: dict[Any, list[int]] = {}
-    for agent, key in zip(agents, keys, strict=True):
-        members.setdefault(key, []).append(agent)
-    return [Unit(agents=tuple(group)) for group in members.values()]
+        return [RoleUnit((role,)) for role in range(first, owners.num_adapters)]
+    members: dict[tuple[int, ...], list[int]] = {}
+    for agent in agents:
+        members.setdefault(_owners_of(policy, agent), []).append(agent)
+    if len(members) == 1:
+        return [AgentUnit((agent,)) for agent in agents]
+    return [AgentUnit(tuple(group)) for group in members.values()]
 
 
-def moved_by(policy: TeamPolicy, unit: Unit) -> tuple[int, ...] | None:
-    """The agents whose policy changes when the unit steps; None: all of them. For roles: () if only their own rows."""
-    owners = policy.config.owners
-    if _all_share(policy):
-        return None
-    if unit.roles:
-        return ()
-    mine = [_owners_of(policy, agent) for agent in unit.agents]
-    banks = range(len(mine[0]))
-    touched = [{key[bank] for key in mine} for bank in banks]
-    agents = range(len(owners.backbone_of))
-    moved = tuple(a for a in agents if any(_owners_of(policy, a)[bank] in touched[bank] for bank in banks))
-    return None if len(moved) == len(agents) else moved
+def moved_by(policy: TeamPolicy, unit: Unit) -> Unit | None:
+    """The unit of all rows whose policy changes when `unit` steps; None: all rows."""
+    moved = None if _all_share(policy) else unit.moves(policy)
+    everyone = AgentUnit(tuple(range(len(policy.config.owners.backbone_of))))
+    return None if moved == everyone else moved
 
 
 def reaching_others(policy: TeamPolicy, units: Sequence[Unit]) -> list[bool]:
-    """For each unit, whether its step also changes the policy on rows of another unit.
-
-    Units of agents do so if they train a weight in common; units of roles do so in recurrent policies, where an agent's
-    hidden state carries over when its role changes.
-    """
-    if _all_share(policy) or (policy.actor.recurrent and any(unit.roles for unit in units)):
+    """For each unit, whether its step also changes the policy on rows of another unit."""
+    if _all_share(policy):
         return [True] * len(units)
-    held = [{part for agent in unit.agents for part in enumerate(_owners_of(policy, agent))} for unit in units]
-    holders = Counter(part for parts in held for part in parts)
-    return [any(holders[part] > 1 for part in parts) for parts in held]
+    read = [unit.reads(policy) for unit in units]
+    readers = Counter(part for parts in read for part in parts)
+    return [any(readers[part] > 1 for part in parts) for parts in read]
+
+
+def leaves_of(policy: TeamPolicy, optimiser: OwnerAdam, unit: Unit, group: Group) -> Leaves:
+    """The weights of the optimiser of `group` that a unit trains, as of its last `arrange`.
+
+    Slices of one owner if all rows of the unit belong to it.
+    """
+    one = unit.owner_in(table) if (table := policy.config.owners.of(group)) else None
+    if one is None:
+        return Leaves(optimiser.parts)
+    leaves = Leaves([], owner=slice(one, one + 1))
+    names = {parameter: name for name, parameter in policy.parameters_of(group).items()}
+    for part in optimiser.parts:
+        if part.block.owners == 1:
+            leaves.whole.append(part)
+            continue
+        own = {names[p]: p[leaves.owner].detach().requires_grad_() for p in part.block.parameters}  # type: ignore[index]
+        leaves.slices.append(Part(part.block, list(own.values())))
+        leaves.in_place.update(own)
+    return leaves
 
 
 def _all_share(policy: TeamPolicy) -> bool:
@@ -104,127 +246,6 @@ def _owners_of(policy: TeamPolicy, agent: int) -> tuple[int, ...]:
     found = []
     if trains["backbone"] and owners.num_backbones > 1:
         found.append(owners.backbone_of[agent])
-    if trains["adapters"] and owners.num_adapters > 1 and owners.routed_by == "agent":
+    if trains["adapters"] and owners.num_adapters > 1 and not owners.by_role:
         found.append(owners.adapter_of[agent])
     return tuple(found)
-
-
-def leaves_of(policy: TeamPolicy, optimiser: OwnerAdam, unit: Unit, group: Group) -> Leaves:
-    """The weights of the optimiser of `group` that a unit trains, as of its last `arrange`."""
-    owners = policy.config.owners
-    table = {"backbone": owners.backbone_of, "adapters": owners.adapter_of, "critic": owners.critic_of}[group]
-    mine = {table[agent] for agent in unit.agents} if table else set()
-    if len(mine) != 1:
-        return Leaves(optimiser.parts)
-    (one,) = mine
-    leaves = Leaves([], owner=slice(one, one + 1))
-    names = {parameter: name for name, parameter in policy.parameters_of(group).items()}
-    for part in optimiser.parts:
-        if part.block.owners == 1:
-            leaves.whole.append(part)
-            continue
-        own = {names[p]: p[leaves.owner].detach().requires_grad_() for p in part.block.parameters}  # type: ignore[index]
-        leaves.slices.append(Part(part.block, list(own.values())))
-        leaves.in_place.update(own)
-    return leaves
-
-
-@dataclass
-class UnitRows:
-    """The rows of a unit, for the actor. Names as in `Batch`.
-
-    agent: the agents of the rows, as for `Actor.unroll`. active: live rows of this unit. sequences: if routed by role,
-    int64 indices into [C * N], one sequence of one agent each; otherwise None. Set before each step, shaped like
-    `active`: advantages, standardised, and others, the clipped product of the other units' ratios.
-    """
-
-    obs: Tensor
-    actions: Tensor
-    log_probs: Tensor
-    active: Tensor
-    masks: Tensor | None
-    roles: Tensor | None
-    state: Tensor | None
-    keep: Tensor | None
-    agent: Any
-    sequences: Tensor | None = None
-    advantages: Any = None
-    others: Any = None
-
-    def inputs(self) -> dict[str, Any]:
-        """Arguments of the actor other than `obs`."""
-        names = ("masks", "roles", "state", "keep", "agent")
-        return {name: getattr(self, name) for name in names}
-
-
-@dataclass
-class CriticRows:
-    """The rows of a unit, for the critic. agents: those whose values it trains (None: all).
-
-    counted: bool, shaped like `values`, True for those that count in the loss.
-    """
-
-    state: Tensor
-    hidden: Tensor | None
-    keep: Tensor | None
-    values: Tensor
-    returns: Tensor
-    targets: Tensor
-    counted: Tensor
-    agents: tuple[int, ...] | None
-
-
-def rows_of(batch: Batch, unit: Unit) -> UnitRows:
-    """Selects the rows of a unit; for roles, the whole sequences in which they occur, as recurrent policies need."""
-    if unit.agents:
-        at = torch.tensor(unit.agents, device=batch.obs.device)
-        columns = _selected(batch, lambda column: column.index_select(2, at), lambda state: state.index_select(1, at))
-        return UnitRows(**columns, keep=batch.keep, agent=unit.agents)
-    held = _held(batch, unit)
-    where = held.any(0).flatten().nonzero().squeeze(1)
-
-    def pick(column: Tensor) -> Tensor:
-        return column.flatten(1, 2).index_select(1, where)
-
-    columns = _selected(batch, pick, lambda state: state.flatten(0, 1).index_select(0, where))
-    columns["active"] = columns["active"] & pick(held)
-    keep = None if batch.keep is None else pick(batch.keep.expand_as(held))
-    agent = torch.arange(held.shape[2], device=held.device).expand_as(held)
-    return UnitRows(**columns, keep=keep, agent=pick(agent), sequences=where)
-
-
-def critic_rows_of(batch: Batch, unit: Unit, counted: Tensor) -> CriticRows:
-    """Selects the values that a unit trains. counted: bool [L, C, V], the values that count for any unit."""
-    own = batch.values.shape[2] == batch.active.shape[2]  # a value per agent
-    hidden, keep = batch.critic_state, batch.keep
-    if not own or unit.roles:
-        counted = counted & _held(batch, unit) if own else counted
-        return CriticRows(batch.state, hidden, keep, batch.values, batch.returns, batch.targets, counted, None)
-    at = torch.tensor(unit.agents, device=batch.obs.device)
-    columns = batch.values, batch.returns, batch.targets, counted
-    values, returns, targets, counted = (column.index_select(2, at) for column in columns)
-    state = batch.state.index_select(2, at) if batch.state.dim() == batch.obs.dim() else batch.state
-    hidden = None if hidden is None else hidden.index_select(1, at)
-    return CriticRows(state, hidden, keep, values, returns, targets, counted, unit.agents)
-
-
-def product_of(log_ratio: Tensor, batch: Batch, unit: Unit) -> Tensor:
-    """[L, C]: log of the product of the unit's ratios, from log_ratio [L, C, N]."""
-    if unit.agents:
-        return log_ratio[..., list(unit.agents)].sum(-1)
-    return torch.where(_held(batch, unit), log_ratio, 0.0).sum(-1)
-
-
-def _held(batch: Batch, unit: Unit) -> Tensor:
-    """bool [L, C, N]: rows whose agent holds one of the unit's roles."""
-    assert batch.roles is not None
-    return torch.isin(batch.roles, torch.tensor(unit.roles, device=batch.roles.device))
-
-
-def _selected(batch: Batch, pick: Callable[[Tensor], Tensor], first: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-    columns: dict[str, Any] = {
-        name: None if getattr(batch, name) is None else pick(getattr(batch, name))
-        for name in ("obs", "actions", "log_probs", "active", "masks", "roles")
-    }
-    columns["state"] = None if batch.actor_state is None else first(batch.actor_state)
-    return columns

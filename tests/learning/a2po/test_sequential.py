@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import threading
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from lorasa_rllib.learning import a2po
 from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate, sequential
 from lorasa_rllib.learning.a2po.log import Corrected, Stepped
-from lorasa_rllib.learning.a2po.units import Unit, moved_by, product_of, reaching_others, units_of
+from lorasa_rllib.learning.a2po.units import AgentUnit, RoleUnit, Unit, moved_by, reaching_others, units_of
 from lorasa_rllib.learning.batch import in_time, prepare, standardise
 from lorasa_rllib.learning.flat import Leaves
 from lorasa_rllib.nn.network import NetworkConfig
@@ -65,9 +66,9 @@ def test_units_are_the_owners_of_what_trains():
     }
     for (method, phase), groups in expected.items():
         policy = with_phase(make_policy(spec, owner_tables(4)[method]), phase)
-        assert sorted(unit.agents for unit in units_of(policy)) == groups, (method, phase)
+        assert set(units_of(policy)) == set(map(AgentUnit, groups)), (method, phase)
     roles = with_phase(make_policy(spec, owner_tables(4)["role"]), "adapters")
-    assert [unit.roles for unit in units_of(roles)] == [(0,), (1,), (2,)]
+    assert units_of(roles) == [RoleUnit((0,)), RoleUnit((1,)), RoleUnit((2,))]
 
 
 @pytest.mark.parametrize(("method", "phase"), CASES)
@@ -76,7 +77,7 @@ def test_who_moves_with_a_unit_is_who_shares_weights_with_it(method, phase):
     policy = with_phase(make_policy(UNEQUAL, owner_tables(3)[method]), phase)
     if policy.config.owners.routed_by == "role":
         for unit in units_of(policy):
-            assert (moved_by(policy, unit) is None) == (phase == "joint" or not unit.roles)
+            assert (moved_by(policy, unit) is None) == (phase == "joint" or isinstance(unit, AgentUnit))
         return
     obs = torch.randn(2, 3, 4, dtype=torch.double)
     trained = [p for p in policy.actor.parameters() if p.requires_grad]
@@ -90,11 +91,11 @@ def test_who_moves_with_a_unit_is_who_shares_weights_with_it(method, phase):
         return bool(((grad != 0).flatten(1).any(1) & (other != 0).flatten(1).any(1)).any())
 
     for unit in units_of(policy):
-        mine = reads(unit.agents)
+        mine = reads(unit.members)
         shares = [n for n in range(3) if any(map(overlap, mine, reads((n,))))]
         moved = moved_by(policy, unit)
-        assert shares == list(range(3) if moved is None else moved), unit
-    reaches = [moved_by(policy, unit) != unit.agents for unit in units_of(policy)]
+        assert shares == list(range(3) if moved is None else moved.members), unit
+    reaches = [moved_by(policy, unit) != unit for unit in units_of(policy)]
     assert reaching_others(policy, units_of(policy)) == reaches
 
 
@@ -106,7 +107,7 @@ def test_who_moves_with_a_unit_is_who_shares_weights_with_it(method, phase):
 @pytest.mark.parametrize(("method", "phase"), CASES)
 @settings(max_examples=2)
 @given(data=st.data())
-def test_ratios_at_hand_are_those_of_the_policy_of_today(method, phase, recurrent, loop, data):
+def test_cached_ratios_match_the_current_policy(method, phase, recurrent, loop, data):
     """After every unit, whatever was evaluated again and whatever was not; and corrections read them."""
     policy = data.draw(policies(method, teams(shared_reward=data.draw(st.booleans())), recurrent=recurrent))
     policy.set_phase(phase)
@@ -125,17 +126,17 @@ def test_ratios_at_hand_are_those_of_the_policy_of_today(method, phase, recurren
         checked += 1
 
     run.ratios.refresh = refresh_and_compare
-    stepped = 0
-    for event in run.events():
-        if isinstance(event, Stepped):
-            stepped += not event.critic_only
-        elif run._states is None:  # of those that are done, and of the unit itself
+
+    def watch(event):
+        if isinstance(event, Corrected):  # of those that are done, and of the unit itself
             with torch.no_grad():
                 table = run.ratios.log_ratio_of(policy.distribution(batch.obs, **inputs).log_prob(batch.actions))
             acted = run.order if event.unit is None else run.order[: run.order.index(event.unit) + 1]
-            product = table.sum(-1) if event.unit is None else product_of(table, batch, Unit.joined(acted))
+            product = table.sum(-1) if event.unit is None else Unit.joined(acted).log_product(table, batch.roles)
             torch.testing.assert_close(event.log_ratios, in_time(product, rollout.num_envs), **EXACT)
-    assert stepped and checked >= len(run.order)
+
+    steps = run.run(watch)
+    assert not all(step.critic_only for step in steps) and checked >= len(run.order)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -147,19 +148,24 @@ def test_roles_are_corrected_for_what_agents_remember_from_the_steps_of_others(l
     for seed in range(3):
         rollout = random_rollout(policy, 8, 3, noise=0.0, seed=seed, chunk_length=4)
         run = sequence(copy.deepcopy(policy), rollout, config)
-        batch, then = run.batch, None
+        batch = run.batch
         inputs = {"roles": batch.roles, "masks": batch.masks, "state": batch.actor_state, "keep": batch.keep}
-        for event in run.events():
+        corrections = []
+
+        def watch(event, run=run, inputs=inputs, corrections=corrections):
             if isinstance(event, Stepped) or event.unit is None:
-                continue
-            place = run.order.index(event.unit)
+                return
+            batch, place = run.batch, run.order.index(event.unit)
             with torch.no_grad():
                 now = run.ratios.log_ratio_of(run._policy.distribution(batch.obs, **inputs).log_prob(batch.actions))
-            product = product_of(now, batch, Unit.joined(run.order[: place + 1]))
-            torch.testing.assert_close(event.log_ratios, in_time(product, rollout.num_envs), **EXACT)
+            product = Unit.joined(run.order[: place + 1]).log_product(now, batch.roles)
+            torch.testing.assert_close(event.log_ratios, in_time(product, run._num_envs), **EXACT)
+            corrections.append((place, run.order[0].log_product(now, batch.roles)))
+
+        run.run(watch)
+        for (_, then), (place, now) in pairwise(corrections):
             if place > 1:  # the first unit's own ratios, since they were those of the unit last done
-                stale += not torch.allclose(then, product_of(now, batch, run.order[0]))
-            then = product_of(now, batch, run.order[0])
+                stale += not torch.allclose(then, now)
     assert stale  # otherwise nothing was at stake
 
 
@@ -169,15 +175,13 @@ def test_training_slices_is_training_wholes(method, phase, loop, monkeypatch):
     policy = with_phase(make_policy(UNEQUAL, owner_tables(3)[method], network=NetworkConfig(hidden_size=4)), phase)
     twin = copy.deepcopy(policy)
     rollout = random_rollout(policy, 4, 3, dead=(1,))
-    for _ in sequence(policy, rollout, LOOPS[loop]).events():
-        pass
+    sequence(policy, rollout, LOOPS[loop]).run()
 
     def whole(policy, optimiser, unit, group):
         return Leaves(optimiser.parts)
 
     monkeypatch.setattr(sequential, "leaves_of", whole)
-    for _ in sequence(twin, rollout, LOOPS[loop]).events():
-        pass
+    sequence(twin, rollout, LOOPS[loop]).run()
     torch.testing.assert_close(policy.state_dict(), twin.state_dict(), rtol=1e-6, atol=1e-8)
 
 
@@ -199,15 +203,15 @@ def test_losses_of_several_components_are_sums_over_agents_steps_and_components(
         drawn = each.gather(-1, batch.actions[0, :, agent].unsqueeze(-1)).squeeze(-1)
         return drawn[:, : len(spec.choices[agent])]
 
-    def looped(unit, rows, clip):
-        (agent,) = unit.agents
+    def looped(unit, rows, others, clip):
+        (agent,) = unit.members
         new, loss = log_probs(agent), 0.0
         for c in range(len(batch)):
             if not batch.active[0, c, agent]:
                 continue
-            gain, others = rows.advantages[0, c, 0].item(), rows.others[0, c, 0].item()
+            gain, factor = rows.advantages[0, c, 0].item(), others[0, c, 0].item()
             for d in range(new.shape[1]):
-                weight = (new[c, d] - batch.log_probs[0, c, agent, d]).exp().item() * others
+                weight = (new[c, d] - batch.log_probs[0, c, agent, d]).exp().item() * factor
                 loss -= min(weight * gain, min(max(weight, 1 - clip), 1 + clip) * gain)
         return loss
 
@@ -220,21 +224,20 @@ def test_losses_of_several_components_are_sums_over_agents_steps_and_components(
             product = product * torch.where(batch.active[0, :, agent], ratio, 1.0)
         return product.clamp(1 - config.others_clip, 1 + config.others_clip)
 
-    def compare(rows, leaves, settings):
+    def compare(rows, others, leaves, settings):
         nonlocal compared
         (agent,) = rows.agent
-        place = [unit.agents for unit in run.order].index((agent,))
+        place = run.order.index(AgentUnit((agent,)))
         everyone = [other for other in range(3) if other != agent]
-        done = [unit.agents[0] for unit in run.order[:place]] if loop == "agent" else everyone
-        torch.testing.assert_close(rows.others[0, :, 0], others_of(agent, done), **EXACT)
-        loss, stats = policy_loss(rows, leaves, settings)
-        assert loss.item() == pytest.approx(looped(run.order[place], rows, settings.clip), rel=1e-8, abs=1e-10)
+        done = [unit.name for unit in run.order[:place]] if loop == "agent" else everyone
+        torch.testing.assert_close(others[0, :, 0], others_of(agent, done), **EXACT)
+        loss, stats = policy_loss(rows, others, leaves, settings)
+        assert loss.item() == pytest.approx(looped(run.order[place], rows, others, settings.clip), rel=1e-8, abs=1e-10)
         compared += 1
         return loss, stats
 
     run._policy_loss = compare
-    for _ in run.events():
-        pass
+    run.run()
     assert compared == 3 * config.num_epochs
 
 
@@ -242,12 +245,15 @@ def test_a_unit_moves_its_own_weights_and_nobody_elses():
     policy = with_phase(make_policy(UNEQUAL, owner_tables(3)["lora"]), "adapters")
     before = copy.deepcopy(policy.parameters_of("adapters"))
     run = sequence(policy, random_rollout(policy, 4, 3), SETTINGS)
-    for event in run.events():
+
+    def watch(event):
         if isinstance(event, Stepped) and not event.critic_only:
-            done = {unit.agents[0] for unit in run.order[: event.position]}
+            done = {unit.name for unit in run.order[: event.position]}
             for name, parameter in policy.parameters_of("adapters").items():
                 moved = {n for n in range(3) if not torch.equal(parameter[n], before[name][n])}
                 assert moved == done, name
+
+    run.run(watch)
 
 
 def test_the_first_unit_takes_a_plain_step_and_later_ones_are_corrected():
@@ -258,10 +264,12 @@ def test_the_first_unit_takes_a_plain_step_and_later_ones_are_corrected():
     run = sequence(policy, rollout, SETTINGS)
     first = run.advantages.gains.clone()
     torch.testing.assert_close(standardise(first, rollout.to("cpu").active).flatten(0, 1), expected.advantages[0])
-    corrected = [event for event in run.events() if isinstance(event, Corrected)]
+    events = []
+    run.run(events.append)
+    corrected = [event for event in events if isinstance(event, Corrected)]
     assert [event.unit for event in corrected] == run.order[1:]
     changed = [not torch.equal(run.advantages.gains[..., n], first[..., n]) for n in range(3)]
-    assert changed == [Unit(agents=(n,)) != run.order[0] for n in range(3)]
+    assert changed == [AgentUnit((n,)) != run.order[0] for n in range(3)]
     for event in corrected:
         assert event.log_ratios.abs().max() > 0
 
@@ -271,9 +279,9 @@ def test_units_may_move_together(units_per_step):
     policy = with_phase(make_policy(UNEQUAL, owner_tables(3)["lora"]), "adapters")
     config = dataclasses.replace(SETTINGS, units_per_step=units_per_step, agent_order="cyclic")
     run = sequence(policy, random_rollout(policy, 4, 3), config)
-    steps = [event for event in run.events() if isinstance(event, Stepped)]
+    steps = run.run()
     groups = {1: [(0,), (1,), (2,)], 2: [(0, 1), (2,)], 5: [(0, 1, 2)]}[units_per_step]
-    assert [unit.agents for unit in run.order] == groups
+    assert [unit.members for unit in run.order] == groups
     assert {event.clip for event in steps} == {config.clip_at(k, len(groups)) for k in range(1, len(groups) + 1)}
 
 
