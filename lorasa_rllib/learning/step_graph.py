@@ -60,7 +60,9 @@ class StepPlan:
     threads: int
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "policy": self.policy.to_dict()}
+        settings = asdict(self.settings)
+        settings.pop("policy_loss")  # a function; only the default is compiled
+        return {**asdict(self), "policy": self.policy.to_dict(), "settings": settings}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> StepPlan:

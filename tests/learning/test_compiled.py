@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import logging
 import threading
 
@@ -28,7 +29,7 @@ class Interpreted(StepCompiler):
 
     def _graphs(self, plan, reason):
         assert reason is None
-        plan = StepPlan.from_dict(plan.to_dict())  # as another process reads it
+        plan = StepPlan.from_dict(json.loads(json.dumps(plan.to_dict())))  # as another process reads it
         graph = StepGraph(plan)
         names = list(graph.example())
 
