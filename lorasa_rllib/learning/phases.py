@@ -43,6 +43,7 @@ class PhaseSchedule:
     def __post_init__(self) -> None:
         if self.schedule not in ("two_phase", "joint"):
             raise ValueError(f"schedule={self.schedule!r} must be 'two_phase' or 'joint'.")
+        self._check_switch()
         total = self.total_env_steps
         if total is not None and total < 1:
             raise ValueError(f"total_env_steps={total} must be at least 1.")
@@ -50,6 +51,23 @@ class PhaseSchedule:
             raise ValueError(
                 f"phase_switch={self.phase_switch} is at or beyond the budget total_env_steps={total}: the adapters "
                 "would never train. Lower phase_switch, raise total_env_steps, or use .sharing('ps')."
+            )
+
+    def _check_switch(self) -> None:
+        """Raises ValueError unless `phase_switch` is in range, whether it has an effect or not."""
+        switch = self.phase_switch
+        if switch is None or switch == "auto":
+            return
+        if isinstance(switch, bool) or not isinstance(switch, int | float) or not switch >= 0:
+            raise ValueError(
+                f"phase_switch={switch!r} must be a number of environment steps (int) or a fraction of "
+                "total_env_steps (float in [0, 1)), or 'auto'. Set .sharing(phase_switch=...), or schedule='joint' for "
+                "no switch."
+            )
+        if isinstance(switch, float) and switch >= 1:
+            raise ValueError(
+                f"phase_switch={switch} is a float, so a fraction of total_env_steps, and must lie in [0, 1). "
+                "Give a number of steps as an int."
             )
 
     @property
@@ -70,19 +88,8 @@ class PhaseSchedule:
                 f"{DEFAULT_SHARE:.0%} of total_env_steps, which is not set. Set .sharing(total_env_steps=...) or "
                 ".sharing(phase_switch=...), or schedule='joint' for no switch."
             )
-        if isinstance(switch, bool) or not isinstance(switch, int | float) or not switch >= 0:
-            raise ValueError(
-                f"phase_switch={switch!r} must be a number of environment steps (int) or a fraction of "
-                "total_env_steps (float in [0, 1)), or 'auto'. Set .sharing(phase_switch=...), or schedule='joint' for "
-                "no switch."
-            )
         if isinstance(switch, int):
             return switch
-        if switch >= 1:
-            raise ValueError(
-                f"phase_switch={switch} is a float, so a fraction of total_env_steps, and must lie in [0, 1). "
-                "Give a number of steps as an int."
-            )
         if self.total_env_steps is None:
             raise ValueError(
                 f"phase_switch={switch} is a fraction of the budget, but total_env_steps is not set. "

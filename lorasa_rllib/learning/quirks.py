@@ -49,4 +49,6 @@ def quirks_of(setting: bool | Quirks) -> Quirks:
     """The quirks that `.training(reference=True | False | Quirks(...))` selects."""
     if isinstance(setting, Quirks):
         return setting
+    if not isinstance(setting, bool):
+        raise ValueError(f"reference={setting!r} must be True, False or learning.quirks.Quirks(...).")
     return REFERENCE if setting else Quirks()

@@ -26,7 +26,7 @@ from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
 from lorasa_rllib.nn.policy import CriticInput
 from lorasa_rllib.old_names import upgraded, with_current_names
 from lorasa_rllib.rllib.describe import describe, summary
-from lorasa_rllib.rllib.keywords import knows_its_keywords, suggestion
+from lorasa_rllib.rllib.keywords import knows_its_keywords, suggestion, whose_setters_know_their_keywords
 from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
 from lorasa_rllib.rllib.plan import Plan, Rate, minibatch_steps
 from lorasa_rllib.rllib.ranges import check_not_dropped, settle_numbers
@@ -56,6 +56,7 @@ LinearRate = Rate | Literal["linear"] | tuple[Literal["linear"], float]
 """A rate, or one that decays to 0 over the budget."""
 
 
+@whose_setters_know_their_keywords
 class TeamConfig(PPOConfig):
     """Settings of team algorithms: environment, sharing method, network, and RLlib's own.
 
@@ -142,6 +143,8 @@ class TeamConfig(PPOConfig):
             env_config: settings of the environment. A `MultiAgentEnv` class, or a function with one argument, receives
                 them as one dictionary; anything else as keyword arguments.
         """
+        if env_config is not NotProvided and not isinstance(env_config, Mapping):
+            raise ValueError(f"env_config={env_config!r} must be a dictionary of the environment's settings.")
         if env is not NotProvided and env != self.env and self.env == GAMES:
             self.env_config.pop("env", None)  # belongs to the previous environment
         super().environment(env, env_config=env_config, **kwargs)

@@ -13,7 +13,27 @@ from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
+C = TypeVar("C")
 A_PAGE = 60
+
+SETTERS = (
+    "api_stack",
+    "callbacks",
+    "checkpointing",
+    "debugging",
+    "environment",
+    "evaluation",
+    "experimental",
+    "fault_tolerance",
+    "framework",
+    "multi_agent",
+    "offline_data",
+    "python_environment",
+    "reporting",
+    "resources",
+    "rl_module",
+)
+"""Setters of RLlib's configs, without those that `TeamConfig` extends."""
 
 
 def knows_its_keywords(*more: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
@@ -33,6 +53,13 @@ def knows_its_keywords(*more: str) -> Callable[[Callable[Concatenate[S, P], R]],
         return checked
 
     return decorate
+
+
+def whose_setters_know_their_keywords(config: type[C]) -> type[C]:
+    """Class decorator: `knows_its_keywords` for the setters that a config inherits from RLlib unchanged."""
+    for name in SETTERS:
+        setattr(config, name, knows_its_keywords()(getattr(config, name)))
+    return config
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils import force_list
 
 from lorasa_rllib.rllib.callbacks import BY_ALGORITHMS, BY_RUNNERS, never_called
@@ -49,6 +51,19 @@ WORKS = BY_RLLIB | JUDGED | frozenset({
 
 `tests/rllib/test_settings_work.py` tests the effect of each.
 """
+
+CHOICES = {
+    "evaluation_duration_unit": ("episodes", "timesteps"),
+    "placement_strategy": ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"),
+    "log_level": ("DEBUG", "INFO", "WARN", "ERROR"),
+}
+"""Values of settings that are words."""
+
+RESOURCES = (
+    "custom_resources_per_env_runner",
+    "custom_resources_per_learner",
+    "custom_resources_for_main_process",
+)
 
 UNCALLED = "team algorithms never call it; of an episode they report the end, with on_episode_end"
 
@@ -109,13 +124,50 @@ def check_inherited_settings(config: Any, defaults: Any) -> None:
         problems.append(f"policy_mapping_fn is not supported: all agents share {MODULE_ID!r}; leave it at its default.")
     if set(config.policies) != {MODULE_ID}:
         problems.append(f"policies={set(config.policies)} is not supported: all agents share {MODULE_ID!r}.")
-    for callback in force_list(config.callbacks_class):
+    problems += _of_other_kinds(config)
+    for callback in [c for c in force_list(config.callbacks_class) if _is_callbacks(c)]:
         problems += [
             f"callback {hook} of {getattr(callback, '__name__', callback)} is not supported ({UNCALLED}); remove it."
             for hook in never_called(callback)
         ]
     if problems:
         raise ValueError(" ".join(problems))
+
+
+def _of_other_kinds(config: Any) -> list[str]:
+    """Problems with settings that are words, dictionaries or functions."""
+    problems = [
+        f"{name}={short(value)} must be one of {', '.join(map(repr, choices))}."
+        for name, choices in CHOICES.items()
+        if (value := getattr(config, name)) not in choices
+    ]
+    problems += [
+        f"{name}={short(value)} must be a dictionary of amounts by resource, such as {{'license': 1}}."
+        for name in RESOURCES
+        if (value := getattr(config, name)) and not _is_amounts(value)
+    ]
+    problems += [
+        f"callbacks_class={short(callback)} must be a subclass of RLlibCallback, or a function that makes one."
+        for callback in force_list(config.callbacks_class)
+        if not _is_callbacks(callback)
+    ]
+    problems += [
+        f"{hook}={short(function)} must be a function, or a list of functions."
+        for hook in (*BY_RUNNERS, *BY_ALGORITHMS)
+        for function in force_list(getattr(config, f"callbacks_{hook}"))
+        if not callable(function)
+    ]
+    return problems
+
+
+def _is_amounts(given: Any) -> bool:
+    return isinstance(given, Mapping) and all(
+        isinstance(name, str) and isinstance(n, Real) and n >= 0 for name, n in given.items()
+    )
+
+
+def _is_callbacks(given: Any) -> bool:
+    return issubclass(given, RLlibCallback) if isinstance(given, type) else callable(given)
 
 
 def short(value: Any, most: int = 120) -> str:

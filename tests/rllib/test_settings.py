@@ -110,6 +110,39 @@ BAD_SETTINGS = {
         lambda c: c.callbacks(on_episode_start=print),
         "callbacks_on_episode_start.*never call it",
     ),
+    "no callbacks": (lambda c: c.callbacks(int), "callbacks_class=<class 'int'> must be a subclass of RLlibCallback"),
+    "no callback": (lambda c: c.callbacks(on_episode_end=[print, 3]), "on_episode_end=3 must be a function"),
+    "unknown unit": (lambda c: c.evaluation(evaluation_duration_unit="episode"), "must be one of 'episodes', 'timest"),
+    "unknown placement": (lambda c: c.resources(placement_strategy="PACKED"), "placement_strategy='PACKED' must be"),
+    "unknown log level": (lambda c: c.debugging(log_level="LOUD"), "log_level='LOUD' must be one of 'DEBUG'"),
+    "negative resources": (
+        lambda c: c.env_runners(custom_resources_per_env_runner={"seat": -1}),
+        r"custom_resources_per_env_runner=\{'seat': -1\} must be a dictionary of amounts",
+    ),
+    "neither quirks nor a flag": (lambda c: c.training(reference="yes"), "reference='yes' must be True, False"),
+    "no dictionary": (lambda c: c.environment(env_config=3), "env_config=3 must be a dictionary"),
+    **{
+        f"switch {switch} without phases": (
+            lambda c, switch=switch: c.sharing(schedule="joint", phase_switch=switch),
+            "phase_switch=.*(must be a number|must lie in)",
+        )
+        for switch in ("x", -1, 1.5, True)
+    },
+    **{
+        f"typing error in {setter}": (
+            lambda c, setter=setter, wrong=wrong: getattr(c, setter)(**{wrong: 1}),
+            rf"\.{setter}\({wrong}=\.\.\.\): the setting '{wrong}' is unknown; did you mean '{meant}'",
+        )
+        for setter, wrong, meant in (
+            ("callbacks", "on_episode_en", "on_episode_end"),
+            ("debugging", "sed", "seed"),
+            ("environment", "env_conf", "env_config"),
+            ("evaluation", "evaluation_intervall", "evaluation_interval"),
+            ("fault_tolerance", "restart_failed_env_runner", "restart_failed_env_runners"),
+            ("reporting", "min_time_s_per_iter", "min_time_s_per_iteration"),
+            ("resources", "num_gpu", "num_gpus"),
+        )
+    },
     "state critic without shared reward": (lambda c: c.training(critic_input="agent"), "critic_input"),
 }
 
