@@ -162,7 +162,7 @@ def _of_other_kinds(config: Any) -> list[str]:
 
 def _is_amounts(given: Any) -> bool:
     return isinstance(given, Mapping) and all(
-        isinstance(name, str) and isinstance(n, Real) and n >= 0 for name, n in given.items()
+        isinstance(name, str) and isinstance(n, Real) and float(n) >= 0 for name, n in given.items()
     )
 
 
