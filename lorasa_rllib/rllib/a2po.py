@@ -16,6 +16,7 @@ from lorasa_rllib.rllib.algorithm import TeamAlgorithm
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.keywords import knows_its_keywords
 from lorasa_rllib.rllib.learner import TeamLearner
+from lorasa_rllib.rollout.columns import TeamRollout
 
 LOOPS = ("agent", "epoch")
 
@@ -124,7 +125,7 @@ class A2POLearner(TeamLearner):
     """Learner of A2PO, for all sharing methods."""
 
     @override(TeamLearner)
-    def update_policy(self, rollout: Any, settings: Any) -> dict[str, Tensor]:
+    def update_policy(self, rollout: TeamRollout, settings: a2po.A2POSettings) -> dict[str, Tensor]:
         return a2po.update(self.policy, self.optimisers(), rollout, settings, self._generator, self.all_sum)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import ray
 import torch
 from pyarrow.fs import FileSystem, copy_files
@@ -22,6 +23,7 @@ from ray.rllib.core import (
     COMPONENT_METRICS_LOGGER,
     COMPONENT_RL_MODULE,
 )
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -62,13 +64,14 @@ from lorasa_rllib.rllib.evaluating import EvaluatingPPO
 from lorasa_rllib.rllib.faults import Fault
 from lorasa_rllib.rllib.gauges import Gauges
 from lorasa_rllib.rllib.grouping import with_groups
-from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED
+from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED, TeamLearner
 from lorasa_rllib.rllib.metric_names import with_own_names, with_safe_names
 from lorasa_rllib.rllib.module import ACTING, MODULE_ID
 from lorasa_rllib.rllib.plan import owners_of_team
 from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
 from lorasa_rllib.rllib.room import check_gpu, check_machine, wait_for_room
-from lorasa_rllib.rllib.sampled import shards_of_learners
+from lorasa_rllib.rllib.runner import TeamEnvRunner
+from lorasa_rllib.rllib.sampled import Sampled, shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, name_of, returned
 from lorasa_rllib.rllib.storage import on_this_machine
 from lorasa_rllib.rllib.teams import learn_team, order_agents
@@ -101,14 +104,14 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @classmethod
     @override(PPO)
-    def default_resource_request(cls, config: Any) -> Any:
+    def default_resource_request(cls, config: TeamConfig | Mapping[str, Any]) -> Any:
         """The placement group of a trial. Raises ValueError if this machine is all there is, and it is too small."""
         group = super().default_resource_request(config)
         check_machine(_as_config(config, cls.get_default_config()), group.bundles[0])
         return group
 
     @override(PPO)
-    def setup(self, config: Any) -> None:
+    def setup(self, config: TeamConfig) -> None:
         if not config.num_learners:
             check_gpu(config)
         wait_for_room(config)
@@ -153,10 +156,10 @@ class TeamAlgorithm(EvaluatingPPO):
                     self.cleanup()
                     raise fault.exception(name_of(runner, evaluates))
 
-    def _start_from(self, weights: dict[str, Any]) -> None:
+    def _start_from(self, weights: Mapping[str, np.ndarray | torch.Tensor]) -> None:
         phase = self._phase  # set now, so that env runners have it from the first round
 
-        def load(learner: Any) -> None:
+        def load(learner: TeamLearner) -> None:
             learner.load_weights(weights)
             learner.policy.set_phase(phase)
 
@@ -185,7 +188,7 @@ class TeamAlgorithm(EvaluatingPPO):
             yield
         self.metrics.log_value((SPLIT, part), time.perf_counter() - started, reduce="mean", window=1)
 
-    def _sample(self) -> list[Any]:
+    def _sample(self) -> list[Sampled]:
         self._warn_beyond_budget()
         self._phase = self._schedule.phase_at(self._env_steps(), self._phase, self._watcher)
         with self._timed("sample", ENV_RUNNER_SAMPLING_TIMER):
@@ -214,7 +217,7 @@ class TeamAlgorithm(EvaluatingPPO):
                 ".sharing(total_env_steps=...), or a rate that stays with .training(lr=...)."
             )
 
-    def _update(self, sampled: list[Any]) -> bool:
+    def _update(self, sampled: list[Sampled]) -> bool:
         """Runs one learner update. Returns False if rollouts were lost and all learners skipped it."""
         with self._timed("learn", LEARNER_UPDATE_TIMER):
             results = self.learner_group.update(
@@ -253,7 +256,7 @@ class TeamAlgorithm(EvaluatingPPO):
                 )
 
     @override(PPO)
-    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+    def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:
         """Restores lost env runners that answer again. RLlib's own method waits for the others in every iteration."""
         back = returned(env_runner_group)
         if back:
@@ -418,19 +421,19 @@ class TeamAlgorithm(EvaluatingPPO):
     # RLlib's old API
 
     @override(PPO)
-    def compute_single_action(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_single_action(self, *args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError(ACTING)
 
     @override(PPO)
-    def compute_actions(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_actions(self, *args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError(ACTING)
 
     @override(PPO)
-    def get_policy(self, *args: Any, **kwargs: Any) -> Any:
+    def get_policy(self, *args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError(ACTING)
 
 
-def _fault_of(runner: Any) -> tuple[int, Fault | None]:
+def _fault_of(runner: TeamEnvRunner) -> tuple[int, Fault | None]:
     return runner.worker_index, runner.fault
 
 

@@ -13,7 +13,7 @@ with a `CallbackError` that names it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.env_context import EnvContext
@@ -21,6 +21,9 @@ from ray.rllib.utils import force_list
 
 from lorasa_rllib.rllib.faults import CallbackError, named
 from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
+
+if TYPE_CHECKING:
+    from lorasa_rllib.rllib.runner import TeamEnvRunner
 
 BY_RUNNERS = ("on_environment_created", "on_episode_end", "on_sample_end")
 BY_ALGORITHMS = (
@@ -35,13 +38,13 @@ NEVER = tuple(sorted({n for n in vars(RLlibCallback) if n.startswith("on_")} - {
 """RLlib hooks that are never called: there are no episode objects while episodes run, and some do not apply here."""
 
 
-def never_called(callback: Any) -> list[str]:
+def never_called(callback: type[RLlibCallback] | Callable[[], RLlibCallback]) -> list[str]:
     """Hooks that a callback class (or factory) overrides although they are never called."""
     listener = callback if isinstance(callback, type) else callback()
     return [hook for hook in NEVER if _defines(listener, hook)]
 
 
-def _defines(listener: Any, hook: str) -> bool:
+def _defines(listener: RLlibCallback | type[RLlibCallback], hook: str) -> bool:
     """Whether a callback class or object overrides a hook."""
     cls = listener if isinstance(listener, type) else type(listener)
     return getattr(cls, hook) is not getattr(RLlibCallback, hook)
@@ -50,7 +53,7 @@ def _defines(listener: Any, hook: str) -> bool:
 class RunnerCallbacks:
     """The callbacks of one env runner. No overhead if the user has set none."""
 
-    def __init__(self, runner: Any):
+    def __init__(self, runner: TeamEnvRunner):
         self._runner = runner
         self._objects = [make() for make in force_list(runner.config.callbacks_class)]
 
@@ -85,10 +88,10 @@ class RunnerCallbacks:
             rl_module=runner.module,
         )
 
-    def _functions(self, hook: str) -> list[Any]:
+    def _functions(self, hook: str) -> list[Callable[..., object]]:
         return force_list(getattr(self._runner.config, f"callbacks_{hook}"))
 
-    def _call(self, hook: str, **arguments: Any) -> None:
+    def _call(self, hook: str, **arguments: object) -> None:
         arguments = {"env_runner": self._runner, "metrics_logger": self._runner.metrics} | arguments
         methods = [getattr(listener, hook) for listener in self._objects]
         for function in (*methods, *self._functions(hook)):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from lorasa_rllib.policies.saved import Origin, SavedPolicy, is_adapters, is_sta
 from lorasa_rllib.rllib.module import MODULE_ID, check_state
 from lorasa_rllib.rllib.storage import on_this_machine
 from lorasa_rllib.spec import Owners
+
+if TYPE_CHECKING:
+    from lorasa_rllib.rllib.config import TeamConfig
 
 MODULE = Path("learner_group/learner/rl_module") / MODULE_ID
 STATE, BUILT_FROM, ALGORITHM = "module_state.pkl", "class_and_ctor_args.pkl", "algorithm_state.pkl"
@@ -52,7 +55,7 @@ class MissingCode(ValueError):
 
 
 @contextmanager
-def readable(path: Any) -> Iterator[None]:
+def readable(path: str | Path) -> Iterator[None]:
     """Converts errors from reading a damaged or foreign checkpoint into a ValueError that names it."""
     try:
         yield
@@ -156,7 +159,7 @@ def policy_config_of(path: str | Path) -> PolicyConfig:
         return PolicyConfig.from_dict(settings["model_config"])
 
 
-def config_of_checkpoint(path: str | Path) -> Any:
+def config_of_checkpoint(path: str | Path) -> TeamConfig:
     """The algorithm config that a checkpoint was trained with."""
     with readable(path):
         built = _unpickled(Path(path) / BUILT_FROM)
@@ -206,7 +209,7 @@ def _origin(path: Path) -> Origin:
         return Origin(env_steps=steps)
 
 
-def origin_of(config: Any, env_steps: int) -> Origin:
+def origin_of(config: TeamConfig, env_steps: int) -> Origin:
     """Origin of a policy trained with `config`: algorithm, environment (if plain data), steps and versions."""
     name, env_config = config.env if isinstance(config.env, str) else name_of(config.env), dict(config.env_config)
     if callable(env_config.get("env")):

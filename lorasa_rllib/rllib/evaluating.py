@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.utils.annotations import override
@@ -17,14 +17,21 @@ from ray.rllib.utils.metrics import (
 
 from lorasa_rllib.rllib.evaluation import Evaluation, EvaluationSkipped
 from lorasa_rllib.rllib.faults import FaultRecord
-from lorasa_rllib.rllib.sampled import Sampled
+from lorasa_rllib.rllib.sampling import Answer
+
+if TYPE_CHECKING:
+    from lorasa_rllib.rllib.config import TeamConfig
+    from lorasa_rllib.rllib.runner import TeamEnvRunner
+
+NoBatches = tuple[None, int, int, list[object]]
+"""What RLlib expects of an evaluation: no results of its own, environment steps, agent steps, no batches."""
 
 
 class EvaluatingPPO(PPO):
     """PPO that evaluates with `TeamEnvRunner`s and records the faults of the run in `_faults`."""
 
     @override(PPO)
-    def setup(self, config: Any) -> None:
+    def setup(self, config: TeamConfig) -> None:
         self._faults = FaultRecord()
         self._evaluations_skipped = 0
         super().setup(config)
@@ -65,21 +72,21 @@ class EvaluatingPPO(PPO):
         return results
 
     @override(PPO)
-    def _evaluate_on_local_env_runner(self, env_runner: Any) -> tuple[None, int, int, list[Any]]:
+    def _evaluate_on_local_env_runner(self, env_runner: TeamEnvRunner) -> NoBatches:
         return self._evaluated(self._evaluation.locally(env_runner))
 
     @override(PPO)
-    def _evaluate_with_fixed_duration(self) -> tuple[None, int, int, list[Any]]:
+    def _evaluate_with_fixed_duration(self) -> NoBatches:
         return self._evaluated(self._evaluation.remotely(self.eval_env_runner_group))
 
     @override(PPO)
-    def _evaluate_with_auto_duration(self, parallel_train_future: Any) -> tuple[None, int, int, list[Any]]:
+    def _evaluate_with_auto_duration(self, parallel_train_future: Any) -> NoBatches:
         seconds = self.metrics.peek((TIMERS, TRAINING_ITERATION_TIMER), default=0.0)
         group = self.eval_env_runner_group
         return self._evaluated(self._evaluation.while_training(group, parallel_train_future.done, seconds))
 
-    def _evaluated(self, found: list[tuple[list[Sampled], Any]]) -> tuple[None, int, int, list[Any]]:
-        """Adds the env runners' metrics to the results. Returns the tuple RLlib expects: step counts, no batches."""
+    def _evaluated(self, found: list[Answer]) -> NoBatches:
+        """Adds the env runners' metrics to the results."""
         self.metrics.aggregate([metrics for _, metrics in found], key=(EVALUATION_RESULTS, ENV_RUNNER_RESULTS))
         parts = [part for sampled, _ in found for part in sampled]
         if not any(part.episodes for part in parts):

@@ -9,12 +9,17 @@ in `faults`, and `evaluation_error_after_n_consecutive_skips` skips in a row end
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
 
 from lorasa_rllib.rllib.faults import EndlessEpisode, Fault, FaultRecord
-from lorasa_rllib.rllib.sampled import Sampled
-from lorasa_rllib.rllib.sampling import ATTEMPTS, GRACE, Answer, answers, ask, faults_in, name_of
+from lorasa_rllib.rllib.sampling import ATTEMPTS, GRACE, Answer, Outcome, answers, ask, faults_in, name_of
+
+if TYPE_CHECKING:
+    from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+    from lorasa_rllib.rllib.config import TeamConfig
+    from lorasa_rllib.rllib.runner import TeamEnvRunner
 
 POLL = 0.05
 """Seconds that each poll of the env runners waits, during evaluation in parallel with training."""
@@ -30,21 +35,21 @@ class Evaluation:
     config: the config of the evaluation env runners.
     """
 
-    def __init__(self, config: Any, faults: FaultRecord):
+    def __init__(self, config: TeamConfig, faults: FaultRecord):
         self._config, self._faults = config, faults
         self._number = 0  # of the evaluation; late answers to earlier ones are ignored
         self._barren = 0
 
-    def locally(self, runner: Any) -> list[tuple[list[Sampled], Any]]:
+    def locally(self, runner: TeamEnvRunner) -> list[Answer]:
         """Samples and metrics of a local env runner."""
         return self._until_done(lambda left: {0: runner.attempt(**self._request(left, True))})
 
-    def remotely(self, group: Any) -> list[tuple[list[Sampled], Any]]:
+    def remotely(self, group: EnvRunnerGroup) -> list[Answer]:
         """Samples and metrics of remote env runners."""
         self._number += 1
         begun: set[int] = set()
 
-        def round_of(left: int) -> dict[int, Answer]:
+        def round_of(left: int) -> dict[int, Outcome]:
             runners = sorted(group.healthy_env_runner_ids())
             if not runners:
                 raise EvaluationSkipped(f"no evaluation env runner is left: {self._faults.last()}")
@@ -59,13 +64,11 @@ class Evaluation:
 
         return self._until_done(round_of)
 
-    def while_training(
-        self, group: Any, trained: Callable[[], bool], seconds: float
-    ) -> list[tuple[list[Sampled], Any]]:
+    def while_training(self, group: EnvRunnerGroup, trained: Callable[[], bool], seconds: float) -> list[Answer]:
         """Evaluates on remote env runners until `trained()`, at least once. seconds: the usual duration of training."""
         self._number += 1
         self._barren, began = 0, time.monotonic()
-        found: list[tuple[list[Sampled], Any]] = []
+        found: list[Answer] = []
         per_second: dict[int, float] = {}
         busy: set[int] = set()
         while not found or not trained():
@@ -99,9 +102,9 @@ class Evaluation:
     def _tag(self) -> str:
         return f"team_evaluation_{self._number}"
 
-    def _until_done(self, round_of: Callable[[int], Mapping[int, Answer]]) -> list[tuple[list[Sampled], Any]]:
+    def _until_done(self, round_of: Callable[[int], Mapping[int, Outcome]]) -> list[Answer]:
         self._barren = 0
-        found: list[tuple[list[Sampled], Any]] = []
+        found: list[Answer] = []
         left = self._config.evaluation_duration
         while left > 0:
             good = list(self._good(round_of(left)).values())
@@ -110,7 +113,7 @@ class Evaluation:
                 left -= sum(len(part.episodes) if self._in_episodes else part.num_env_steps for part in parts)
         return found
 
-    def _good(self, answered: Mapping[int, Answer]) -> dict[int, tuple[list[Sampled], Any]]:
+    def _good(self, answered: Mapping[int, Outcome]) -> dict[int, Answer]:
         """Usable answers. Reports the others, and raises if they end the evaluation or the run."""
         good = {runner: answer for runner, answer in answered.items() if not isinstance(answer, Fault)}
         self._barren = 0 if good else self._barren + 1
@@ -145,7 +148,7 @@ class Evaluation:
         in_a_row = -(-amount // self._config.num_envs_per_env_runner) if self._in_episodes else 1
         return limit * in_a_row + GRACE
 
-    def _tell_of_lost(self, group: Any, lost: Any, limit: float | None) -> None:
+    def _tell_of_lost(self, group: EnvRunnerGroup, lost: Collection[int], limit: float | None) -> None:
         healthy = set(group.healthy_env_runner_ids())
         for runner in sorted(lost):
             what = f"did not answer within {limit:.0f} s" if limit and runner in healthy else "died"

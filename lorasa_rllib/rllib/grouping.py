@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 
 from lorasa_rllib.rllib.checkpoints import read_trained
 from lorasa_rllib.rllib.faults import Fault
 from lorasa_rllib.rllib.runner import TeamEnvRunner
-from lorasa_rllib.rllib.sampled import Sampled
+from lorasa_rllib.rllib.sampling import Outcome
 from lorasa_rllib.rllib.teams import learn_team
 from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.sharing.methods import takes
 from lorasa_rllib.sharing.seps import find_groups, transitions
+
+if TYPE_CHECKING:
+    from lorasa_rllib.rllib.config import TeamConfig
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +25,7 @@ ENV_STEPS = 4000
 """Length of the rollout, summed over environments, as published."""
 
 
-def with_groups(config: Any) -> Any:
+def with_groups(config: TeamConfig) -> TeamConfig:
     """A copy of the config with `groups` set, if its sharing method needs them and none are given; else the config.
 
     A run that starts from a checkpoint with groups (`fork_from`, `backbone`) reuses them.
@@ -47,13 +50,13 @@ def with_groups(config: Any) -> Any:
     return _grouped(config, groups)
 
 
-def _grouped(config: Any, groups: tuple[int, ...]) -> Any:
+def _grouped(config: TeamConfig, groups: tuple[int, ...]) -> TeamConfig:
     found = config.copy(copy_frozen=False).sharing(groups=groups)
     found.freeze()
     return found
 
 
-def random_rollout(config: Any) -> TeamRollout:
+def random_rollout(config: TeamConfig) -> TeamRollout:
     """Samples `ENV_STEPS` steps of uniform actions in a temporary env runner, remote if the config has remote ones."""
     scout = config.copy(copy_frozen=False).sharing("ps", adapter_key="agent", num_adapters=None)
     scout.learners(num_learners=0).debugging(seed=config.seed or 0)
@@ -84,7 +87,7 @@ TIMEOUT = 900.0
 """Seconds for the whole rollout, including the start of a remote process and its simulators."""
 
 
-def _only(answer: tuple[list[Sampled], Any] | Fault) -> TeamRollout:
+def _only(answer: Outcome) -> TeamRollout:
     if isinstance(answer, Fault):
         failed = answer.exception("the random rollout of SePS (.sharing(groups=...) goes without it) failed")
         raise failed from answer.cause

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from ray.rllib.core import ALL_MODULES, COMPONENT_RL_MODULE
 from ray.rllib.core.learner.learner import Learner
@@ -25,6 +26,7 @@ from ray.rllib.utils.metrics import (
 from ray.rllib.utils.schedules.scheduler import Scheduler
 from torch import Tensor
 
+from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.normalisers import AllSum, alone
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.learning.step import Optimisers
@@ -33,6 +35,7 @@ from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.room import check_gpu
 from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, TeamTrainingData
 from lorasa_rllib.rllib.threads import threads, threads_of_learner
+from lorasa_rllib.rollout.columns import TeamRollout
 
 GROUPS: tuple[Group, ...] = ("backbone", "adapters", "critic")
 SKIPPED = "skipped_updates"
@@ -130,7 +133,7 @@ class TeamLearner(TorchLearner):
         self.after_gradient_based_update(timesteps=timesteps)
         return None if _no_metrics_reduce else self.metrics.reduce()
 
-    def update_policy(self, rollout: Any, settings: Any) -> dict[str, Tensor]:
+    def update_policy(self, rollout: TeamRollout, settings: MAPPOSettings) -> dict[str, Tensor]:
         """One iteration of the algorithm, on a rollout on the device. Returns statistics, equal on all learners."""
         raise NotImplementedError
 
@@ -138,7 +141,7 @@ class TeamLearner(TorchLearner):
     def all_sum(self) -> AllSum:
         return _sum_over_learners if self.distributed else alone
 
-    def _log(self, log: dict[str, Tensor], rollout: Any) -> None:
+    def _log(self, log: dict[str, Tensor], rollout: TeamRollout) -> None:
         values = torch.stack([value.float() for value in log.values()]).tolist()
         for name, value in zip(log, values, strict=True):
             self.metrics.log_value((MODULE_ID, name), value, reduce="mean", window=1)
@@ -170,7 +173,7 @@ class TeamLearner(TorchLearner):
             for module in (MODULE_ID, ALL_MODULES):
                 self.metrics.log_value((module, key), value, reduce="mean", window=1)
 
-    def load_weights(self, weights: dict[str, Any]) -> None:
+    def load_weights(self, weights: Mapping[str, np.ndarray | Tensor]) -> None:
         """Overwrites the weights with these names in the policy; the rest stay."""
         own = self.policy.state_dict()
         own.update({name: torch.as_tensor(value) for name, value in weights.items()})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.utils.annotations import override
 from torch import Tensor
@@ -14,6 +12,7 @@ from lorasa_rllib.learning.compiled import StepCompiler
 from lorasa_rllib.rllib.algorithm import TeamAlgorithm
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.learner import TeamLearner
+from lorasa_rllib.rollout.columns import TeamRollout
 
 
 class MAPPOConfig(TeamConfig):
@@ -45,7 +44,7 @@ class MAPPOLearner(TeamLearner):
         self._compiler = StepCompiler(self.config.compile) if self.config.compile else None
 
     @override(TeamLearner)
-    def update_policy(self, rollout: Any, settings: MAPPOSettings) -> dict[str, Tensor]:
+    def update_policy(self, rollout: TeamRollout, settings: MAPPOSettings) -> dict[str, Tensor]:
         return mappo.update(
             self.policy, self.optimisers(), rollout, settings, self._generator, self.all_sum, self._compiler
         )

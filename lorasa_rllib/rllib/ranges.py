@@ -7,11 +7,14 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from lorasa_rllib.nn.network import renamed
+
+if TYPE_CHECKING:
+    from lorasa_rllib.rllib.config import TeamConfig
 
 Kind = Literal["flag", "count", "number", "switch"]
 NOUNS = {"flag": "True or False", "count": "a whole number", "number": "a number"}
@@ -220,15 +223,15 @@ def check_not_dropped(settings: Mapping[str, Any]) -> None:
             raise ValueError(f"{setting.name}={value!r} must be {setting}.")
 
 
-def settle_numbers(config: Any) -> None:
+def settle_numbers(config: TeamConfig) -> None:
     """Converts the numbers of a config to built-in types and renames settings of older versions, in place.
 
     Raises ValueError that names all settings that are out of range or of the wrong type.
     """
     problems = []
-    vars(config)["network_settings"] = renamed(config.network_settings)
+    config.__dict__["network_settings"] = renamed(config.network_settings)
     for setting in SETTINGS:
-        place = config.network_settings if setting.setter == "network" else vars(config)
+        place = config.network_settings if setting.setter == "network" else config.__dict__
         key = setting.attribute or setting.name
         if key not in place:  # belongs to another algorithm, or to the network with its default
             continue

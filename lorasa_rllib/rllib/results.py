@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ray.rllib.utils.metrics import (
@@ -31,6 +31,9 @@ from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, EpisodeSummary, Sampled
 from lorasa_rllib.spec import TeamSpec
 
+if TYPE_CHECKING:
+    from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
 WIN_RATE = "win_rate"
 METRICS = "metrics"
 """Key of the metrics that environments report about their episodes: see `metrics_key` of `PettingZooTeam`."""
@@ -46,12 +49,12 @@ EPISODE_KEYS = (
 """Keys of `episode_statistics`."""
 
 
-def log_restarts(metrics: Any, restarts: int) -> None:
+def log_restarts(metrics: MetricsLogger, restarts: int) -> None:
     """Logs how many simulators (such as StarCraft games) of a runner were restarted since the last round."""
     metrics.log_value(NUM_RESTARTS, restarts, reduce="lifetime_sum")
 
 
-def log_sampling(metrics: Any, sampled: Sampled, spec: TeamSpec, weights_seq_no: int) -> None:
+def log_sampling(metrics: MetricsLogger, sampled: Sampled, spec: TeamSpec, weights_seq_no: int) -> None:
     """Logs counters and times of one round of a runner; RLlib aggregates them over runners."""
     env_steps, agent_steps = sampled.num_env_steps, sampled.agent_steps()
     sums = {NUM_ENV_STEPS_SAMPLED: env_steps, NUM_EPISODES: len(sampled.episodes)}
@@ -73,7 +76,7 @@ def log_sampling(metrics: Any, sampled: Sampled, spec: TeamSpec, weights_seq_no:
         metrics.log_value(f"{name}_seconds", seconds, reduce="mean", window=1)
 
 
-def log_evaluation(metrics: Any, sampled: Sampled) -> None:
+def log_evaluation(metrics: MetricsLogger, sampled: Sampled) -> None:
     """Logs the episode statistics of an evaluation runner, over exactly the episodes of this round.
 
     RLlib averages the runners' means, which is the mean over all episodes only if all runners have equally many.
@@ -85,7 +88,7 @@ def log_evaluation(metrics: Any, sampled: Sampled) -> None:
         metrics.log_value((METRICS, name), value, reduce="mean", window=1)
 
 
-def forget_evaluation(metrics: Any) -> None:
+def forget_evaluation(metrics: MetricsLogger) -> None:
     """Removes the keys of `log_evaluation` from a training runner: in training, the algorithm logs these itself."""
     for key in (*EPISODE_KEYS, METRICS):
         metrics.delete(key, key_error=False)

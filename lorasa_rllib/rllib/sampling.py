@@ -9,10 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorasa_rllib.rllib.faults import Fault, FaultRecord
 from lorasa_rllib.rllib.sampled import Sampled
+
+if TYPE_CHECKING:
+    from ray.rllib.env.env_runner_group import EnvRunnerGroup
+
+    from lorasa_rllib.rllib.config import TeamConfig
+    from lorasa_rllib.rllib.runner import TeamEnvRunner
 
 ATTEMPTS = 3
 """Consecutive rounds without any usable answer after which the run ends."""
@@ -22,19 +28,23 @@ GRACE = 10.0
 
 SAMPLE, PROBE = "team_sample", "team_probe"
 
-Answer = tuple[list[Sampled], Any] | Fault
-"""What an env runner sampled and its metrics, or the fault that prevented it."""
+Metrics = dict[str, Any]
+"""Reduced metrics of an env runner, as `MetricsLogger.aggregate` takes them."""
+Answer = tuple[list[Sampled], Metrics]
+"""What an env runner sampled, and its metrics."""
+Outcome = Answer | Fault
+"""An answer, or the fault that prevented it."""
 
 
-def _attempt(runner: Any, **what: Any) -> Answer:
+def _attempt(runner: TeamEnvRunner, **what: Any) -> Outcome:
     return runner.attempt(**what)
 
 
-def _ping(runner: Any) -> str:
+def _ping(runner: TeamEnvRunner) -> str:
     return runner.ping()
 
 
-def ask(group: Any, tag: str, requests: Mapping[int, Mapping[str, Any]]) -> None:
+def ask(group: EnvRunnerGroup, tag: str, requests: Mapping[int, Mapping[str, Any]]) -> None:
     """Starts sampling on remote env runners, without waiting. requests: arguments of `sample()` by env runner."""
     if requests:
         runners = sorted(requests)
@@ -42,7 +52,7 @@ def ask(group: Any, tag: str, requests: Mapping[int, Mapping[str, Any]]) -> None
         group.foreach_env_runner_async([_attempt] * len(runners), tag=tag, kwargs=arguments, remote_worker_ids=runners)
 
 
-def answers(group: Any, tag: str, seconds: float | None) -> dict[int, Answer]:
+def answers(group: EnvRunnerGroup, tag: str, seconds: float | None) -> dict[int, Outcome]:
     """Answers to the requests with `tag` that arrive within `seconds` (None: no limit), by env runner."""
     return dict(group.fetch_ready_async_reqs(tags=tag, timeout_seconds=seconds))
 
@@ -53,7 +63,7 @@ class Sampling:
     restore: takes back lost env runners that answer again; called repeatedly while none is left.
     """
 
-    def __init__(self, group: Any, config: Any, faults: FaultRecord, restore: Callable[[], Any]):
+    def __init__(self, group: EnvRunnerGroup, config: TeamConfig, faults: FaultRecord, restore: Callable[[], object]):
         self._group, self._config, self._restore = group, config, restore
         self.faults = faults
         self._barren = 0
@@ -71,7 +81,7 @@ class Sampling:
         """Waits for the rounds in progress and discards them."""
         self._fetch()
 
-    def round(self) -> tuple[list[Sampled], list[Any]]:
+    def round(self) -> tuple[list[Sampled], list[Metrics]]:
         """Samples at least a training batch of environment steps. Returns the samples and the runners' metrics.
 
         Raises CallbackError as soon as a callback fails. After `ATTEMPTS` consecutive requests without any usable
@@ -79,7 +89,7 @@ class Sampling:
         failed, otherwise RuntimeError, with the message and traceback of the fault.
         """
         sampled: list[Sampled] = []
-        metrics: list[Any] = []
+        metrics: list[Metrics] = []
         while sum(part.num_env_steps for part in sampled) < self._config.total_train_batch_size:
             answered = self._ask()
             good = [answer for answer in answered.values() if not isinstance(answer, Fault)]
@@ -95,7 +105,7 @@ class Sampling:
                 )
         return sampled, metrics
 
-    def _ask(self) -> dict[int, Answer]:
+    def _ask(self) -> dict[int, Outcome]:
         """One answer from every env runner that answers in time; reports all others."""
         group = self._group
         if not group.num_remote_env_runners():
@@ -125,7 +135,7 @@ class Sampling:
             return f"died: it hung for sample_timeout_s={limit:g} s, its log shows where"
         return "died"
 
-    def _fetch(self) -> dict[int, Answer]:
+    def _fetch(self) -> dict[int, Outcome]:
         """Answers of busy env runners. Those that answered or died are no longer busy."""
         if not self._busy:
             return {}
@@ -161,13 +171,13 @@ def name_of(runner: int, evaluates: bool = False) -> str:
     return f"{kind} {runner}" if runner else f"the local {kind}"
 
 
-def faults_in(answered: Mapping[int, Answer]) -> list[tuple[int, Fault]]:
+def faults_in(answered: Mapping[int, Outcome]) -> list[tuple[int, Fault]]:
     """Env runners that failed, with their faults; failed callbacks come first."""
     failed = [(runner, answer) for runner, answer in answered.items() if isinstance(answer, Fault)]
     return sorted(failed, key=lambda item: (not item[1].of_callback, item[0]))
 
 
-def returned(group: Any) -> list[int]:
+def returned(group: EnvRunnerGroup) -> list[int]:
     """Lost env runners that answer again. Pings the others without waiting; their answers count in later calls."""
     lost = set(range(1, group.num_remote_env_runners() + 1)) - set(group.healthy_env_runner_ids())
     if not lost:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from lorasa_rllib.rllib.plan import minibatch_steps
 
+if TYPE_CHECKING:
+    from lorasa_rllib.rllib.config import TeamConfig
+
 ROWS_PER_THREAD = 4096
 """Rows of an optimiser step per thread; with fewer, another thread costs more than it saves, as layers are small."""
 
 
-def threads_of_learner(config: Any) -> int:
+def threads_of_learner(config: TeamConfig) -> int:
     """`learner_threads`, or its default, see `TeamConfig.learners`."""
     if config.learner_threads is not None:
         return int(config.learner_threads)
     if config.num_learners or config.num_env_runners or config.evaluation_num_env_runners:
         return 1
-    rows = (minibatch_steps(config) or config.train_batch_size_per_learner) * config.team_spec().num_agents
+    rows = (minibatch_steps(config) or config.total_train_batch_size) * config.team_spec().num_agents
     return max(1, min(cores(), rows // ROWS_PER_THREAD))
 
 

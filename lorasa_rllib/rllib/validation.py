@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
@@ -18,6 +18,9 @@ from lorasa_rllib.rllib.callbacks import BY_ALGORITHMS, BY_RUNNERS, never_called
 from lorasa_rllib.rllib.keywords import suggestion
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.ranges import settle_numbers
+
+if TYPE_CHECKING:
+    from lorasa_rllib.rllib.config import TeamConfig
 
 BY_RLLIB = frozenset(
     {"algo_class", "in_evaluation", "simple_optimizer", "_is_frozen", "_is_online", "_validate_config"}
@@ -109,7 +112,7 @@ WHY_NOT = {
 """Reasons why settings are not supported, for error messages."""
 
 
-def check_inherited_settings(config: Any, defaults: Any) -> None:
+def check_inherited_settings(config: TeamConfig, defaults: TeamConfig) -> None:
     """Raises ValueError that lists all unsupported inherited settings. defaults: a new config of the same class."""
     works = WORKS | {"batch_mode"} if config.in_evaluation else WORKS  # RLlib changes it for evaluation
     problems = [
@@ -186,7 +189,7 @@ def check_network(settings: Mapping[str, Any], known: Sequence[str]) -> None:
         raise ValueError(f"network_settings: {suggestion(unknown[0], known)}")
 
 
-def check_evaluation(config: Any) -> None:
+def check_evaluation(config: TeamConfig) -> None:
     """Raises ValueError for unknown names and out-of-range numbers in `evaluation_config`."""
     given = config.evaluation_config
     if given is not None and not isinstance(given, Mapping | AlgorithmConfig):
@@ -197,7 +200,7 @@ def check_evaluation(config: Any) -> None:
         raise ValueError(f"evaluation_config: {problem}") from problem
 
 
-def check_batch_size(config: Any, usual: int) -> None:
+def check_batch_size(config: TeamConfig, usual: int) -> None:
     """Raises ValueError if batch sizes, number of learners and minibatch size are inconsistent.
 
     usual: default `train_batch_size`, which counts as not set.
@@ -221,7 +224,7 @@ def check_batch_size(config: Any, usual: int) -> None:
         )
 
 
-def check_recipe(config: Any) -> None:
+def check_recipe(config: TeamConfig) -> None:
     """Raises ValueError if settings of the update contradict each other or lack one that they need."""
     for name in config.linear_decay:
         if isinstance(rate := getattr(config, name), list | tuple):
@@ -243,7 +246,7 @@ def check_recipe(config: Any) -> None:
         raise ValueError("recompute_advantages=True is not part of the published implementation: set reference=False.")
 
 
-def check_layout(config: Any) -> None:
+def check_layout(config: TeamConfig) -> None:
     """Raises ValueError if environments, learners, GPUs and batch size are inconsistent."""
     runners, per_runner = max(1, config.num_env_runners), config.num_envs_per_env_runner
     learners, gpus = max(1, config.num_learners), config.num_gpus_per_learner
@@ -268,7 +271,7 @@ def check_layout(config: Any) -> None:
     check_chunks(config)
 
 
-def check_chunks(config: Any) -> None:
+def check_chunks(config: TeamConfig) -> None:
     """Raises ValueError if rollouts of recurrent networks are not whole chunks, or minibatches hold less than one."""
     network, length = config.plan().policy.network, config.chunk_length
     if not (network.recurrent or network.critic_recurrent):
