@@ -69,10 +69,10 @@ def policy_sums(
     weight = ratio if others is None else ratio * others.unsqueeze(-1)
     read = LossRows(weight, rows.advantages, rows.actions, rows.log_probs, rows.active, real)
     losses = settings.policy_loss(distribution, read, settings)
-    if losses.shape != rows.active.shape:
+    if losses.shape != rows.advantages.shape:
         raise ValueError(
             f"policy_loss returned a tensor of shape {list(losses.shape)}; it must return the loss of every row, "
-            f"{list(rows.active.shape)} here."
+            f"{list(rows.advantages.shape)} here."
         )
     policy_loss = loss = _sum(losses, live)
     paid = isinstance(settings.entropy_coeff, Tensor) or settings.entropy_coeff != 0
