@@ -72,7 +72,9 @@ class MAMuJoCo(VectorTeamEnv):
     def grow(self, num_envs: int) -> None:
         self.num_envs = num_envs
         self._simulations = self._make_simulations(num_envs)
+        self._controls = np.zeros((num_envs, len(self._action_of)), self._control_type)
         self._time = np.zeros(num_envs, np.int64)
+        self._none, self._nobody = np.zeros(num_envs, bool), np.zeros(0, np.int64)
         self._active = np.ones((num_envs, self.spec.num_agents), bool)
 
     def _make_simulations(self, num_envs: int) -> NativeBatch | LibraryLoop:
@@ -146,19 +148,20 @@ class MAMuJoCo(VectorTeamEnv):
         self._begin(range(num_envs), [None if seed is None else seed + e for e in range(num_envs)])
         simulations.rewards[:] = 0.0
         simulations.terminated[:] = False
-        return self._answer(np.zeros(num_envs, bool), simulations.obs[:0], simulations.state[:0])
+        return self._answer(self._none, self._nobody, simulations.obs[:0], simulations.state[:0])
 
     def step(self, actions: np.ndarray) -> TeamStep:
         simulations = self._simulations
-        simulations.step(actions.reshape(self.num_envs, -1)[:, self._action_of].astype(self._control_type))
+        self._controls[...] = actions.reshape(self.num_envs, -1).take(self._action_of, axis=1)
+        simulations.step(self._controls)
         self._time += 1
         ended = simulations.terminated | (self._time >= self._limit)
         if not ended.any():
-            return self._answer(ended, simulations.obs[:0], simulations.state[:0])
+            return self._answer(self._none, self._nobody, simulations.obs[:0], simulations.state[:0])
         over = np.flatnonzero(ended)
         final_obs, final_state = simulations.obs[over], simulations.state[over]  # copies
         self._begin(over.tolist(), [None] * len(over))
-        return self._answer(ended, final_obs, final_state)
+        return self._answer(ended & ~simulations.terminated, over, final_obs, final_state)
 
     @classmethod
     def to_be_rendered(cls, env_config: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,16 +177,18 @@ class MAMuJoCo(VectorTeamEnv):
         self._simulations.begin(which, seeds)
         self._time[np.asarray(which)] = 0
 
-    def _answer(self, ended: np.ndarray, final_obs: np.ndarray, final_state: np.ndarray) -> TeamStep:
+    def _answer(
+        self, truncated: np.ndarray, ended: np.ndarray, final_obs: np.ndarray, final_state: np.ndarray
+    ) -> TeamStep:
         simulations = self._simulations
         return TeamStep(
             obs=simulations.obs,
             state=simulations.state,
             rewards=simulations.rewards,
             terminated=simulations.terminated,
-            truncated=ended & ~simulations.terminated,
+            truncated=truncated,
             active=self._active,
-            ended=np.flatnonzero(ended),
+            ended=ended,
             final_obs=final_obs,
             final_state=final_state,
         )

@@ -13,7 +13,7 @@ import numpy as np
 
 def _squares(values: np.ndarray) -> np.ndarray:
     """Sum of squares of each simulation's values [E, ...], in the dtype of `values`."""
-    return np.square(values).reshape(len(values), -1).sum(axis=1)
+    return np.add.reduce(np.square(values).reshape(len(values), -1), axis=1)
 
 
 def _lengths(vectors: np.ndarray) -> np.ndarray:
