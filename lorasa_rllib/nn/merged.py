@@ -133,7 +133,8 @@ class _MergedNetwork:
     """A trunk and its head as a chain of affine maps, separated by LayerNorms without parameters."""
 
     def __init__(self, trunk: Trunk, head: BankLinear, slots: Slots, present: Tensor | None, adapters: bool):
-        self._present = None if present is None else present[:, None]  # [N, 1, features]
+        # [N, 1, features], 1 for real features and 0 for padding
+        self._present = None if present is None else present[:, None].to(head.weight.dtype)
         real_features = torch.ones(1) if present is None else present.sum(-1)
         self._count = real_features[:, None, None].to(head.weight.dtype)
         self._standardises = trunk.feature_norm is not None
@@ -183,12 +184,12 @@ class _MergedNetwork:
         present, count = self._present, self._count
         if owner is not None:
             present, count = present[owner], count[owner]
-        x = torch.where(present, x, 0.0)
+        x = x * present
         if not self._standardises:
             return x
-        centred = (x - x.sum(-1, keepdim=True) / count) * present
-        variance = centred.square().sum(-1, keepdim=True) / count
-        return centred * torch.rsqrt(variance + 1e-5)
+        centred = torch.addcmul(x, x.sum(-1, keepdim=True).div_(count), present, value=-1)
+        variance = centred.square().sum(-1, keepdim=True).div_(count)
+        return centred.mul_(variance.add_(1e-5).rsqrt_())
 
 
 def _of(bank: Tensor, owner: Tensor) -> Tensor:
