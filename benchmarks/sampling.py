@@ -2,9 +2,9 @@
 
 Compared   ours, LoRASA's adapter phase and plain shared policy | RLlib's stock multi-agent runner |
            a loop over `gymnasium.make(task)` with precomputed actions (no policy, no agents: the upper bound)
-Method     16 environments, two hidden layers of 64; all alternate in one process; median and range
-Run        python benchmarks/sampling.py [--json FILE]                        about 4 minutes
-Expect     HalfCheetah 6x1: 8 times stock and 45 % of the bare loop; Ant 4x2: 3 times stock and 65 % of it
+Method     16 and 64 environments, two hidden layers of 64; all alternate in one process; median and range
+Run        python benchmarks/sampling.py [--json FILE]                        about 8 minutes
+Expect     64 environments: at least 14 (HalfCheetah), 4 (Ant) and 3 (Humanoid) times stock, and the bare loop's speed
 Recorded   docs/performance.md
 """
 
@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -24,7 +25,11 @@ from benchmarks.ours import Team, team_config
 from benchmarks.stock import build_stock_runner, stock_ppo_config
 from benchmarks.timing import alternate, arguments, report, spread
 
-TASKS = {("HalfCheetah", "6x1"): "HalfCheetah-v5", ("Ant", "4x2"): "Ant-v5"}
+TASKS = {
+    ("HalfCheetah", "6x1"): "HalfCheetah-v5",
+    ("Ant", "4x2"): "Ant-v5",
+    ("Humanoid", "9|8"): "Humanoid-v5",
+}
 
 
 def bare_loop(task: str, num_envs: int, steps: int) -> Callable[[], None]:
@@ -46,35 +51,44 @@ def bare_loop(task: str, num_envs: int, steps: int) -> Callable[[], None]:
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--num-envs", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=4000, help="environment steps of one measurement")
+    parser.add_argument("--num-envs", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--steps", type=int, default=4096, help="environment steps of one measurement")
     options = parser.parse_args()
-    rows = []
-    for (scenario, conf), task in TASKS.items():
-        config = team_config(scenario, conf, options.num_envs, options.steps)
-        lora, shared = Team(config, "adapters"), Team(config, "backbone")
-        stock = build_stock_runner(stock_ppo_config(scenario, conf, num_envs=options.num_envs))
-        seconds = alternate(
-            {
-                "ours, LoRASA": lora.sample,
-                "ours, PS": shared.sample,
-                "RLlib stock": lambda stock=stock: stock.sample(num_timesteps=options.steps),
-                "bare loop": bare_loop(task, options.num_envs, options.steps // options.num_envs),
-            },
-            options.repeats,
-        )
-        median = {name: statistics.median(values) for name, values in seconds.items()}
-        rows += [
-            {
-                "task": f"{scenario} {conf}",
-                "sampler": name,
-                "env_steps_per_s": spread([options.steps / s for s in values]),
-                "times_stock": median["RLlib stock"] / median[name],
-                "share_of_bare_loop": median["bare loop"] / median[name],
-            }
-            for name, values in seconds.items()
-        ]
-    report(f"Sampling, {options.num_envs} environments, one core", rows, options.json)
+    rows = [
+        row
+        for (scenario, conf), task in TASKS.items()
+        for num_envs in options.num_envs
+        for row in measured(scenario, conf, task, num_envs, options.steps, options.repeats)
+    ]
+    report("Sampling, one core", rows, options.json)
+
+
+def measured(scenario: str, conf: str, task: str, num_envs: int, steps: int, repeats: int) -> list[dict[str, Any]]:
+    """The rows of one task with `num_envs` environments."""
+    config = team_config(scenario, conf, num_envs, steps)
+    lora, shared = Team(config, "adapters"), Team(config, "backbone")
+    stock = build_stock_runner(stock_ppo_config(scenario, conf, num_envs=num_envs))
+    seconds = alternate(
+        {
+            "ours, LoRASA": lora.sample,
+            "ours, PS": shared.sample,
+            "RLlib stock": lambda: stock.sample(num_timesteps=steps),
+            "bare loop": bare_loop(task, num_envs, steps // num_envs),
+        },
+        repeats,
+    )
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return [
+        {
+            "task": f"{scenario} {conf}",
+            "envs": num_envs,
+            "sampler": name,
+            "env_steps_per_s": spread([steps / s for s in values]),
+            "times_stock": median["RLlib stock"] / median[name],
+            "share_of_bare_loop": median["bare loop"] / median[name],
+        }
+        for name, values in seconds.items()
+    ]
 
 
 if __name__ == "__main__":
