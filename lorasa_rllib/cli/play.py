@@ -50,19 +50,23 @@ def evaluate(
       lorasa evaluate policy --episodes 100 --sampled --seed 7 --json
     """
     from lorasa_rllib.policies.acting import LoadedPolicy
+    from lorasa_rllib.rollout.episodes import EpisodeSummary
     from lorasa_rllib.studies import playing
 
     saved, trained_in = _trained(checkpoint, trust)
     environment, changes = _chosen(trained_in, env)
     team = playing.environment_of(saved, min(num_envs, episodes), changes, environment=environment)
-    played: list[playing.Episode] = []
+    played: list[EpisodeSummary] = []
     interrupted = False
     try:
         with progress() as bar:
             task = bar.add_task("episodes", total=episodes)
-            for episode in playing.episodes(team, LoadedPolicy(saved), episodes, not sampled, seed, patience):
+
+            def watch(episode: EpisodeSummary) -> None:
                 played.append(episode)
                 bar.advance(task)
+
+            playing.episodes(team, LoadedPolicy(saved), episodes, not sampled, seed, patience, watch)
     except KeyboardInterrupt:
         interrupted = True
         complain(f"interrupted after {len(played)} of {episodes} episodes")

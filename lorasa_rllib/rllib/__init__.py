@@ -11,8 +11,8 @@ from lorasa_rllib.rllib.a2po import A2PO, A2POConfig
 from lorasa_rllib.rllib.mappo import MAPPO, MAPPOConfig
 from lorasa_rllib.rllib.module import LoRASAModule, map_to_shared_policy
 from lorasa_rllib.rllib.runner import TeamEnvRunner
-from lorasa_rllib.rllib.sampled import EpisodeSummary
 from lorasa_rllib.rllib.stock import TeamMultiAgentEnv, shared_policy_spec
+from lorasa_rllib.rollout.episodes import EpisodeSummary
 
 __all__ = [
     "A2PO",

@@ -19,8 +19,9 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.utils import force_list
 
-from lorasa_rllib.rllib.faults import CallbackError, named
-from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
+from lorasa_rllib.rllib.faults import CallbackError
+from lorasa_rllib.rollout.checks import named
+from lorasa_rllib.rollout.episodes import EpisodeSummary, Sampled
 
 if TYPE_CHECKING:
     from lorasa_rllib.rllib.runner import TeamEnvRunner

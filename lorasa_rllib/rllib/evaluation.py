@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lorasa_rllib.rllib.faults import EndlessEpisode, Fault, FaultRecord
+from lorasa_rllib.rllib.faults import Fault, FaultRecord
 from lorasa_rllib.rllib.sampling import ATTEMPTS, GRACE, Answer, Outcome, answers, ask, faults_in, name_of
+from lorasa_rllib.rollout.episodes import EndlessEpisode
 
 if TYPE_CHECKING:
     from ray.rllib.env.env_runner_group import EnvRunnerGroup

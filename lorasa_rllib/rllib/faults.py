@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from ray.exceptions import RayActorError
 
 from lorasa_rllib.envs.base import TeamEnvError
+from lorasa_rllib.rollout.checks import first_line, named
+from lorasa_rllib.rollout.episodes import EndlessEpisode
 
 logger = logging.getLogger(__name__)
 
 
 class CallbackError(RuntimeError):
     """A user callback raised. Ends the run, as it would fail on any env runner."""
-
-
-class EndlessEpisode(TeamEnvError):
-    """No episode ended within `evaluation_sample_timeout_s`."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +61,6 @@ class Fault:
         raised = self.kind(f"{who}: {self.line}" + (f"\n\n{self.trace}" if self.trace else ""))
         raised.__cause__ = self.cause
         return raised
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def named(error: BaseException) -> str:
-    """Class name and first line of the message of an exception."""
-    return f"{type(error).__name__}: {first_line(error)}" if str(error).strip() else type(error).__name__
 
 
 class FaultRecord:

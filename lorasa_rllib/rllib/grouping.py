@@ -10,6 +10,7 @@ import ray
 from lorasa_rllib.rllib.checkpoints import read_trained
 from lorasa_rllib.rllib.faults import Fault
 from lorasa_rllib.rllib.runner import TeamEnvRunner
+from lorasa_rllib.rllib.sampled import resolved
 from lorasa_rllib.rllib.sampling import Outcome
 from lorasa_rllib.rllib.teams import learn_team
 from lorasa_rllib.rollout.columns import TeamRollout
@@ -93,4 +94,4 @@ def _only(answer: Outcome) -> TeamRollout:
         raise failed from answer.cause
     ((one,), _) = answer
     (shard,) = one.shards
-    return ray.get(shard, timeout=TIMEOUT) if isinstance(shard, ray.ObjectRef) else shard
+    return resolved(shard, TIMEOUT)

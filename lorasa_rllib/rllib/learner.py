@@ -33,9 +33,10 @@ from lorasa_rllib.learning.step import Optimisers
 from lorasa_rllib.nn.policy import Group, Phase, TeamPolicy
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.room import check_gpu
-from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, TeamTrainingData
+from lorasa_rllib.rllib.sampled import TeamTrainingData
 from lorasa_rllib.rllib.threads import threads, threads_of_learner
 from lorasa_rllib.rollout.columns import TeamRollout
+from lorasa_rllib.rollout.episodes import PER_AGENT_KEYS_UP_TO
 
 GROUPS: tuple[Group, ...] = ("backbone", "adapters", "critic")
 SKIPPED = "skipped_updates"

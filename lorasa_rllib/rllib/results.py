@@ -28,7 +28,7 @@ from ray.rllib.utils.metrics import (
 )
 
 from lorasa_rllib.rllib.module import MODULE_ID
-from lorasa_rllib.rllib.sampled import PER_AGENT_KEYS_UP_TO, EpisodeSummary, Sampled
+from lorasa_rllib.rollout.episodes import PER_AGENT_KEYS_UP_TO, EpisodeSummary, Sampled
 from lorasa_rllib.spec import TeamSpec
 
 if TYPE_CHECKING:

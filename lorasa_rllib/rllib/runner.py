@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -23,14 +24,16 @@ from lorasa_rllib.nn.acting import Acting
 from lorasa_rllib.nn.merged import MergedCritic
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.rllib.callbacks import RunnerCallbacks
-from lorasa_rllib.rllib.collector import Collector, Draw, first_seed
-from lorasa_rllib.rllib.faults import CallbackError, Fault, named
-from lorasa_rllib.rllib.memory import Memory
+from lorasa_rllib.rllib.faults import CallbackError, Fault
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import forget_evaluation, log_evaluation, log_restarts, log_sampling
-from lorasa_rllib.rllib.sampled import Sampled
+from lorasa_rllib.rllib.seeds import first_seed
 from lorasa_rllib.rllib.teams import environments, learn_team, worker_of
+from lorasa_rllib.rollout.checks import named
+from lorasa_rllib.rollout.collector import Collector, Draw
 from lorasa_rllib.rollout.columns import TeamRollout
+from lorasa_rllib.rollout.episodes import EndlessEpisode, Sampled
+from lorasa_rllib.rollout.memory import Memory
 
 logger = logging.getLogger(__name__)
 
@@ -99,10 +102,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.num_envs = self.config.num_envs_per_env_runner
         # Rebuilt environments get another random stream, as the same one could fail in the same step.
         seed = None if self._seed is None else self._seed + REMADE * self._remade
-        self.env = environments(self.config, first_seed(seed), self._whose())
+        env_seed = first_seed(seed)
+        self.env = environments(self.config, env_seed, self._whose())
         memory = Memory(self.plan.policy, self.num_envs, self.config.chunk_length)
         self._restarts = 0
-        self.collector = Collector(self.env, memory, seed, self._callbacks.episode_end())
+        self.collector = Collector(self.env, memory, seed, env_seed, self._callbacks.episode_end())
         self._callbacks.environment_created()
 
     def _whose(self) -> Worker:
@@ -182,7 +186,6 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             explore = (self.config.get_evaluation_config_object() if borrowed else self.config).explore
         draw: Draw = "random" if random_actions else "sample" if explore else "mode"
         acting, critic = self._acting()
-        shards: list[Any] = []
         fragment = self.config.get_rollout_fragment_length(worker_index=self.worker_index)
         steps = fragment if num_timesteps is None else -(-num_timesteps // self.num_envs)
         patience, limit = self.config.evaluation_sample_timeout_s, self.config.sample_timeout_s
@@ -193,21 +196,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             if force_reset:
                 self.collector.restart()
             if num_episodes is not None:
-                taken = self.collector.episodes(num_episodes, acting, draw, patience)
+                sampled = self._episodes(self.collector, num_episodes, acting, draw)
             else:
-                rollout, taken = self.collector.steps(steps, acting, draw, critic)
+                rollout, sampled = self.collector.steps(steps, acting, draw, critic)
                 if not evaluates:
-                    shards = self._shards(rollout)
-        taken.seconds["sample"] = time.perf_counter() - started
-        sampled = Sampled(
-            shards,
-            taken.env_steps,
-            taken.steps_of_agents,
-            taken.episodes,
-            self.collector.running_return(),
-            taken.seconds,
-        )
-        self.num_env_steps_sampled_lifetime += taken.env_steps
+                    sampled.shards = self._shards(rollout)
+        sampled.seconds["sample"] = time.perf_counter() - started
+        self.num_env_steps_sampled_lifetime += sampled.num_env_steps
         log_sampling(self.metrics, sampled, self.plan.spec, self._weights_seq_no)
         restarts, self._restarts = self._restarts, 0 if self.env is None else self.env.restarts
         log_restarts(self.metrics, max(0, self._restarts - restarts))
@@ -222,7 +217,20 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             self._snapshots = self.policy.acting(), self.policy.acting_critic()
         return self._snapshots
 
-    def _shards(self, rollout: TeamRollout) -> list[Any]:
+    def _episodes(self, collector: Collector, num_episodes: int, acting: Acting, draw: Draw) -> Sampled:
+        patience = self.config.evaluation_sample_timeout_s
+        try:
+            sampled = collector.episodes(num_episodes, acting, draw, patience)
+        except EndlessEpisode as endless:
+            raise EndlessEpisode(
+                f"{endless} Give the environment a time limit (such as max_episode_steps in env_config), evaluate a "
+                'number of steps with evaluation_duration_unit="timesteps", or raise '
+                f"evaluation_sample_timeout_s={patience:g}."
+            ) from None
+        collector.restart()  # training must not continue these episodes
+        return sampled
+
+    def _shards(self, rollout: TeamRollout[np.ndarray]) -> list[object]:
         """One part per learner; remote env runners put them into their node's object store and return references."""
         parts = rollout.split(max(1, self.config.num_learners))
         return [ray.put(part) for part in parts] if self.worker_index else list(parts)

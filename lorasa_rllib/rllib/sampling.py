@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lorasa_rllib.rllib.faults import Fault, FaultRecord
-from lorasa_rllib.rllib.sampled import Sampled
+from lorasa_rllib.rollout.episodes import Sampled
 
 if TYPE_CHECKING:
     from ray.rllib.env.env_runner_group import EnvRunnerGroup

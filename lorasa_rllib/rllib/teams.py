@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lorasa_rllib.envs.base import VectorTeamEnv, Worker
 from lorasa_rllib.envs.keyed import KeyedTeam, with_roles
 from lorasa_rllib.envs.known_team import KnownTeam
-from lorasa_rllib.rllib.collector import first_seed
+from lorasa_rllib.rllib.seeds import first_seed
 from lorasa_rllib.spec import TeamSpec
 
 if TYPE_CHECKING:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-_TIME_ENV = 2  # number of axes of a column before the agent axis
+Column = TypeVar("Column", np.ndarray, Tensor)
+ALIGNED = 64
+"""Alignment of columns in bytes, where they travel in one piece."""
+
 _SPARSE = ("final_index", "final_obs", "final_state", "final_values")
 
 
 @dataclass
-class TeamRollout:
-    """T steps of E environments with N agents. Arrays are numpy on runners and tensors on learners.
+class TeamRollout(Generic[Column]):
+    """T steps of E environments with N agents. Columns are numpy arrays on runners and tensors on learners.
 
     obs         float32 [T, E, N, obs_size]            state        float32 [T + 1, E, S], the last for bootstrapping
                 (state [T + 1, E, N, S] if every agent has its own view)
@@ -34,25 +37,25 @@ class TeamRollout:
     first step of every chunk of L steps.
     """
 
-    obs: Any
-    state: Any
-    actions: Any
-    log_probs: Any
-    rewards: Any
-    terminated: Any
-    truncated: Any
-    active: Any
-    final_index: Any
-    final_obs: Any
-    final_state: Any
-    masks: Any = None
-    roles: Any = None
-    left: Any = None
-    cut: Any = None
-    values: Any = None
-    actor_state: Any = None
-    critic_state: Any = None
-    final_values: Any = None
+    obs: Column
+    state: Column
+    actions: Column
+    log_probs: Column
+    rewards: Column
+    terminated: Column
+    truncated: Column
+    active: Column
+    final_index: Column
+    final_obs: Column
+    final_state: Column
+    masks: Column | None = None
+    roles: Any = None  # Column | None
+    left: Column | None = None
+    cut: Column | None = None
+    values: Any = None  # Column | None
+    actor_state: Column | None = None
+    critic_state: Column | None = None
+    final_values: Any = None  # Column | None
 
     @property
     def num_steps(self) -> int:
@@ -76,14 +79,14 @@ class TeamRollout:
         """Number of steps taken by live agents."""
         return int(self.active.sum())
 
-    def split(self, parts: int) -> list[TeamRollout]:
-        """Splits along the environment axis into equal parts, as views. Numpy only."""
+    def split(self: TeamRollout[np.ndarray], parts: int) -> list[TeamRollout[np.ndarray]]:
+        """Splits along the environment axis into equal parts, as views."""
         if self.num_envs % parts:
             raise ValueError(f"{self.num_envs} environments cannot be split into {parts} equal parts.")
         width = self.num_envs // parts
         return [self._environments(part * width, (part + 1) * width) for part in range(parts)]
 
-    def _environments(self, start: int, stop: int) -> TeamRollout:
+    def _environments(self: TeamRollout[np.ndarray], start: int, stop: int) -> TeamRollout[np.ndarray]:
         mine = (self.final_index[:, 1] >= start) & (self.final_index[:, 1] < stop)
         columns = {
             name: column[mine] if name in _SPARSE else column[:, start:stop] for name, column in self._columns().items()
@@ -92,27 +95,27 @@ class TeamRollout:
         return TeamRollout(**columns)
 
     @classmethod
-    def concatenate(cls, parts: Sequence[TeamRollout]) -> TeamRollout:
-        """Joins rollouts of equal length T along the environment axis. Numpy only."""
+    def concatenate(cls, parts: Sequence[TeamRollout[np.ndarray]]) -> TeamRollout[np.ndarray]:
+        """Joins rollouts of equal length T along the environment axis."""
         if len(parts) == 1:
             return parts[0]
         offsets = np.cumsum([0] + [part.num_envs for part in parts[:-1]])
-        columns: dict[str, Any] = {}
+        columns: dict[str, np.ndarray] = {}
         for name in parts[0]._columns():
             arrays = [getattr(part, name) for part in parts]
             if name == "final_index":
                 arrays = [index + np.array([0, offset]) for index, offset in zip(arrays, offsets, strict=True)]
             columns[name] = np.concatenate(arrays, axis=0 if name in _SPARSE else 1)
-        return cls(**columns)
+        return TeamRollout(**columns)
 
-    def to(self, device: torch.device | str) -> TeamRollout:
+    def to(self, device: torch.device | str) -> TeamRollout[Tensor]:
         """The same columns as tensors on `device`; one transfer if it is a GPU."""
         columns = self._columns()
-        if torch.device(device).type == "cuda" and all(isinstance(column, np.ndarray) for column in columns.values()):
+        if torch.device(device).type == "cuda" and isinstance(self.obs, np.ndarray):
             return TeamRollout(**in_one_piece(columns, device))
         return TeamRollout(**{name: _tensor(column, device) for name, column in columns.items()})
 
-    def _columns(self) -> dict[str, Any]:
+    def _columns(self) -> dict[str, Column]:
         named = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: column for name, column in named.items() if column is not None}
 
@@ -135,11 +138,7 @@ def in_one_piece(columns: dict[str, np.ndarray], device: torch.device | str) -> 
     }
 
 
-ALIGNED = 64
-"""Alignment of columns in bytes."""
-
-
-def _tensor(column: Any, device: torch.device | str) -> Tensor:
+def _tensor(column: np.ndarray | Tensor, device: torch.device | str) -> Tensor:
     if isinstance(column, np.ndarray) and not column.flags.writeable:
         column = column.copy()  # arrays from Ray's object store are read-only, which torch does not support
     return torch.as_tensor(column, device=device)

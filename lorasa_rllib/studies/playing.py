@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,15 @@ from lorasa_rllib.envs.registry import ENVIRONMENTS, environment_class, make_env
 from lorasa_rllib.install import installing
 from lorasa_rllib.policies.acting import LoadedPolicy
 from lorasa_rllib.policies.saved import SavedPolicy
+from lorasa_rllib.rollout.collector import Collector
+from lorasa_rllib.rollout.episodes import EndlessEpisode, EpisodeSummary
+from lorasa_rllib.rollout.memory import Memory
 from lorasa_rllib.studies.modules import import_from_here
 from lorasa_rllib.studies.table import half_width
 
 CONFIDENCE = 0.95
 FEW = 10
 """Fewer episodes use a t-interval, since bootstrapping so few would mostly reproduce their extremes."""
-
-
-@dataclass(frozen=True)
-class Episode:
-    """A finished episode. team_return: of the shared reward, or summed over agents. won: None without a win flag."""
-
-    team_return: float
-    length: int
-    won: bool | None
 
 
 PETTINGZOO = "pettingzoo"
@@ -181,40 +174,25 @@ def episodes(
     greedy: bool,
     seed: int,
     patience: float | None = None,
-) -> Iterator[Episode]:
+    watch: Callable[[EpisodeSummary], None] = lambda episode: None,
+) -> list[EpisodeSummary]:
     """Plays `count` episodes, assigned to the copies in advance so that short episodes are not over-represented.
 
-    The same seed and number of copies give the same episodes. Raises ValueError if no episode has ended for `patience`
-    seconds.
+    The same seed and number of copies give the same episodes. watch: called with each episode as it ends. Raises
+    ValueError if an environment fails, or if no episode has ended for `patience` seconds.
     """
-    quota = [count // env.num_envs + (e < count % env.num_envs) for e in range(env.num_envs)]
-    returns, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, int)
-    policy.seed(seed)
-    step, state = env.reset(seed), None
-    last_end, steps = time.monotonic(), 0
-    while any(quota):
-        actions, state = policy.choose(step.obs, state, roles=step.roles, mask=step.masks, greedy=greedy)
-        step = env.step(actions)
-        returns += step.rewards.sum(-1)
-        lengths += 1
-        steps += 1
-        if patience is not None and time.monotonic() - last_end > patience and not len(step.ended):
-            raise ValueError(
-                f"no episode has ended in {patience:g} s ({steps} steps of every copy). Give the environment a time "
-                "limit, such as --env max_episode_steps=1000, or wait longer with --patience SECONDS."
-            )
-        for place, e in enumerate(step.ended.tolist()):
-            if quota[e]:
-                quota[e] -= 1
-                last_end, steps = time.monotonic(), 0
-                won = None if step.won is None else bool(step.won[place])
-                yield Episode(float(returns[e]), int(lengths[e]), won)
-        returns[step.ended] = lengths[step.ended] = 0
-        if state is not None:
-            state[step.ended] = 0.0
+    memory = Memory(policy.saved.config, env.num_envs, chunk_length=1)
+    collector = Collector(env, memory, seed, on_episode_end=lambda episode, slot: watch(episode))
+    try:
+        return collector.episodes(count, policy.acting, "mode" if greedy else "sample", patience).episodes
+    except EndlessEpisode as endless:
+        raise EndlessEpisode(
+            f"{endless} Give the environment a time limit, such as --env max_episode_steps=1000, or wait longer with "
+            "--patience SECONDS."
+        ) from None
 
 
-def statistics(played: Sequence[Episode]) -> dict[str, Any]:
+def statistics(played: Sequence[EpisodeSummary]) -> dict[str, Any]:
     """Means with 95 % intervals. Empty without episodes; a single episode has no interval of its return.
 
     Intervals of returns: BCa bootstrap, or Student's t for fewer than `FEW` episodes; of win rates: Wilson.

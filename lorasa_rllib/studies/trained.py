@@ -14,7 +14,9 @@ from lorasa_rllib.policies.acting import LoadedPolicy
 from lorasa_rllib.policies.folder import policy_files
 from lorasa_rllib.policies.saved import team_policy
 from lorasa_rllib.rllib.checkpoints import env_steps_of, is_checkpoint, read_trained
-from lorasa_rllib.rllib.collector import first_seed
+from lorasa_rllib.rllib.seeds import first_seed
+from lorasa_rllib.rollout.collector import Collector
+from lorasa_rllib.rollout.memory import Memory
 from lorasa_rllib.studies.playing import Environment, environment_of
 
 CHECKPOINT = "checkpoint_*"
@@ -79,22 +81,11 @@ def play(checkpoint: Path, num_envs: int, env_steps: int, seed: int = 0, trust: 
     origin = saved.origin
     env = environment_of(saved, num_envs, {}, environment=Environment(origin.environment, origin.env_config, trust))
     try:
-        policy = LoadedPolicy(saved, seed=seed)
-        seen: dict[str, list[np.ndarray]] = {"obs": [], "keep": [], "active": [], "masks": []}
-        step, state, keep = env.reset(first_seed(seed)), None, np.zeros(num_envs, bool)
-        for _ in range(-(-env_steps // num_envs)):
-            seen["obs"].append(step.obs.copy())
-            seen["active"].append(step.active.copy())
-            seen["keep"].append(keep)
-            if step.masks is not None:
-                seen["masks"].append(step.masks.copy())
-            actions, state = policy.choose(step.obs, state, roles=step.roles, mask=step.masks, greedy=False)
-            step = env.step(actions)
-            keep = np.ones(num_envs, bool)
-            keep[step.ended] = False
-            if state is not None:
-                state[step.ended] = 0.0
+        steps = -(-env_steps // num_envs)
+        collector = Collector(env, Memory(saved.config, num_envs, chunk_length=steps), seed, first_seed(seed))
+        rollout, _ = collector.steps(steps, LoadedPolicy(saved).acting)
     finally:
         env.close()
-    obs, keep, active = (np.stack(seen[name]) for name in ("obs", "keep", "active"))
-    return bank_of(obs, keep, np.stack(seen["masks"]) if seen["masks"] else None, active)
+    keep = np.zeros((steps, num_envs), bool)
+    keep[1:] = ~(rollout.terminated | rollout.truncated)[:-1]
+    return bank_of(rollout.obs, keep, rollout.masks, rollout.active)

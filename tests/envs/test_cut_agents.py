@@ -10,9 +10,9 @@ from lorasa_rllib.envs.ordered import OrderedTeam
 from lorasa_rllib.envs.pettingzoo import PettingZooTeam
 from lorasa_rllib.learning.batch import MAPPOSettings, targets_of
 from lorasa_rllib.nn.network import NetworkConfig
-from lorasa_rllib.rllib.collector import Collector
-from lorasa_rllib.rllib.memory import Memory
 from lorasa_rllib.rllib.stock import TeamMultiAgentEnv
+from lorasa_rllib.rollout.collector import Collector
+from lorasa_rllib.rollout.memory import Memory
 from tests.envs import games
 from tests.envs.rllib_twin import as_multi_agent
 from tests.helpers import make_policy, owner_tables
@@ -72,7 +72,7 @@ def test_it_is_valued_at_its_last_observation(recurrent):
     team = PettingZooTeam(1, env=Relieved)
     network = NetworkConfig(hidden_size=5, recurrent=recurrent, critic_recurrent=recurrent)
     policy = make_policy(team.spec, owner_tables(3)["nps"], network=network).float()
-    collector = Collector(team, Memory(policy.config, 1, 2), seed=3)
+    collector = Collector(team, Memory(policy.config, 1, 2), seed=3, env_seed=30_021)
     critic = policy.acting_critic() if recurrent else None
     rollout, _ = collector.steps(10, policy.acting(), critic=critic)  # the episode has twelve steps
     settings = MAPPOSettings(gamma=0.9, lambda_=0.8)

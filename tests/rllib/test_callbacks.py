@@ -12,7 +12,7 @@ from lorasa_rllib import MAPPO
 from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.rllib.callbacks import BY_ALGORITHMS, BY_RUNNERS, NEVER
 from lorasa_rllib.rllib.runner import TeamEnvRunner
-from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
+from lorasa_rllib.rollout.episodes import EpisodeSummary, Sampled
 
 heard: list[tuple[str, dict]] = []
 

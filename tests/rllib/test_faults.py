@@ -8,7 +8,6 @@ import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from lorasa_rllib.envs.base import TeamEnvError
-from lorasa_rllib.rllib.collector import named_errors
 from lorasa_rllib.rllib.evaluation import EvaluationSkipped
 from lorasa_rllib.rllib.faults import CallbackError, Fault, FaultRecord, OnlyOnce
 from tests.rllib.failing import Endless, Failing, SecondCopyFails, Slip
@@ -141,8 +140,8 @@ def test_an_episode_without_end_skips_the_evaluation_and_every_iteration_says_so
     for times in (1, 2):
         result = algo.train()
         assert f"evaluation skipped, {times} in a row: " in result["faults"]
-        assert "no episode has ended in evaluation_sample_timeout_s=0.5 s" in result["faults"]
-        assert "max_episode_steps" in result["faults"]
+        assert "no episode has ended in 0.5 s" in result["faults"]
+        assert all(way in result["faults"] for way in ("max_episode_steps", "evaluation_sample_timeout_s=0.5"))
         assert result["evaluation"]["env_runners"] == {"num_episodes": 0}
     with pytest.raises(EvaluationSkipped, match=r"evaluation_sample_timeout_s=0\.5"):
         algo.train()
@@ -183,15 +182,6 @@ def test_nobody_to_evaluate_with_is_said_with_the_setting(failing, build):
 
 
 # The parts
-
-
-class Silent:
-    stepping = None
-
-
-def test_an_environment_that_exits_the_process_is_stopped_from_doing_so():
-    with pytest.raises(TeamEnvError, match="the environment raised SystemExit: 2"), named_errors(Silent()):
-        raise SystemExit(2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from lorasa_rllib.rllib.gauges import SERIES, values_of
 from lorasa_rllib.rllib.results import RecentEpisodes
-from lorasa_rllib.rllib.sampled import EpisodeSummary, Sampled
+from lorasa_rllib.rollout.episodes import EpisodeSummary, Sampled
 from tests.envs import games
 
 STANDARD = [
@@ -97,23 +97,6 @@ def test_the_return_is_that_of_running_episodes_until_one_ends_then_of_recent_on
     again = RecentEpisodes(window=2)
     again.set_state(recent.get_state())
     assert again.statistics() == recent.statistics()
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_a_team_return_counts_a_shared_reward_once_and_adds_others_up(shared):
-    import numpy as np
-
-    from lorasa_rllib.envs.base import TeamStep
-    from lorasa_rllib.rllib.episodes import EpisodeMeter
-
-    rewards = np.array([[2.0]] if shared else [[2.0, 3.0]], np.float32)
-    none = np.zeros(1, bool)
-    step = TeamStep(None, None, rewards, none, ~none, None, np.array([0]), None, None)
-    meter = EpisodeMeter(1, rewards.shape[1])
-    meter.add(step)
-    (summary,) = meter.finish(step)
-    assert summary.team_return == (2.0 if shared else 5.0) and summary.length == 1
-    assert summary.agent_returns == (None if shared else (2.0, 3.0))
 
 
 class Scoring(games.Leavers):

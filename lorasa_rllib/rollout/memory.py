@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,9 +43,9 @@ class Memory:
         """Stores the hidden state [E, N or V, h] of "actor" or "critic" after a step."""
         self._states[network].copy_(state)
 
-    def columns(self, steps: int) -> dict[str, Any]:
+    def columns(self, steps: int) -> dict[str, np.ndarray]:
         """The recurrent networks' columns of a rollout of `steps` steps, uninitialised."""
-        columns: dict[str, Any] = {}
+        columns: dict[str, np.ndarray] = {}
         for name, state in self._states.items():
             shape = -(-steps // self.chunk_length), *state.shape
             columns[f"{name}_state"] = np.empty(shape, np.float32)
@@ -55,7 +54,7 @@ class Memory:
             columns["final_values"] = np.empty((0, self.num_values), np.float32)
         return columns
 
-    def note(self, rollout: TeamRollout, t: int) -> None:
+    def write(self, rollout: TeamRollout[np.ndarray], t: int) -> None:
         """Writes the hidden states before step t to the rollout, if a chunk begins there."""
         if t % self.chunk_length == 0:
             for name, state in self._states.items():
@@ -73,7 +72,7 @@ class RunningCritic:
         self._critic, self._memory = critic, memory
         self._final: list[np.ndarray] = []
 
-    def look(self, rollout: TeamRollout, t: int, step: TeamStep) -> None:
+    def record(self, rollout: TeamRollout[np.ndarray], t: int, step: TeamStep) -> None:
         """Records the values of step t and advances the hidden state; not at t = T, where the next rollout begins."""
         if self._critic is None:
             return
@@ -83,7 +82,7 @@ class RunningCritic:
             if t < rollout.num_steps:
                 self._memory.keep("critic", hidden)
 
-    def end(self, last: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> None:
+    def record_final(self, last: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> None:
         """Records the values of the true last states of truncated slots: (slot, observations, global state) of each.
 
         Must be called before the memory is cleared.
@@ -99,6 +98,6 @@ class RunningCritic:
         assert self._memory.critic is not None, "this memory is for a feed-forward critic"
         return self._memory.critic
 
-    def finish(self, rollout: TeamRollout) -> None:
+    def finish(self, rollout: TeamRollout[np.ndarray]) -> None:
         if self._final:
             rollout.final_values = np.concatenate(self._final)
