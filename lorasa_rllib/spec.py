@@ -51,7 +51,8 @@ def in_units(actions: Array, centre: Array, half: Array, low: Array, high: Array
 
     All broadcastable to actions [..., n, d]; the fields of an `ActionScale`. Arrays, or tensors in exported networks.
     """
-    return (actions.clip(-1.0, 1.0) * half + centre).clip(low, high)
+    mapped: Array = (actions.clip(-1.0, 1.0) * half + centre).clip(low, high)
+    return mapped
 
 
 @dataclass(frozen=True)

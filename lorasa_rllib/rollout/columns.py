@@ -60,17 +60,17 @@ class TeamRollout(Generic[Column]):
     @property
     def num_steps(self) -> int:
         """T."""
-        return self.obs.shape[0]
+        return int(self.obs.shape[0])
 
     @property
     def num_envs(self) -> int:
         """E."""
-        return self.obs.shape[1]
+        return int(self.obs.shape[1])
 
     @property
     def num_agents(self) -> int:
         """N."""
-        return self.obs.shape[2]
+        return int(self.obs.shape[2])
 
     def env_steps(self) -> int:
         return self.num_steps * self.num_envs
