@@ -71,10 +71,11 @@ from lorasa_rllib.rllib.plan import owners_of_team
 from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
 from lorasa_rllib.rllib.room import check_gpu, check_machine, wait_for_room
 from lorasa_rllib.rllib.runner import TeamEnvRunner
-from lorasa_rllib.rllib.sampled import Sampled, shards_of_learners
+from lorasa_rllib.rllib.sampled import shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, name_of, returned
 from lorasa_rllib.rllib.storage import on_this_machine
 from lorasa_rllib.rllib.teams import learn_team, order_agents
+from lorasa_rllib.rollout.episodes import Sampled
 
 logger = logging.getLogger(__name__)
 
