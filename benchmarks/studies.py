@@ -123,29 +123,36 @@ ABLATIONS = tuple(
 """Ablations of switch, adapters' learning rate, rank (64: full) and placement; "lora" has 0.3, 3, 8 and all layers."""
 
 BATTLES = ("--phase-switch", "0.3", "--adapter-lr-scale", "1")
-OFTEN = ("--phase-switch", "0.3", "--evaluation-interval", "8")
-"""Options of short runs."""
+OFTEN = (
+    "--phase-switch", "0.3", "--evaluation-interval", "8", "--set", "network.distribution=squashed_gaussian",
+)  # fmt: skip
+"""Options of short runs, which were made before the plain Gaussian became the default head."""
 
 SMALL_STEPS, WHOLE_BATCH = ("minibatch_size=500", "num_epochs=10"), ("minibatch_size=None", "num_epochs=5")
 RUNNING, LAYER = ("network.obs_norm=running",), ("network.obs_norm=layer",)
 DECAY, CONSTANT = ("lr=linear",), ("lr=3e-4",)
 CLIP, LOOSE = ("grad_clip=0.5",), ("grad_clip=10.0",)
+SQUASHED = ("network.distribution=squashed_gaussian",)
 RECIPES: dict[str, tuple[str, ...]] = {
     "recipe": (),
-    "published": (*WHOLE_BATCH, *LAYER, *CONSTANT, *LOOSE),
-    "only_running_norm": (*WHOLE_BATCH, *RUNNING, *CONSTANT, *LOOSE),
-    "only_small_steps": (*SMALL_STEPS, *LAYER, *CONSTANT, *LOOSE),
-    "only_decay": (*WHOLE_BATCH, *LAYER, *DECAY, *LOOSE),
+    "published": (*WHOLE_BATCH, *LAYER, *CONSTANT, *LOOSE, *SQUASHED),
+    "only_running_norm": (*WHOLE_BATCH, *RUNNING, *CONSTANT, *LOOSE, *SQUASHED),
+    "only_small_steps": (*SMALL_STEPS, *LAYER, *CONSTANT, *LOOSE, *SQUASHED),
+    "only_decay": (*WHOLE_BATCH, *LAYER, *DECAY, *LOOSE, *SQUASHED),
+    "only_gaussian": (*WHOLE_BATCH, *LAYER, *CONSTANT, *LOOSE),
     "without_running_norm": LAYER,
     "without_small_steps": WHOLE_BATCH,
     "without_decay": CONSTANT,
     "without_clip": LOOSE,
+    "without_gaussian": SQUASHED,
+    "without_gaussian_std_0.19": (*SQUASHED, "network.initial_log_std=-0.5"),
+    "without_gaussian_steps_of_125": (*SQUASHED, "minibatch_size=125"),
     "with_steps_of_250": ("minibatch_size=250",),
     "with_steps_of_125": ("minibatch_size=125",),
     "with_recomputed_advantages": ("recompute_advantages=True",),
     "with_target_kl": ("target_kl=0.03",),
-    "with_std_0.19": ("network.initial_log_std=-0.5",),
-    "with_gaussian": ("network.distribution=gaussian",),
+    "with_std_1": ("network.initial_log_std=0.0",),
+    "with_std_0.37": ("network.initial_log_std=-1.0",),
     "with_twice_the_rate": ('lr=["linear", 6e-4]',),
     "with_128": ("network.hidden_size=128",),
 }

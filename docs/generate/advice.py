@@ -74,7 +74,9 @@ ADVICE: dict[str, dict[str, Advice]] = {
         "critic_recurrent": Advice("as `recurrent`", "False where the global state tells all."),
         "post_layers": Advice("1", NOT_OFTEN, what="Hidden layers after the GRU, post.0 ..."),
         "id_features": Advice("`auto`", "`none` to see what adapters do without ids."),
-        "distribution": Advice("`squashed_gaussian`", "`gaussian` to compare with other libraries."),
+        "distribution": Advice(
+            "`gaussian`", "`squashed_gaussian`, as published, where actions at their bounds do harm: it explores less."
+        ),
         "head_gain": Advice("0.01", NOT_OFTEN),
         "initial_log_std": Advice("None", "Lower for precise control, higher where exploration fails."),
     },

@@ -27,7 +27,8 @@ ObsNorm = Literal["layer", "running", "running_team"] | None
 class NetworkConfig:
     """Architecture of actor and critic, which have the same trunk.
 
-    The defaults apply to settings that a file omits; configs start from `obs_norm="running"`.
+    The defaults apply to settings that a file omits; configs start from `obs_norm="running"` and
+    `distribution="gaussian"`.
 
     hidden_size:   width of every hidden layer.
     num_layers:    hidden layers of the MLP, named mlp.0, mlp.1 ...

@@ -7,10 +7,11 @@ from typing import Any
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {
         "hidden_size": 64, "num_layers": 3, "obs_norm": "layer", "recurrent": True, "critic_recurrent": True,
-        "post_layers": 1,
+        "post_layers": 1, "distribution": "squashed_gaussian",
     },
     "feedforward": {
         "hidden_size": 64, "num_layers": 2, "obs_norm": "layer", "recurrent": False, "critic_recurrent": False,
+        "distribution": "squashed_gaussian",
     },
     "raw_inputs": {"obs_norm": None},
     "normalised": {"obs_norm": "running"},

@@ -61,7 +61,7 @@ class TeamConfig(PPOConfig):
     """Settings of team algorithms: environment, sharing method, network, and RLlib's own.
 
     Defaults are the recommended recipe (`learning.recipe`): small minibatches, a learning rate that decays to 0 over
-    `total_env_steps` if that is set, and observations normalised by running statistics.
+    `total_env_steps` if that is set, observations normalised by running statistics, and a Gaussian head.
     """
 
     def __init__(self, algo_class: type | None = None):
@@ -99,7 +99,7 @@ class TeamConfig(PPOConfig):
         self.adapters: str | Mapping[str, str] | None = None
         self.fork_from: str | None = None
         # .network
-        self.network_settings: dict[str, Any] = {"obs_norm": "running"}
+        self.network_settings: dict[str, Any] = {"obs_norm": "running", "distribution": "gaussian"}
         # .training and .learners
         self.train_batch_size = recipe.BATCH
         self.train_batch_size_per_learner = None
@@ -263,7 +263,7 @@ class TeamConfig(PPOConfig):
     def network(self, preset: str | None = None, **settings: Any) -> Self:
         """Sets the architecture of actor and critic: fields of `nn.network.NetworkConfig`. Returns this config.
 
-        The default of `obs_norm` is "running" here.
+        The default of `obs_norm` is "running" here, that of `distribution` is "gaussian".
 
         Args:
             preset: a key of `nn.network.PRESETS`, such as "published"; `settings` override its fields.
