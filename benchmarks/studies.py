@@ -168,7 +168,7 @@ STUDIES = {
             "trained", MUJOCO, SHARED_OR_NOT, 3 * MILLION, more_seeds={"HalfCheetah-2x3": (1, 2, 3, 4, 5)},
         ),
         Study(
-            "tricks", ("HalfCheetah-2x3", "Walker2d-2x3"), tuple(RECIPES), recipes=RECIPES, seeds=(101, 102, 103),
+            "tricks", ("HalfCheetah-2x3", "Walker2d-2x3", ANT), tuple(RECIPES), recipes=RECIPES, seeds=(101, 102, 103),
         ),
         Study(
             "trained_a2po", (ANT, "HalfCheetah-6x1"), ("ps", "lora"), 3 * MILLION, algorithm="a2po",
