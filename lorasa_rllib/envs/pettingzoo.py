@@ -28,7 +28,7 @@ from lorasa_rllib.envs.pettingzoo_answers import (
 )
 from lorasa_rllib.envs.pettingzoo_games import close_game, make_game
 from lorasa_rllib.envs.pettingzoo_spaces import observe, view_from
-from lorasa_rllib.spaces import AgentView, Box
+from lorasa_rllib.spaces import AgentView, Box, described
 from lorasa_rllib.spec import TeamSpec
 
 
@@ -203,7 +203,14 @@ class PettingZooTeam(VectorTeamEnv):
         return {**env_config, "render_mode": "rgb_array"}
 
     def render(self) -> np.ndarray:
-        picture = self._games[0].render()
+        game = self._games[0]
+        try:
+            picture = game.render()
+        except (AttributeError, NotImplementedError) as problem:  # PettingZoo's own says nothing
+            raise NotImplementedError(
+                f"{type(game).__name__} cannot be rendered ({described(problem)}): give it a method render() that "
+                'returns a picture [height, width, 3] with render_mode="rgb_array".'
+            ) from problem
         if picture is None:
             raise NotImplementedError('there is no picture; set render_mode="rgb_array" in env_config.')
         return np.asarray(picture)

@@ -205,6 +205,8 @@ def test_pictures():
         plain = PettingZooTeam(1, env="mpe2.simple_spread_v3")
         plain.reset(seed=0)
         plain.render()
+    with pytest.raises(NotImplementedError, match=r"Game cannot be rendered \(NotImplementedError\(\)\).*render\(\)"):
+        PettingZooTeam(1, env=games.Game).render()
 
 
 def without(part, value=None):
