@@ -90,7 +90,11 @@ def parser(description: str, name: str = "mamujoco", one: bool = True) -> argpar
     p.add_argument("--sample-ahead", action="store_true", help="remote env runners sample while learners learn")
     p.add_argument("--num-learners", type=int, default=0, help="remote learners; 0 learns in the trial's process")
     p.add_argument("--num-gpus-per-learner", type=float, default=0, help="GPUs of each learner, fractions allowed")
-    p.add_argument("--evaluation-interval", type=int, help="iterations between greedy evaluations; default: 25 in all")
+    p.add_argument(
+        "--evaluation-interval",
+        type=int,
+        help="iterations between greedy evaluations; default: 25 in all, at least 20 apart",
+    )
     p.add_argument("--max-concurrent", type=int, help="trials at once; default: as many as the CPUs allow")
     keep = (
         "checkpoints of each trial that stay, the latest of ten in all; lorasa analyze shows a course over all of them"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -25,6 +26,34 @@ NAME, LEAST_NAME = 36, 18
 """Width of a trial's name if there is room, and the minimum width for which other fields are dropped."""
 
 NO_PHASES = "one phase"
+
+
+PARTS = {"sampling": ("sample",), "learning": ("learn",), "evaluating": ()}
+"""What a trial's time goes to: word -> parts of `split` in its results. Evaluating is what the other parts leave of the
+iterations that evaluate."""
+
+
+@dataclass
+class Spent:
+    """Seconds that the iterations of a trial took, in all and for each of `PARTS`."""
+
+    total: float = 0.0
+    parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Adds an iteration."""
+        took, split = float(result["time_this_iter_s"]), result.get("split", {})
+        self.total += took
+        for word, names in PARTS.items():
+            self.parts[word] += sum(split.get(name, 0.0) for name in names)
+        if "evaluation" in result:
+            self.parts["evaluating"] += max(0.0, took - sum(split.values()))
+
+    def __str__(self) -> str:
+        """For example "52% sampling, 31% learning, 9% evaluating"; empty before the first iteration."""
+        if not self.total:
+            return ""
+        return ", ".join(f"{seconds / self.total:.0%} {word}" for word, seconds in self.parts.items())
 
 
 @dataclass
@@ -67,6 +96,7 @@ class Progress(Callback):
         self._tell_at: float | None = None  # when to report that no trial can be scheduled
         self._last: dict[str, float] = {}
         self._paces: dict[str, Pace] = {}
+        self._spent: defaultdict[str, Spent] = defaultdict(Spent)
         self._ended: set[str] = set()
         self._room_seen: set[str] = set()
         self._told_study = time.monotonic()
@@ -102,6 +132,7 @@ class Progress(Callback):
         if result.get("faults"):
             _say(f"{trial!s} {result['faults']}", "yellow")
         now = time.monotonic()
+        self._spent[str(trial)].add(result)
         self._paces[str(trial)] = Pace.of(result, self._paces.get(str(trial)))
         if int(result[STEPS]) >= self._total or now - self._last.get(trial.trial_id, -math.inf) >= self._every:
             self._last[trial.trial_id] = now
@@ -130,6 +161,12 @@ class Progress(Callback):
             del fields[least]
         room = max(1, min(NAME, _room(fields)))
         return "  ".join([f"{shortened(name, room):<{room}}", *fields.values()])
+
+    def end_line(self, name: str) -> str:
+        """The line about the end of a trial, with what its time went to where there is room."""
+        spent = str(self._spent[name])
+        room = width() - len(f" done: {spent}")
+        return f"{shortened(name, room)} done: {spent}" if spent and room >= LEAST_NAME else f"{name} done"
 
     def study_line(self, trials: list[Any]) -> str:
         """The number of trials per state, and the remaining time at the current speed."""
@@ -164,7 +201,7 @@ class Progress(Callback):
         _say(f"{trial!s} failed; see {trial.error_file or trial.local_path}", "red")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        _say(f"{trial!s} done", "green")
+        _say(self.end_line(str(trial)), "green")
         self._ended.add(str(trial))  # its status is updated only later
         if not all(map(self._is_over, trials)) or len(trials) < self._trials:
             self._tell_study(trials)

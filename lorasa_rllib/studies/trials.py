@@ -17,8 +17,9 @@ from lorasa_rllib.studies.overrides import CONFIGS, check_methods, override
 from lorasa_rllib.studies.presets import preset_of
 from lorasa_rllib.studies.suites import SUITES
 
-EVALUATIONS = 25
-"""Default number of greedy evaluations per run."""
+EVALUATIONS, APART = 25, 20
+"""Default number of greedy evaluations per run, and the least number of iterations between two: ten episodes of 1,000
+steps take about as long as two iterations, so evaluations take at most a tenth of the time."""
 
 SMOKE_BATCH = 200
 """Training batch of --smoke trials, in environment steps."""
@@ -115,7 +116,12 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
     )
     override(config, options.settings)
     iterations = -(-options.total_env_steps // config.total_train_batch_size)
-    return config.evaluation(evaluation_interval=options.evaluation_interval or max(1, iterations // EVALUATIONS))
+    return config.evaluation(evaluation_interval=options.evaluation_interval or evaluation_interval(iterations))
+
+
+def evaluation_interval(iterations: int) -> int:
+    """Iterations between greedy evaluations of a run, so that the last one is close to the end."""
+    return iterations // max(1, min(EVALUATIONS, iterations // APART)) or 1
 
 
 def sharing_settings(options: StudyOptions, scenario: str, method: str, config: TeamConfig) -> dict[str, Any]:

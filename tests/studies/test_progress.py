@@ -136,3 +136,17 @@ def test_experiments_that_an_older_version_began_go_on():
     old.__dict__ = {"_total": 500, "_every": 3.0, "_tell_at": 7.0, "_last": {"a": 1e9}}
     again = pickle.loads(pickle.dumps(old))
     assert again._total == 500 and again._every == 3.0 and again._last == {} and again._trials == 1
+
+
+def test_the_end_of_a_trial_says_what_its_time_went_to(monkeypatch):
+    progress, plain = Progress(1_000_000), {"split": {"sample": 2.0, "transfer": 0.0, "learn": 1.5, "sync": 0.1}}
+    assert progress.end_line("x") == "x done"
+    for number in range(10):
+        evaluated = {"evaluation": {}, "time_this_iter_s": 7.6} if number == 9 else {}
+        progress.on_trial_result(number, [], trial("x"), result(steps=4000 * (number + 1)) | plain | evaluated)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert progress.end_line("x") == "x done: 46% sampling, 34% learning, 9% evaluating"
+    progress._spent[NAME * 2] = progress._spent["x"]
+    assert len(progress.end_line(NAME * 2)) == 80
+    monkeypatch.setenv("COLUMNS", "60")
+    assert progress.end_line("x") == "x done"

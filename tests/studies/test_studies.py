@@ -20,7 +20,7 @@ from lorasa_rllib.studies.presets import PRESETS, Preset, preset_of
 from lorasa_rllib.studies.run import OfTrial, _space, report
 from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import cells_of, final_returns, half_width, markdown, rich_table, summary
-from lorasa_rllib.studies.trials import TrialName, switch_of, trials
+from lorasa_rllib.studies.trials import TrialName, evaluation_interval, switch_of, trials
 
 
 def options(*arguments, suite="mamujoco"):
@@ -394,3 +394,11 @@ def test_a_study_without_a_finished_episode_still_tells_its_checkpoints(tmp_path
     assert "No table, no figure: no episode ended" in told and "trial/checkpoint_000000" in told
     assert sorted(file.name for file in (tmp_path / "study").iterdir()) == ["command.txt", "curves.csv"]
     assert pd.read_csv(tmp_path / "study" / "curves.csv").columns.tolist() == COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("iterations", "interval"), [(1, 1), (10, 10), (25, 25), (100, 20), (110, 22), (750, 30), (2500, 100)]
+)
+def test_evaluations_are_few_and_the_last_is_close_to_the_end(iterations, interval):
+    assert evaluation_interval(iterations) == interval
+    assert iterations % interval <= interval // 2
