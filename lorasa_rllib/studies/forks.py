@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 from ray.tune import Callback
+from ray.tune.experiment import Trial
 from ray.tune.result import SHOULD_CHECKPOINT
 
 from lorasa_rllib.rllib.config import TeamConfig
@@ -31,7 +32,7 @@ class ForkPoints(Callback):
     def __post_init__(self) -> None:
         self._passed: dict[str, int] = {}
 
-    def on_trial_result(self, result: dict[str, Any], trial: Any, **info: Any) -> None:
+    def on_trial_result(self, result: dict[str, Any], trial: Trial, **info: object) -> None:
         now = int(result[STEPS])
         before = self._passed.get(trial.trial_id, 0)
         self._passed[trial.trial_id] = now

@@ -7,9 +7,9 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from ray.tune import Callback
+from ray.tune.experiment import Trial
 
 from lorasa_rllib.studies.storage import FULL, storage_fault, tell_fault
 
@@ -22,18 +22,18 @@ class EndWhenFull(Callback):
     def __init__(self) -> None:
         self._ended = False
 
-    def on_step_end(self, **info: Any) -> None:
+    def on_step_end(self, **info: object) -> None:
         if storage_fault() is not None and not self._ended:
             self._ended = True
             os.kill(os.getpid(), signal.SIGUSR1)  # makes Tune end
 
-    def on_trial_recover(self, trial: Any, **info: Any) -> None:
+    def on_trial_recover(self, trial: Trial, **info: object) -> None:
         self._note(trial)
 
-    def on_trial_error(self, trial: Any, **info: Any) -> None:
+    def on_trial_error(self, trial: Trial, **info: object) -> None:
         self._note(trial)
 
-    def _note(self, trial: Any) -> None:
+    def _note(self, trial: Trial) -> None:
         """Records a storage fault of a trial's process, which writes its own checkpoints."""
         reason = REASONS.search(cause_of(trial.get_error()))
         if reason:

@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray.tune import Callback
+from ray.tune.experiment import Trial
 
 from lorasa_rllib.printable import printable, shortened
 from lorasa_rllib.studies.curves import STEPS
@@ -106,7 +107,7 @@ class Progress(Callback):
         settings = {name: state[f"_{name}"] for name in ("every", "trials", "begun", "later") if f"_{name}" in state}
         Progress.__init__(self, state["_total"], **settings)
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
         """Reports every minute that no trial can be scheduled, since Tune waits forever and silently."""
         now = time.monotonic()
         if any(trial.status == "RUNNING" for trial in trials) or all(trial.is_finished() for trial in trials):
@@ -123,11 +124,11 @@ class Progress(Callback):
             there = f"the cluster has {_resources(ray.cluster_resources())}, {_resources(free)} of it free"
             _say(f"{waiting!s} waits for {_resources(needed)}; {there}", "yellow")
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         _say(f"{trial!s} starts", "dim")
 
     def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: object
     ) -> None:
         if result.get("faults"):
             _say(f"{trial!s} {result['faults']}", "yellow")
@@ -168,7 +169,7 @@ class Progress(Callback):
         room = width() - len(f" done: {spent}")
         return f"{shortened(name, room)} done: {spent}" if spent and room >= LEAST_NAME else f"{name} done"
 
-    def study_line(self, trials: list[Any]) -> str:
+    def study_line(self, trials: list[Trial]) -> str:
         """The number of trials per state, and the remaining time at the current speed."""
         finished = sum(self._is_over(trial) for trial in trials)
         running = sum(trial.status == "RUNNING" and not self._is_over(trial) for trial in trials)
@@ -177,7 +178,7 @@ class Progress(Callback):
         done = f"{finished} of {max(self._trials, len(trials))} trials done"
         return f"study: {done}, {running} running, {waiting} waiting; about {left} left"
 
-    def seconds_left(self, trials: list[Any]) -> float:
+    def seconds_left(self, trials: list[Trial]) -> float:
         """Remaining time of the study: all remaining steps at the total speed of the running trials, but at least that
         of the slowest running trial."""
         of_trials, speed = [], 0.0
@@ -197,19 +198,19 @@ class Progress(Callback):
         slowest = max((steps / own for steps, own in of_trials if own), default=0.0)
         return max(slowest, rest / speed) if speed else math.inf
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         _say(f"{trial!s} failed; see {trial.error_file or trial.local_path}", "red")
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         _say(self.end_line(str(trial)), "green")
         self._ended.add(str(trial))  # its status is updated only later
         if not all(map(self._is_over, trials)) or len(trials) < self._trials:
             self._tell_study(trials)
 
-    def _is_over(self, trial: Any) -> bool:
+    def _is_over(self, trial: Trial) -> bool:
         return bool(trial.is_finished()) or str(trial) in self._ended
 
-    def _tell_study(self, trials: list[Any]) -> None:
+    def _tell_study(self, trials: list[Trial]) -> None:
         self._told_study = time.monotonic()
         if self._trials > 1 and math.isfinite(self.seconds_left(trials)):
             _say(self.study_line(trials), "bold")

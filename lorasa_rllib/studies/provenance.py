@@ -49,5 +49,5 @@ def _version(package: str) -> str | None:
 class Provenance(Callback):
     """Tune callback that adds `provenance` to every result, so that a resumed run records it for each part."""
 
-    def on_trial_result(self, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(self, result: dict[str, Any], **info: object) -> None:
         result.update(provenance())  # documented by Tune: callbacks may change results

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray.tune import Callback
+from ray.tune.experiment import Trial
 from ray.tune.result import SHOULD_CHECKPOINT
 
 LIMIT = 90.0
@@ -47,21 +48,21 @@ class SaveOnTermination(Callback):
     def __init__(self) -> None:
         self._saved: set[str] = set()
 
-    def setup(self, **info: Any) -> None:
+    def setup(self, **info: object) -> None:
         _asked.clear()
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, _ask)
 
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+    def on_step_begin(self, iteration: int, trials: list[Trial], **info: object) -> None:
         if _asked.is_set() and all(t.trial_id in self._saved for t in trials if t.status == "RUNNING"):
             _end()
 
-    def on_trial_result(self, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(self, result: dict[str, Any], **info: object) -> None:
         if _asked.is_set():
             result[SHOULD_CHECKPOINT] = True  # documented by Tune: callbacks may change results
 
-    def on_checkpoint(self, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_checkpoint(self, trials: list[Trial], trial: Trial, **info: object) -> None:
         if _asked.is_set():
             self._saved.add(trial.trial_id)
 
