@@ -90,7 +90,7 @@ class AllForEach(SequentialUpdate):
 
 def without_critic(kind: type[SequentialUpdate]) -> type[SequentialUpdate]:
     class ActorOnly(kind):  # type: ignore[valid-type, misc]
-        def _value_loss(self, rows: Any, leaves: Leaves, settings: Any) -> torch.Tensor:
+        def _value_loss(self, rows: Any, targets: Any, leaves: Leaves, settings: Any) -> torch.Tensor:
             leaves.whole.clear(), leaves.slices.clear(), leaves.in_place.clear()
             return torch.zeros(())
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers and editors; `_DEFINED_IN` says the same at run time
     from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
-    from lorasa_rllib.learning.quirks import Quirks
+    from lorasa_rllib.learning.reference import Quirks
     from lorasa_rllib.nn.bank import LoRAConfig
     from lorasa_rllib.nn.network import NetworkConfig
     from lorasa_rllib.policies.acting import LoadedPolicy, load_policy
@@ -58,7 +58,7 @@ _DEFINED_IN = {
     "TeamEnvError": "envs.base",
     "TeamStep": "envs.base",
     "VectorTeamEnv": "envs.base",
-    "Quirks": "learning.quirks",
+    "Quirks": "learning.reference",
     "LoRAConfig": "nn.bank",
     "NetworkConfig": "nn.network",
     "LoadedPolicy": "policies.acting",

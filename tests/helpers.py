@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lorasa_rllib.learning.gae import gae, td_errors
+from lorasa_rllib.learning.reference import REFERENCE
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.distributions import Categorical, Categoricals
@@ -277,8 +278,10 @@ def advantages_of(
     lambda_: float,
     zeroed: Tensor | None = None,
 ) -> Tensor:
-    """Generalised advantages from rewards and values."""
-    return gae(td_errors(rewards, values, next_values, terminated, gamma, zeroed), ended, gamma * lambda_)
+    """Generalised advantages from rewards and values. zeroed: steps cut by a time limit, as the published code does."""
+    errors = td_errors(rewards, values, next_values, terminated, gamma)
+    errors = errors if zeroed is None else REFERENCE.td_errors(errors, zeroed)
+    return gae(errors, ended, gamma * lambda_)
 
 
 def gradients(loss: Tensor, module: nn.Module) -> dict[str, Tensor]:

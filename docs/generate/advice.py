@@ -130,7 +130,7 @@ ADVICE: dict[str, dict[str, Advice]] = {
         ),
         "recompute_advantages": Advice("False", "With many passes, where sampling is dear."),
         "compile": Advice("`auto`", "False to keep runs short of compile time; True on clusters of equal machines."),
-        "reference": Advice("False", "To reproduce published numbers.", "True, False or `learning.quirks.Quirks(...)`"),
+        "reference": Advice("False", "To reproduce published numbers.", "True, False or `Quirks(...)`"),
         "agent_order": Advice("`semi_greedy`", NOT_OFTEN, "`semi_greedy`, `greedy`, `random`, `cyclic`, `reverse_...`"),
         "agents_per_step": Advice("1 to 8", "Raise it for large teams."),
         "update_loop": Advice("`agent`", "`epoch` as published for SMAC.", "`agent` or `epoch`"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -17,6 +17,14 @@ EARLIEST, LATEST = 0.15, 0.5
 
 POINTS = 5
 """Minimum number of returns to compute a slope."""
+
+
+class SwitchState(TypedDict):
+    """seen: (env steps, return) within the window. fastest: steepest slope so far. slope: the last one, if known."""
+
+    seen: list[tuple[int, float]]
+    fastest: float
+    slope: float | None
 
 
 class AutoSwitch:
@@ -52,9 +60,9 @@ class AutoSwitch:
         slowed = self._slope is not None and self._fastest > 0 and self._slope < SLOWED * self._fastest
         return share >= LATEST or (share >= EARLIEST and slowed)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> SwitchState:
         return {"seen": list(self._seen), "fastest": self._fastest, "slope": self._slope}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        self._seen = [tuple(point) for point in state["seen"]]
+    def set_state(self, state: SwitchState) -> None:
+        self._seen = [(steps, episode_return) for steps, episode_return in state["seen"]]
         self._fastest, self._slope = state["fastest"], state["slope"]

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from lorasa_rllib.learning.gae import gae, td_errors
 from lorasa_rllib.learning.losses import PolicyLoss, clipped_policy_loss
-from lorasa_rllib.learning.normalisers import AllSum, alone, update_value_norm
-from lorasa_rllib.learning.quirks import Quirks
+from lorasa_rllib.learning.normalisers import AllSum, alone
+from lorasa_rllib.learning.rules import Rules
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.nn.rows import known_roles
 from lorasa_rllib.rollout.columns import TeamRollout
@@ -37,7 +37,7 @@ class MAPPOSettings:
     chunk_length: int = 10
     obs_norm_in_adapter_phase: bool = False
     policy_loss: PolicyLoss = clipped_policy_loss
-    quirks: Quirks = field(default_factory=Quirks)
+    rules: Rules = field(default_factory=Rules)
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Batch:
     def split(self, size: int) -> list[Batch]:
         """Parts of `size` sequences each, as views."""
         names = [name for name, _, _ in self._columns()]
-        parts = zip(*(column.split(size, axis) for _, column, axis in self._columns()), strict=True)
+        parts = zip(*(torch.split(column, size, axis) for _, column, axis in self._columns()), strict=True)
         return [Batch(**dict(zip(names, part, strict=True))) for part in parts]
 
     def _columns(self) -> list[tuple[str, Tensor, int]]:
@@ -117,7 +117,7 @@ class Targets:
         return self.gains + self.baseline
 
 
-def targets_of(policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings) -> Targets:
+def targets_of(policy: TeamPolicy, rollout: TeamRollout[Tensor], settings: MAPPOSettings) -> Targets:
     """Values, TD errors and advantages of a rollout (tensors). No side effects."""
     values, next_values = state_values(policy, rollout)
     baseline = policy.value_norm.denormalise(values)
@@ -132,13 +132,13 @@ def targets_of(policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings
         policy.value_norm.denormalise(next_values),
         terminated,
         settings.gamma,
-        zeroed=rollout.truncated.unsqueeze(-1) if settings.quirks.zero_time_limits else None,
     )
+    errors = settings.rules.td_errors(errors, rollout.truncated.unsqueeze(-1))
     return Targets(values, baseline, errors, ended, gae(errors, ended, settings.gamma * settings.lambda_))
 
 
 def prepare(
-    policy: TeamPolicy, rollout: TeamRollout, settings: MAPPOSettings, all_sum: AllSum = alone
+    policy: TeamPolicy, rollout: TeamRollout[Tensor], settings: MAPPOSettings, all_sum: AllSum = alone
 ) -> tuple[Batch, dict[str, Tensor]]:
     """The batch of a rollout, and metrics. Updates the value normaliser with the returns.
 
@@ -148,25 +148,25 @@ def prepare(
 
 
 def in_batch(
-    policy: TeamPolicy, rollout: TeamRollout, targets: Targets, settings: MAPPOSettings, all_sum: AllSum = alone
+    policy: TeamPolicy, rollout: TeamRollout[Tensor], targets: Targets, settings: MAPPOSettings, all_sum: AllSum = alone
 ) -> tuple[Batch, dict[str, Tensor]]:
     """As `prepare`, from precomputed targets."""
-    if not settings.quirks.norm_every_step:
-        update_value_norm(policy, targets.returns, value_rows(targets.returns, rollout.active, settings), all_sum)
+    counted = value_rows(targets.returns, rollout.active, settings)
+    settings.rules.before_passes(policy, targets.returns, counted, all_sum)
     batch = _in_sequences(policy, rollout, targets, settings.chunk_length, all_sum)
     explained = _explained(values=targets.baseline, returns=targets.returns, all_sum=all_sum)
     return batch, {"vf_explained_var": explained}
 
 
 def with_targets(
-    policy: TeamPolicy, batch: Batch, rollout: TeamRollout, targets: Targets, all_sum: AllSum = alone
+    policy: TeamPolicy, batch: Batch, rollout: TeamRollout[Tensor], targets: Targets, all_sum: AllSum = alone
 ) -> Batch:
     """The batch with the values, returns and standardised advantages of `targets`."""
     return replace(batch, **_learnt(policy, rollout, targets, len(batch.obs), all_sum))
 
 
 def _learnt(
-    policy: TeamPolicy, rollout: TeamRollout, targets: Targets, length: int, all_sum: AllSum
+    policy: TeamPolicy, rollout: TeamRollout[Tensor], targets: Targets, length: int, all_sum: AllSum
 ) -> dict[str, Tensor]:
     """The columns of a batch that depend on the critic, in sequences of `length` steps."""
     gains = standardise(targets.gains.expand(rollout.active.shape), rollout.active, all_sum)
@@ -186,7 +186,7 @@ def value_rows(values: Tensor, active: Tensor, settings: MAPPOSettings) -> Tenso
 
 
 @torch.no_grad()
-def state_values(policy: TeamPolicy, rollout: TeamRollout) -> tuple[Tensor, Tensor]:
+def state_values(policy: TeamPolicy, rollout: TeamRollout[Tensor]) -> tuple[Tensor, Tensor]:
     """Normalised values [T, E, V] of each step's state, and of its successor (if truncated, the true last state)."""
     stored = rollout.values is not None  # by env runners, which step recurrent critics
     values = rollout.values if stored else policy.critic(rollout.state)  # [T + 1, E, V]
@@ -217,11 +217,12 @@ def standardise(advantages: Tensor, active: Tensor, all_sum: AllSum = alone, sum
     total, square, count = all_sum(moments(advantages, active) if sums is None else sums.clone())
     mean = total / count.clamp(min=1)
     std = (square / count.clamp(min=1) - mean.square()).clamp(min=0).sqrt()
-    return (advantages - mean) / (std + 1e-5)
+    standard: Tensor = (advantages - mean) / (std + 1e-5)
+    return standard
 
 
 def _in_sequences(
-    policy: TeamPolicy, rollout: TeamRollout, targets: Targets, chunk_length: int, all_sum: AllSum
+    policy: TeamPolicy, rollout: TeamRollout[Tensor], targets: Targets, chunk_length: int, all_sum: AllSum
 ) -> Batch:
     """A rollout and its targets, cut into sequences."""
     recurrent = policy.config.network.recurrent or policy.config.network.critic_recurrent
@@ -270,4 +271,5 @@ def _explained(values: Tensor, returns: Tensor, all_sum: AllSum) -> Tensor:
     sums = torch.stack([returns.sum(), returns.square().sum(), (returns - values).square().sum(), count])
     total, square, error, rows = all_sum(sums)
     variance = (square / rows - (total / rows).square()).clamp(min=1e-8)
-    return 1 - error / rows / variance
+    explained: Tensor = 1 - error / rows / variance
+    return explained

@@ -29,7 +29,6 @@ from lorasa_rllib.learning.flat import Block
 from lorasa_rllib.learning.losses import clipped_policy_loss
 from lorasa_rllib.learning.normalisers import alone, sum_over_learners
 from lorasa_rllib.learning.passes import Minibatch
-from lorasa_rllib.learning.quirks import Quirks
 from lorasa_rllib.learning.step import EagerStep, Norms, Optimisers, Step
 from lorasa_rllib.learning.step_graph import PREFIX, BlockPlan, StepPlan, statistics_of
 from lorasa_rllib.nn.policy import Group, TeamPolicy
@@ -58,7 +57,7 @@ class StepCompiler:
         self._left = 0.0 if self._wait else patience
         self._folder = cache_folder() if folder is None else folder
         self._jobs: dict[str, _Job] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def step(self, eager: EagerStep, part: Minibatch) -> Step:
         """The step for minibatches shaped like `part`: compiled if it is ready, otherwise `eager`."""
@@ -71,8 +70,8 @@ class StepCompiler:
             if self._wait:
                 raise
             graphs = None
-            if str(error) not in self._told:
-                self._told.add(str(error))
+            if str(error) not in self._reported:
+                self._reported.add(str(error))
                 logger.info("%s", error)
         if split:  # all learners switch together, so their parameters stay bit-identical
             learners, ready = all_sum(torch.tensor([1.0, float(graphs is not None)])).tolist()
@@ -151,7 +150,7 @@ class CompiledStep:
     def finish(self) -> None:
         """Marks the optimisers' blocks as changed."""
         for block in self._blocks:
-            block.moved()
+            block.changed()
 
 
 @dataclass
@@ -221,8 +220,8 @@ def why_not(policy: TeamPolicy, settings: MAPPOSettings) -> str | None:
         return "adapters by role are not"
     if settings.policy_loss is not clipped_policy_loss:
         return "policy_loss is a function of your own"
-    if settings.quirks.norm_every_step:
-        return "reference=True changes the value normaliser within steps"
+    if settings.rules.why_not_compiled is not None:
+        return settings.rules.why_not_compiled
     if shutil.which(os.environ.get("CXX", "")) is None and not any(map(shutil.which, COMPILERS)):
         return f"there is no C++ compiler ({', '.join(COMPILERS)}, or that of CXX)"
     return None
@@ -246,7 +245,7 @@ def plan_of(eager: EagerStep, part: Minibatch) -> StepPlan:
         (entry,) = optimisers[group].param_groups
         its_names = tuple(names[p] for p in block.parameters)  # type: ignore[index]
         trains = block in optimisers[group].blocks
-        blocks.append(BlockPlan(group, of_group[group], its_names, trains, entry["betas"], entry["eps"]))  # type: ignore[arg-type]
+        blocks.append(BlockPlan(group, of_group[group], its_names, trains, entry["betas"], entry["eps"]))
     columns: list[tuple[str, tuple[int, ...], str]] = []
     for name in COLUMNS:
         column = getattr(part.rows, name)
@@ -264,7 +263,7 @@ def plan_of(eager: EagerStep, part: Minibatch) -> StepPlan:
         entropy_coeff=float(settings.entropy_coeff != 0),
         max_grad_norm=settings.max_grad_norm,
         joint_ratio=settings.joint_ratio,
-        quirks=Quirks(one_sided_huber=settings.quirks.one_sided_huber),
+        rules=settings.rules.of_loss(),
     )
     threads = torch.get_num_threads()
     return StepPlan(policy.config, policy.phase, reads, tuple(blocks), tuple(columns), dtype, split, threads)

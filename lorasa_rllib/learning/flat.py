@@ -37,7 +37,7 @@ class Block:
 
     def views(self, flat: Tensor) -> list[Tensor]:
         """Views of `flat` [O or 1, numbers], shaped like the parameters or like one owner's part."""
-        parts = flat.split(self._sizes, dim=1)
+        parts = torch.split(flat, self._sizes, dim=1)
         return [part.view(len(flat), *p.shape[1:]) for p, part in zip(self.parameters, parts, strict=True)]
 
     def holds(self) -> bool:
@@ -57,7 +57,7 @@ class Block:
         steps.copy_(next(iter(state.values()))["step"])
         self._equal_steps = None
 
-    def look_at_steps(self) -> None:
+    def compare_steps(self) -> None:
         """Checks whether all owners have the same step count, which makes steps cheaper.
 
         This synchronises a GPU, so it is called only once per update.
@@ -66,8 +66,8 @@ class Block:
             least, most = self.steps.aminmax()
             self._equal_steps = int(most) if bool(least == most) else None
 
-    def moved(self) -> None:
-        """Notes that steps were taken on these buffers from outside, so step counts must be checked again."""
+    def changed(self) -> None:
+        """To be called after steps were taken on these buffers from outside; step counts are compared again."""
         self._equal_steps = None
 
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,7 +163,7 @@ def finish(grads: Tensor, rows: Tensor, max_norm: float | None) -> Tensor:
     clipping. Returns norms [O] before clipping.
     """
     scale = rows.clamp(min=1).reciprocal()
-    norm = torch.linalg.vector_norm(grads, dim=1) * scale
+    norm: Tensor = torch.linalg.vector_norm(grads, dim=1) * scale
     if max_norm is not None:
         scale = scale * (max_norm / (norm + 1e-6)).clamp_(max=1)
     grads.mul_(scale.unsqueeze(1))

@@ -6,22 +6,13 @@ import torch
 from torch import Tensor
 
 
-def td_errors(
-    rewards: Tensor,
-    values: Tensor,
-    next_values: Tensor,
-    terminated: Tensor,
-    gamma: float,
-    zeroed: Tensor | None = None,
-) -> Tensor:
+def td_errors(rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, gamma: float) -> Tensor:
     """delta_t = r_t + gamma (1 - terminated_t) V'_t - V_t, in units of reward.
 
     rewards, values, next_values float [T, ...]: V'_t is the value of the state that step t led to; at a time limit that
-    is the true last state, not the first of the next episode. terminated bool, broadcastable. zeroed bool: steps whose
-    error is set to 0 (`Quirks.zero_time_limits`).
+    is the true last state, not the first of the next episode. terminated bool, broadcastable.
     """
-    delta = rewards + gamma * torch.where(terminated, 0.0, next_values) - values
-    return delta if zeroed is None else torch.where(zeroed, 0.0, delta)
+    return rewards + gamma * torch.where(terminated, 0.0, next_values) - values
 
 
 def accumulate(errors: Tensor, rates: Tensor) -> Tensor:

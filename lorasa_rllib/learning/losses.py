@@ -36,6 +36,9 @@ class LossRows:
     real: Tensor | None
 
 
+ErrorFunction = Callable[[Tensor, Tensor, float | None], Tensor]
+"""(values, targets, huber_delta) -> error of each value."""
+
 PolicyLoss = Callable[[ActionDistribution, LossRows, "MAPPOSettings"], Tensor]
 """A policy loss, given the current policy's distribution of the rows. Returns the loss of every row [..., N], to be
 minimised; the update sums it over live rows, divides each owner's gradient by its number of them and adds the entropy
@@ -66,24 +69,25 @@ def clipped_value_loss(
     targets: Tensor,
     clip: float | None,
     huber_delta: float | None,
-    one_sided: bool = False,
+    error: ErrorFunction | None = None,
 ) -> Tensor:
     """Value loss of each row, the larger of the unclipped and the clipped error (Yu et al. 2022, MAPPO).
 
-        max( H(y - v), H(y - v_old - clip(v - v_old, -c, c)) )
+        max( H(v, y), H(v_old + clip(v - v_old, -c, c), y) )
 
-    All [..., V], normalised: v values, v_old old_values, y targets, c clip (None: no clipping). H is the Huber loss,
-    or half the square if `huber_delta` is None. one_sided: see `Quirks.one_sided_huber`.
+    All [..., V], normalised: v values, v_old old_values, y targets, c clip (None: no clipping). H is `error`, by
+    default `huber`.
     """
-    loss = _huber(values, targets, huber_delta, one_sided)
+    error = huber if error is None else error
+    loss = error(values, targets, huber_delta)
     if clip is None:
         return loss
     clipped = old_values + (values - old_values).clamp(-clip, clip)
-    return torch.maximum(loss, _huber(clipped, targets, huber_delta, one_sided))
+    return torch.maximum(loss, error(clipped, targets, huber_delta))
 
 
-def _huber(values: Tensor, targets: Tensor, delta: float | None, one_sided: bool) -> Tensor:
+def huber(values: Tensor, targets: Tensor, delta: float | None) -> Tensor:
+    """The Huber loss of each value; half the squared error if delta is None."""
     if delta is None:
         return 0.5 * (targets - values).square()
-    loss = F.huber_loss(values, targets, reduction="none", delta=delta)
-    return torch.where(targets - values < -delta, 0.0, loss) if one_sided else loss
+    return F.huber_loss(values, targets, reduction="none", delta=delta)

@@ -17,7 +17,7 @@ from lorasa_rllib.rollout.columns import TeamRollout
 def update(
     policy: TeamPolicy,
     optimisers: Optimisers,
-    rollout: TeamRollout,
+    rollout: TeamRollout[Tensor],
     settings: MAPPOSettings,
     generator: torch.Generator,
     all_sum: AllSum = alone,
@@ -45,7 +45,8 @@ def update(
             sums.append(stats)
         totals.append(torch.stack(sums).sum(0))
         rows.append(one.rows())
-        if moved_far([{**dict(zip(STATISTICS, totals[-1], strict=True)), "live": rows[-1][0]}], settings.target_kl):
+        in_pass = dict(zip(STATISTICS, totals[-1], strict=True)) | {"live": rows[-1][0]}
+        if moved_far([in_pass], settings.target_kl):
             break
     step.finish()
     update_obs_norm(policy, rollout, settings.obs_norm_in_adapter_phase, all_sum)

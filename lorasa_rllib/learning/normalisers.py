@@ -24,7 +24,7 @@ def sum_over_learners(tensors: Sequence[Tensor], all_sum: AllSum) -> None:
     if all_sum is alone:
         return
     summed = all_sum(torch.cat([t.flatten() for t in tensors]))
-    for tensor, part in zip(tensors, summed.split([t.numel() for t in tensors]), strict=True):
+    for tensor, part in zip(tensors, torch.split(summed, [t.numel() for t in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
 
 
@@ -51,7 +51,7 @@ def update_value_norm(
 
 
 def update_obs_norm(
-    policy: TeamPolicy, rollout: TeamRollout, in_adapter_phase: bool = False, all_sum: AllSum = alone
+    policy: TeamPolicy, rollout: TeamRollout[Tensor], in_adapter_phase: bool = False, all_sum: AllSum = alone
 ) -> None:
     """Updates the observation statistics of actor and critic with the live rows of a rollout, over all learners.
 

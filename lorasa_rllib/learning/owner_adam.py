@@ -57,7 +57,7 @@ class OwnerAdam(torch.optim.Optimizer):
         """
         self._arrange(lambda p: p.requires_grad)
         for block in self.blocks:
-            block.look_at_steps()
+            block.compare_steps()
         if [part.block for part in self._parts] != self.blocks:
             self._parts = [Part(block) for block in self.blocks]
 
@@ -100,11 +100,10 @@ class OwnerAdam(torch.optim.Optimizer):
         for part, grad in zip(leaves.slices, grads[len(leaves.whole) :], strict=True):
             of_owner = counts[leaves.owner]
             norm = finish(grad, of_owner, max_norm)
-            self.advance_owner(part.block, grad, leaves.owner, of_owner > 0)
+            self._step(part.block, grad, of_owner > 0, leaves.owner)
             norms.append(torch.where(of_owner > 0, norm, torch.nan))
         return norms[0] if len(norms) == 1 else torch.cat(norms)
 
-    @torch.no_grad()
     def finish(
         self, grads: Sequence[Tensor], rows: Tensor, max_norm: float | None, blocks: Sequence[Block] | None = None
     ) -> Tensor:
@@ -123,7 +122,6 @@ class OwnerAdam(torch.optim.Optimizer):
                 norms = norms if own else norm.expand_as(rows)
         return torch.zeros_like(rows, dtype=torch.float32) if norms is None else norms
 
-    @torch.no_grad()
     def advance(
         self, grads: Sequence[Tensor], moving: Tensor | None = None, blocks: Sequence[Block] | None = None
     ) -> None:
@@ -133,15 +131,7 @@ class OwnerAdam(torch.optim.Optimizer):
             self._step(block, grad, who)
 
     @torch.no_grad()
-    def advance_owner(self, block: Block, grads: Tensor, owner: slice, moving: Tensor) -> None:
-        """One step of a single owner of a block, at a cost independent of the size of the bank.
-
-        grads [1, numbers]. owner: a slice of length 1. moving: bool [1], False: no step.
-        """
-        self._step(block, grads, moving, owner)
-
-    @torch.no_grad()
-    def step(self, closure: Any = None, *, moving: Tensor | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None, *, moving: Tensor | None = None) -> None:  # type: ignore[override]
         """One step of the owners in `moving`, bool [O] (None: all). Parameters without a gradient do not change."""
         self.advance(self.gather(), moving)
 
@@ -172,7 +162,7 @@ class OwnerAdam(torch.optim.Optimizer):
         if not blocks or not all(block.holds() and len(set(map(trains, block.parameters))) == 1 for block in blocks):
             self._group_of = {}
             for group in self.param_groups:
-                parts: dict[Any, list[Tensor]] = {}
+                parts: dict[tuple[int, bool, tuple[float, ...]], list[Tensor]] = {}
                 for p in group["params"]:
                     state = self.state.get(p)
                     counters = tuple(state["step"].tolist()) if state else (0.0,) * len(p)

@@ -106,7 +106,7 @@ def live_rows_of_parts(
     def parts(column: Tensor) -> Tensor:
         """[L, C, ...] -> [M, L * size, ...]"""
         column = column if order is None else column.index_select(1, order)
-        return column.unflatten(1, (-1, size)).transpose(0, 1).flatten(1, 2)
+        return column.reshape(len(column), -1, size, *column.shape[2:]).transpose(0, 1).flatten(1, 2)
 
     active = parts(batch.active)
     roles = None if batch.roles is None else parts(batch.roles)

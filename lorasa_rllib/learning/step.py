@@ -17,7 +17,7 @@ from torch import Tensor
 from lorasa_rllib.learning.batch import Batch, MAPPOSettings, value_rows
 from lorasa_rllib.learning.flat import Leaves, gradients
 from lorasa_rllib.learning.losses import LossRows, clipped_value_loss
-from lorasa_rllib.learning.normalisers import AllSum, alone, sum_over_learners, update_value_norm
+from lorasa_rllib.learning.normalisers import AllSum, alone, sum_over_learners
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.learning.passes import Counts, Minibatch
 from lorasa_rllib.nn.distributions import ActionDistribution, Noise
@@ -98,10 +98,8 @@ def value_sums(
     values: Tensor, old_values: Tensor, targets: Tensor, counted: Tensor | None, settings: MAPPOSettings
 ) -> Tensor:
     """Sum of the value loss over the rows in `counted` (None: all). All [..., V], values and targets normalised."""
-    errors = clipped_value_loss(
-        values, old_values, targets, settings.value_clip, settings.huber_delta, settings.quirks.one_sided_huber
-    )
-    return _sum(errors, counted)
+    clip, delta, error = settings.value_clip, settings.huber_delta, settings.rules.value_error
+    return _sum(clipped_value_loss(values, old_values, targets, clip, delta, error), counted)
 
 
 def _sum(x: Tensor, counted: Tensor | None) -> Tensor:
@@ -175,9 +173,15 @@ class EagerStep:
 
     def __call__(self, part: Minibatch, noise: torch.Generator | None) -> tuple[Tensor, Norms]:
         rows, settings = part.rows, self.settings
-        if settings.quirks.norm_every_step:
-            update_value_norm(self.policy, rows.returns, value_rows(rows.returns, rows.active, settings), self.all_sum)
-            rows = replace(rows, targets=self.policy.value_norm.normalise(rows.returns))
+        targets = settings.rules.targets_of_step(
+            self.policy,
+            rows.targets,
+            rows.returns,
+            lambda: value_rows(rows.returns, rows.active, settings),
+            self.all_sum,
+        )
+        if targets is not rows.targets:
+            rows = replace(rows, targets=targets)
         loss, stats = loss_sums(self.policy, rows, settings, noise, part.everyone)
         sums = torch.stack([stats[name] for name in STATISTICS])
         norms = take_step(

@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from lorasa_rllib.learning.batch import Batch, MAPPOSettings
 from lorasa_rllib.learning.flat import adam, finish
-from lorasa_rllib.learning.quirks import Quirks
+from lorasa_rllib.learning.reference import rules_from_dict
 from lorasa_rllib.learning.step import STATISTICS, loss_sums
 from lorasa_rllib.nn.policy import Group, Phase, PolicyConfig, TeamPolicy
 
@@ -66,7 +66,7 @@ class StepPlan:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> StepPlan:
-        settings = {**data["settings"], "quirks": Quirks(**data["settings"]["quirks"])}
+        settings = {**data["settings"], "rules": rules_from_dict(data["settings"]["rules"])}
         blocks = [{**b, "names": tuple(b["names"]), "betas": tuple(b["betas"])} for b in data["blocks"]]
         return cls(
             PolicyConfig.from_dict(data["policy"]),
@@ -135,7 +135,7 @@ class StepGraph(nn.Module):
             f"policy.{name.removeprefix('buffer.')}": t for name, t in given.items() if name.startswith("buffer.")
         }
         for block, shapes, flat in zip(self.plan.blocks, self._shapes, values, strict=True):
-            parts = flat.split([shape.numel() // len(flat) for shape in shapes], dim=1)
+            parts = torch.split(flat, [shape.numel() // len(flat) for shape in shapes], dim=1)
             views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
             swapped |= {f"policy.{name}": view for name, view in zip(block.names, views, strict=True)}
         columns = {name: given[name] for name, _, _ in self.plan.columns}

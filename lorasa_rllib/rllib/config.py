@@ -20,7 +20,7 @@ from lorasa_rllib.learning import recipe
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.losses import PolicyLoss, clipped_policy_loss
 from lorasa_rllib.learning.phases import PhaseSwitch, Schedule
-from lorasa_rllib.learning.quirks import Quirks, quirks_of
+from lorasa_rllib.learning.reference import Quirks, rules_of
 from lorasa_rllib.nn.bank import InitLoRAWeights
 from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
 from lorasa_rllib.nn.policy import CriticInput
@@ -310,7 +310,7 @@ class TeamConfig(PPOConfig):
             obs_norm_in_adapter_phase: keep updating the actor's running observation statistics
                 (`.network(obs_norm="running")`) in the adapter phase. False: they are frozen with the backbone, which
                 was trained on them.
-            reference: True reproduces all quirks of the published implementation; `learning.quirks.Quirks(...)`
+            reference: True reproduces all quirks of the published implementation; `Quirks(...)`
                 selects some.
             lr: learning rate, or RLlib's schedule [[env steps, rate], ...]. ("linear", rate): decays to 0 over the
                 `total_env_steps` of `.sharing(...)`. "linear": the current rate decays that way. The default rate
@@ -446,7 +446,7 @@ class TeamConfig(PPOConfig):
             value_active_only=self.vf_active_only,
             chunk_length=self.chunk_length,
             obs_norm_in_adapter_phase=self.obs_norm_in_adapter_phase,
-            quirks=quirks_of(self.reference),
+            rules=rules_of(self.reference),
             num_epochs=self.num_epochs,
             minibatch_size=minibatch_steps(self),
             recompute_advantages=self.recompute_advantages,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lorasa_rllib.learning import recipe
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.phases import PhaseSchedule, Schedule, usual_schedule
-from lorasa_rllib.learning.quirks import quirks_of
+from lorasa_rllib.learning.reference import fresh_norm_std
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.policy import PolicyConfig
@@ -79,8 +79,7 @@ def policy_of(config: TeamConfig, owners: Owners) -> PolicyConfig:
     spec, network = config.team_spec(), NetworkConfig.from_dict(config.network_settings)
     team_value = spec.shared_reward and owners.num_critics == 1 and not spec.state_per_agent
     critic_input = config.critic_input or ("state" if team_value else "agent_state")
-    narrow = quirks_of(config.reference).narrow_fresh_norm
-    return PolicyConfig(spec, owners, lora_of(config), network, critic_input, 0.1 if narrow else 1.0)
+    return PolicyConfig(spec, owners, lora_of(config), network, critic_input, fresh_norm_std(config.reference))
 
 
 def lora_of(config: TeamConfig) -> LoRAConfig:

@@ -1,4 +1,4 @@
-"""Batches: sequences of recurrent networks, targets, minibatches, rows that count for the critic, and quirks."""
+"""Batches: sequences of recurrent networks, targets, minibatches, and rows that count for the critic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from lorasa_rllib.learning.batch import (
     value_rows,
 )
 from lorasa_rllib.learning.normalisers import update_value_norm
-from lorasa_rllib.learning.quirks import REFERENCE, Quirks, quirks_of
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import make_policy, owner_tables, policies, random_rollout, seeded, team, teams
 from tests.learning.helpers import SETTINGS, UNEQUAL, batch_of, experienced, minibatches
@@ -200,7 +199,7 @@ def test_minibatches_of_an_epoch_are_whole_sequences_of_one_number_without_repea
         assert len(set(drawn)) == each * size and set(drawn) <= set(range(rows))
 
 
-def test_a_full_batch_is_all_rows_in_order_and_epochs_are_shuffled_anew():
+def test_a_full_batch_is_all_rows_in_order_and_epochs_are_reshuffled():
     batch = numbered(64)
     assert all(p is batch for p in minibatches(batch, MAPPOSettings(num_epochs=3), seeded(0)))
     first, second = minibatches(batch, MAPPOSettings(num_epochs=2, minibatch_size=63), seeded(0))
@@ -220,7 +219,7 @@ def test_indexing_a_batch_selects_rows_of_every_column():
 # Dead agents and the critic
 
 
-def test_dead_rows_count_for_the_critic_unless_told_otherwise():
+def test_dead_rows_count_for_the_critic_unless_switched_off():
     active = torch.tensor([[True, False, True]])
     everything, live = MAPPOSettings(), MAPPOSettings(value_active_only=True)
     own, of_team = torch.zeros(1, 3), torch.zeros(1, 1)
@@ -240,33 +239,3 @@ def test_the_value_normaliser_is_updated_with_the_rows_that_count():
         torch.testing.assert_close(norm.mean[agent], (1 - norm.beta) * mine.mean())
         torch.testing.assert_close(norm.mean_sq[agent], (1 - norm.beta) * mine.square().mean())
     assert norm.debias[1] == norm.mean[1] == 0
-
-
-# Quirks
-
-
-def test_reference_is_every_quirk_and_nothing_is_the_default():
-    assert quirks_of(True) == REFERENCE and all(vars(REFERENCE).values())
-    assert quirks_of(False) == Quirks() == MAPPOSettings().quirks and not any(vars(Quirks()).values())
-    assert quirks_of(one := Quirks(one_sided_huber=True)) is one
-
-
-def test_a_time_limit_is_worth_its_value_and_no_more():
-    policy = make_policy(OWN_REWARDS, owner_tables(3)["ps"])
-    rollout = random_rollout(policy, 4, 3, seed=1).to("cpu")
-    settings = MAPPOSettings(quirks=Quirks(zero_time_limits=True, norm_every_step=True))
-    batch, _ = prepare(policy, rollout, settings)
-    gained = (batch.returns - policy.value_norm.denormalise(batch.values))[0].view(4, 3, 3)
-    assert rollout.truncated.any()
-    assert gained[rollout.truncated].abs().max() < 1e-9
-    usual, _ = prepare(policy, rollout, dataclasses.replace(settings, quirks=Quirks(norm_every_step=True)))
-    assert (usual.returns - batch.returns)[0].view(4, 3, 3)[rollout.truncated].abs().min() > 1e-6
-
-
-def test_the_normaliser_waits_for_the_optimiser_steps():
-    policy = make_policy(OWN_REWARDS, owner_tables(3)["ps"])
-    rollout = random_rollout(policy, 4, 3).to("cpu")
-    prepare(policy, rollout, MAPPOSettings(quirks=Quirks(norm_every_step=True)))
-    assert not policy.value_norm.debias.any()
-    prepare(policy, rollout, MAPPOSettings())
-    assert policy.value_norm.debias.all()

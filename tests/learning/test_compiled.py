@@ -13,7 +13,7 @@ import torch
 
 from lorasa_rllib.learning import compiled, mappo
 from lorasa_rllib.learning.compiled import StepCompiler
-from lorasa_rllib.learning.quirks import Quirks
+from lorasa_rllib.learning.reference import Quirks
 from lorasa_rllib.learning.step_graph import StepGraph, StepPlan
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.network import NetworkConfig
@@ -81,7 +81,7 @@ def test_what_is_compiled_is_the_step_as_it_is(method, phase, dead):
         (UNEQUAL, {"obs_norm": "running"}, {"entropy_coeff": 0.0}),
         (UNEQUAL, {"distribution": "gaussian", "obs_norm": None}, {"joint_ratio": True, "value_clip": None}),
         (UNEQUAL, {"layer_norm": False, "activation": "tanh"}, {"max_grad_norm": None, "huber_delta": None}),
-        (UNEQUAL, {}, {"minibatch_size": None, "value_active_only": True, "quirks": Quirks(one_sided_huber=True)}),
+        (UNEQUAL, {}, {"minibatch_size": None, "value_active_only": True, "rules": Quirks(one_sided_huber=True)}),
     ],
     ids=["discrete", "components", "normalised", "gaussian", "plain", "whole batch"],
 )
@@ -154,7 +154,7 @@ def test_auto_leaves_short_runs_alone_and_trains_on_while_it_compiles(tmp_path, 
 
 REASONS = {
     "recurrent": ({"network": NetworkConfig(recurrent=True)}, {}, "recurrent networks"),
-    "quirk": ({}, {"quirks": Quirks(norm_every_step=True)}, "reference=True"),
+    "quirk": ({}, {"rules": Quirks(norm_every_step=True)}, "reference=True"),
 }
 
 

@@ -147,7 +147,7 @@ def test_live_rows_are_counted_for_each_owner():
 
 
 @pytest.mark.parametrize("method", ["lora", "role"])
-def test_what_stands_in_dead_rows_changes_nothing(method):
+def test_dead_rows_do_not_affect_the_update(method):
     policy = make_policy(UNEQUAL, owner_tables(3)[method])
     batch = batch_of(policy)
     dead = ~batch.active.unsqueeze(-1)

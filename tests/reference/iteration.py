@@ -8,7 +8,7 @@ import torch
 
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.owner_adam import OwnerAdam
-from lorasa_rllib.learning.quirks import REFERENCE
+from lorasa_rllib.learning.reference import REFERENCE
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.rollout.columns import TeamRollout
 from tests.reference.vectors import Vectors, close, published_policy, state_of
@@ -81,7 +81,7 @@ def settings_of(file: Vectors, settings: Any = MAPPOSettings, **more: Any) -> An
         max_grad_norm=file.number("cfg.max_grad_norm"),
         num_epochs=file.number("cfg.epochs"),
         chunk_length=file.number("cfg.chunk_length"),
-        quirks=REFERENCE,
+        rules=REFERENCE,
         **more,
     )
 

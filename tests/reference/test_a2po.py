@@ -16,7 +16,8 @@ from lorasa_rllib.learning.batch import standardise
 from lorasa_rllib.learning.gae import td_errors
 from lorasa_rllib.learning.losses import clipped_surrogate, clipped_value_loss
 from lorasa_rllib.learning.normalisers import update_value_norm
-from lorasa_rllib.learning.quirks import REFERENCE
+from lorasa_rllib.learning.reference import REFERENCE
+from lorasa_rllib.learning.rules import Rules
 from lorasa_rllib.nn.value_norm import ValueNorm
 from tests.reference.iteration import LOGS, RETURNS, optimisers_of, policy_of, rollout_of, same_result, settings_of
 from tests.reference.vectors import close
@@ -34,8 +35,8 @@ def test_trace(load, dtype):
     assert file.number("c_bar") == 1
     values, ended, cut = file["values"], file["masks"][1:] == 0, file["bad_masks"][1:] == 0
     gamma, lambda_ = file.number("gamma"), file.number("gae_lambda")
-    for suffix, zeroed in (("", None), ("_time_limits", cut)):
-        errors = td_errors(file["rewards"], values[:-1], values[1:], ended, gamma, zeroed)
+    for suffix, rules in (("", Rules()), ("_time_limits", REFERENCE)):
+        errors = rules.td_errors(td_errors(file["rewards"], values[:-1], values[1:], ended, gamma), cut)
         product = capped_product(errors, log_c, ended, gamma * lambda_) + values[:-1]
         close(product, file[f"returns_speedup{suffix}"], *TRACE[dtype])
         factors = capped_factors(errors, log_c, ended, gamma * lambda_**2) + values[:-1]  # lambda enters twice
@@ -114,7 +115,7 @@ def sequence_of(file, variant, **changes):
     policy, picks = policy_of(file), iter(file[f"{variant}.picks"].tolist())
     numbers = {"others_clip": file.number("cfg.others_clip"), "clip_growth": file.number("cfg.tuner_weight")}
     settings = settings_of(file, A2POSettings, **numbers, **VARIANTS[variant])
-    settings = replace(settings, quirks=replace(REFERENCE, **changes))
+    settings = replace(settings, rules=replace(REFERENCE, **changes))
     optimisers = optimisers_of(policy, file)
     return policy, SequentialUpdate(policy, optimisers, rollout_of(file), settings, lambda left: next(picks))
 

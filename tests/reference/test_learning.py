@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorasa_rllib.learning.losses import clipped_surrogate, clipped_value_loss
+from lorasa_rllib.learning.reference import one_sided_huber
 from lorasa_rllib.nn.value_norm import ValueNorm
 from tests.helpers import advantages_of
 from tests.reference.vectors import Vectors, close
@@ -107,7 +108,7 @@ def test_one_sided_huber(load, dtype):
     file = load("mappo_loss")
     error = file["huber_error"]
     zero = torch.zeros_like(error)
-    loss = clipped_value_loss(zero, zero, error, None, file.number("huber_delta"), one_sided=True)
+    loss = clipped_value_loss(zero, zero, error, None, file.number("huber_delta"), one_sided_huber)
     close(loss, file["out_huber_one_sided"], *LOSS[dtype])
     symmetric = clipped_value_loss(zero, zero, error, None, file.number("huber_delta"))
     assert not torch.allclose(symmetric, loss)

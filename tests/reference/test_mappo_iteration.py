@@ -61,7 +61,7 @@ def test_every_quirk_matters(load, quirk):
         if file["init.vn.debias"].any():
             pytest.skip("the normaliser of this file is not fresh")
         policy.value_norm.fresh_var = 1.0
-    settings = replace(settings, quirks=replace(settings.quirks, **{quirk: False}))
+    settings = replace(settings, rules=replace(settings.rules, **{quirk: False}))
     mappo.update(policy, optimisers_of(policy, file), rollout_of(file), settings, GENERATOR)
     with pytest.raises(AssertionError):
         same_result(policy, file)

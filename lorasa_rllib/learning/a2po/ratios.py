@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lorasa_rllib.learning.a2po.settings import A2POSettings
 from lorasa_rllib.learning.a2po.units import Unit, moved_by
-from lorasa_rllib.learning.batch import Batch, MAPPOSettings
+from lorasa_rllib.learning.batch import Batch
 from lorasa_rllib.nn.policy import TeamPolicy
 
 LARGEST = 20.0
@@ -18,10 +19,10 @@ class Ratios:
 
     log_probs [L, C, N, d]: of the actions taken, under the actor of the last refresh.
     log_ratio [L, C, N]: log of the mean over action dimensions of exp(log_probs - log_probs of the rollout); with
-    `joint_ratio`, log-ratio of the whole action. 0 for dead agents, except with `Quirks.dead_ratios`.
+    `joint_ratio`, log-ratio of the whole action. 0 for dead agents.
     """
 
-    def __init__(self, policy: TeamPolicy, batch: Batch, settings: MAPPOSettings):
+    def __init__(self, policy: TeamPolicy, batch: Batch, settings: A2POSettings):
         self._policy, self._batch, self._settings = policy, batch, settings
         self._real = policy.actor.real_actions()
         self.log_probs = batch.log_probs.clone()
@@ -63,4 +64,4 @@ class Ratios:
         else:
             mean = ((change.exp() * real).sum(-1) / real.sum(-1)).log()
         mean = mean.clamp(-LARGEST, LARGEST)
-        return mean if self._settings.quirks.dead_ratios else torch.where(active, mean, 0.0)
+        return self._settings.rules.corrected_ratios(mean, active)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,49 +19,21 @@ from lorasa_rllib.learning.a2po.log import Corrected, Stepped, summary
 from lorasa_rllib.learning.a2po.order import ORDERS, Pick
 from lorasa_rllib.learning.a2po.ratios import Ratios
 from lorasa_rllib.learning.a2po.rows import CriticRows, UnitRows
+from lorasa_rllib.learning.a2po.settings import A2POSettings
 from lorasa_rllib.learning.a2po.units import Unit, leaves_of, reaching_others, units_of
-from lorasa_rllib.learning.batch import MAPPOSettings, in_time, value_rows
+from lorasa_rllib.learning.batch import in_time, value_rows
 from lorasa_rllib.learning.flat import Leaves
-from lorasa_rllib.learning.normalisers import AllSum, alone, update_obs_norm, update_value_norm
+from lorasa_rllib.learning.normalisers import AllSum, alone, update_obs_norm
 from lorasa_rllib.learning.passes import Counts, per_owner, shuffled
-from lorasa_rllib.learning.replay import actor_states, log_probs_of_single_steps
 from lorasa_rllib.learning.step import Optimisers, arrange, moved_far, policy_sums, take_step, value_sums
 from lorasa_rllib.nn.policy import Group, TeamPolicy
 from lorasa_rllib.rollout.columns import TeamRollout
 
 
-@dataclass(frozen=True)
-class A2POSettings(MAPPOSettings):
-    """Settings of the update in addition to MAPPO's. `A2POConfig.training` documents them for users.
-
-    agent_order:    a key of `ORDERS`.
-    units_per_step: number of units (see `learning.a2po.units`) updated together.
-    loop:           "agent": each unit runs all its epochs in turn. "epoch": every epoch goes through all units.
-    two_stage:      precede each step of actor and critic with a step of the critic alone.
-    correction:     a key of `CORRECTIONS`: how advantages are corrected for units updated before; None: not at all.
-    others_clip:    the product of the others' ratios is clipped to 1 +- others_clip; None: half the unit's clip range.
-    late:           rollouts come from an older policy, so ratios are not 1 at the start.
-    clip_growth:    the clip range of position k of m is clip * (1 - clip_growth * (1 - k / m)).
-    """
-
-    agent_order: str = "semi_greedy"
-    units_per_step: int = 1
-    loop: Literal["agent", "epoch"] = "agent"
-    two_stage: bool = True
-    correction: str | None = "capped_factors"
-    others_clip: float | None = 0.1
-    clip_growth: float = 0.5
-    late: bool = False
-
-    def clip_at(self, position: int, steps: int) -> float:
-        """Clip range at a position, counted from 1, in a sequence of `steps`."""
-        return self.clip * (1 - self.clip_growth * (1 - position / steps))
-
-
 def update(
     policy: TeamPolicy,
     optimisers: Optimisers,
-    rollout: TeamRollout,
+    rollout: TeamRollout[Tensor],
     settings: A2POSettings,
     generator: torch.Generator,
     all_sum: AllSum = alone,
@@ -101,7 +72,7 @@ class SequentialUpdate:
         self,
         policy: TeamPolicy,
         optimisers: Optimisers,
-        rollout: TeamRollout,
+        rollout: TeamRollout[Tensor],
         settings: A2POSettings,
         pick: Pick,
         noise: torch.Generator | None = None,
@@ -118,8 +89,7 @@ class SequentialUpdate:
         if settings.late:
             self.ratios.refresh()
         self._counted = value_rows(self.batch.values, self.batch.active, settings)
-        replays = settings.quirks.single_step_ratios and policy.actor.recurrent
-        self._states = actor_states(policy, self.batch) if replays else None
+        self._log_probs_now = settings.rules.log_probs_of_corrections(policy, self.batch)
         self._units = units_of(policy)
         self._scores = self.advantages.scores(self._units)
         self.order: list[Unit] = []
@@ -139,7 +109,7 @@ class SequentialUpdate:
                 self._correct(None, self._product_of_all())
             begin = len(self._steps)
             self._through(1)
-            if moved_far([step.stats for step in self._steps[begin:] if not step.critic_only], settings.target_kl):
+            if self._moved_far(begin):
                 break
         return self._steps
 
@@ -157,8 +127,8 @@ class SequentialUpdate:
         again = settings.recompute_advantages and settings.loop == "agent"
         for position, (unit, reaches_others) in enumerate(zip(self.order, reaching, strict=True), 1):
             done = self.order[: position - 1]
-            first = settings.loop == "epoch" and settings.quirks.first_position
-            turn = Turn(unit, position, settings.clip_at(1 if first else position, len(self.order)))
+            clip = settings.clip_at(settings.rules.position_of_clip(position, settings.loop), len(self.order))
+            turn = Turn(unit, position, clip)
             fixed: tuple[UnitRows, CriticRows] | None = None  # without minibatches, rows are the same in every pass
             for epoch in range(epochs):
                 if again and (done or epoch):
@@ -177,16 +147,21 @@ class SequentialUpdate:
                 if reaches_others:  # including those that are done
                     self.ratios.refresh(unit)
                     before = self._product(done)
-                if moved_far([s.stats for s in self._steps[begin:] if not s.critic_only], settings.target_kl):
+                if self._moved_far(begin):
                     break
             if not reaches_others:
                 self.ratios.refresh(unit)
             before = before + self.ratios.product(unit)
 
+    def _moved_far(self, begin: int) -> bool:
+        """Whether the mean KL of all steps from `begin` on exceeds `target_kl`."""
+        acted = [step.stats for step in self._steps[begin:] if not step.critic_only]
+        return moved_far(acted, self._settings.target_kl)
+
     def _minibatches(self) -> Sequence[Tensor | None]:
         """The sequences of each minibatch of one pass; None: all of them."""
         order, size = shuffled(self.batch, self._settings, self._noise)
-        return (None,) if order is None else order.split(size)
+        return (None,) if order is None else torch.split(order, size)
 
     def _rows(self, unit: Unit, sequences: Tensor | None, advantages: Tensor) -> tuple[UnitRows, CriticRows]:
         """The rows for actor and critic in a step of the unit. advantages [L, C, n]: in the unit's columns."""
@@ -201,13 +176,12 @@ class SequentialUpdate:
     def _step(self, turn: Turn, values: CriticRows, rows: UnitRows | None = None, others: Tensor | None = None) -> None:
         """One optimiser step of the critic and, with `rows` and the product of the `others`' ratios, of the actor."""
         policy, settings, unit = self._policy, replace(self._settings, clip=turn.clip), turn.unit
-        if settings.quirks.norm_every_step:
-            update_value_norm(policy, values.returns, values.counted, self._all_sum, values.agents)
-            outputs = slice(None) if values.agents is None else list(values.agents)
-            values = replace(values, targets=policy.value_norm.normalise(values.returns, outputs))
+        targets = settings.rules.targets_of_step(
+            policy, values.targets, values.returns, lambda: values.counted, self._all_sum, values.agents
+        )
         groups: tuple[Group, ...] = ("critic",) if rows is None else ("backbone", "adapters", "critic")
         leaves = {group: self._leaves_of(unit, group) for group in groups if group in self._optimisers}
-        value_loss = self._value_loss(values, leaves["critic"], settings)
+        value_loss = self._value_loss(values, targets, leaves["critic"], settings)
         loss = settings.value_coeff * value_loss / len(self.order)
         stats = {"vf_loss": value_loss.detach().float(), "value_rows": values.counted.sum().float()}
         counts: Counts = {"critic": self._critic_counts(values)}
@@ -231,10 +205,10 @@ class SequentialUpdate:
             self._leaves[key] = leaves_of(self._policy, self._optimisers[group], unit, group)
         return self._leaves[key]
 
-    def _value_loss(self, rows: CriticRows, leaves: Leaves, settings: A2POSettings) -> Tensor:
+    def _value_loss(self, rows: CriticRows, targets: Tensor, leaves: Leaves, settings: A2POSettings) -> Tensor:
         inputs = rows.state, rows.hidden, rows.keep, rows.agents
         values = functional_call(self._policy.critic, leaves.in_place, inputs)
-        return value_sums(values, rows.values, rows.targets, rows.counted, settings)
+        return value_sums(values, rows.values, targets, rows.counted, settings)
 
     def _policy_loss(
         self, rows: UnitRows, others: Tensor, leaves: Mapping[Group, Leaves], settings: A2POSettings
@@ -282,8 +256,8 @@ class SequentialUpdate:
         form = self._settings.correction
         if form is None:
             return
-        if self._states is not None:
-            table = self.ratios.log_ratio_of(log_probs_of_single_steps(self._policy, self.batch, self._states))
+        if self._log_probs_now is not None:
+            table = self.ratios.log_ratio_of(self._log_probs_now())
             joined = None if unit is None else Unit.joined([*done, unit])
             product = table.sum(-1) if joined is None else joined.log_product(table, self.batch.roles)
         log_ratios = in_time(product, self._num_envs)

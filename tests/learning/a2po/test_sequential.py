@@ -241,7 +241,7 @@ def test_losses_of_several_components_are_sums_over_agents_steps_and_components(
     assert compared == 3 * config.num_epochs
 
 
-def test_a_unit_moves_its_own_weights_and_nobody_elses():
+def test_a_unit_trains_only_its_own_weights():
     policy = with_phase(make_policy(UNEQUAL, owner_tables(3)["lora"]), "adapters")
     before = copy.deepcopy(policy.parameters_of("adapters"))
     run = sequence(policy, random_rollout(policy, 4, 3), SETTINGS)
