@@ -168,10 +168,10 @@ def test_weights_with_the_same_number_of_updates_are_acted_with(small_config, bu
 
 
 def acts_with(runner: TeamEnvRunner) -> np.ndarray:
-    obs = torch.ones(1, runner.spec.num_agents, runner.spec.obs_size)
-    acting = runner._acting("mode")
+    obs = torch.ones(1, runner.plan.spec.num_agents, runner.plan.spec.obs_size)
+    acting, _ = runner._acting()
     with torch.no_grad():
-        return acting.actor(obs, adapters=acting.adapters).mean.numpy()
+        return acting.step(obs)[0].mean.numpy()
 
 
 def test_a_part_of_a_checkpoint_is_restored_alone(small_config, build, tmp_path):
