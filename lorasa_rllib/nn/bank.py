@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,20 @@ class Banks:
         return BankSize(self.owners.num_backbones if banked else 1, self.owners.num_adapters, self.lora)
 
 
-class BankLinear(nn.Module):
+class AdaptedLayer(nn.Module):
+    """A layer of K adapters beside G backbones, each with its owners as the first axis of its parameters.
+
+    adapter_parameters: names of the parameters that are the adapters', where they exist; the others are the backbones'.
+    """
+
+    adapter_parameters: ClassVar[tuple[str, ...]]
+
+    def adapter_square_norms(self) -> Tensor:
+        """Squared norm of what each adapter adds to the layer, [K]; [1] without adapters."""
+        raise NotImplementedError
+
+
+class BankLinear(AdaptedLayer):
     """G linear layers and K low-rank adapters.
 
         y_s = W_g x_s + b_g + scaling * B_k A_k x_s          g, k: backbone and adapter of slot s
@@ -98,6 +111,8 @@ class BankLinear(nn.Module):
     looked up and added like a bias. An adapter has a single id column for all agents that use it: with one column per
     agent, the bank would grow with the square of the team.
     """
+
+    adapter_parameters = ("lora_A", "lora_B", "delta", "bias_delta")
 
     def __init__(self, name: str, in_size: int, out_size: int, bank: BankSize, gain: float, id_capacity: int = 0):
         super().__init__()
@@ -227,13 +242,15 @@ class Factored:
         return torch.baddbmm(self.backbone(x), self.down(x), up, alpha=self.scaling)
 
 
-class BankLayerNorm(nn.Module):
+class BankLayerNorm(AdaptedLayer):
     """Layer normalisation (Ba et al. 2016; biased variance, eps 1e-5) with one affine map per backbone.
 
     Parameters: weight [G, d], bias [G, d]; with `adapt_norm` also weight_delta [K, d] and bias_delta [K, d], added to
     them. Padded features (`present` 0, and 0 in x) are excluded from mean and variance and stay 0.
     name: layer name that `target_modules` is matched against.
     """
+
+    adapter_parameters = ("weight_delta", "bias_delta")
 
     def __init__(self, name: str, size: int, bank: BankSize):
         super().__init__()
@@ -269,8 +286,10 @@ class BankLayerNorm(nn.Module):
         return self.weight_delta.square().sum(1) + self.bias_delta.square().sum(1)
 
 
-class BankVector(nn.Module):
+class BankVector(AdaptedLayer):
     """G vectors and K additive deltas, such as a state-independent log-std: v_s = weight_g + delta_k."""
+
+    adapter_parameters = ("delta",)
 
     def __init__(self, name: str, size: int, bank: BankSize, fill: float):
         super().__init__()
@@ -288,6 +307,12 @@ class BankVector(nn.Module):
         """The vectors of the slots, [S or 1, d]."""
         vector = slots.pick(self.weight, slots.backbone)
         return vector + slots.pick_adapter(self.delta) if adapters and self.adapted else vector
+
+
+ADAPTER_PARAMETERS = frozenset(
+    name for layer in (BankLinear, BankLayerNorm, BankVector) for name in layer.adapter_parameters
+)
+"""Last parts of the names of all adapter parameters, as in files."""
 
 
 def _masked_standard(x: Tensor, present: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lorasa_rllib.nn.acting import Acting, acting_form
 from lorasa_rllib.nn.actor import Actor
-from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, BankVector, LoRAConfig
+from lorasa_rllib.nn.bank import ADAPTER_PARAMETERS, AdaptedLayer, LoRAConfig
 from lorasa_rllib.nn.critic import Critic, CriticInput
 from lorasa_rllib.nn.merged import MergedCritic
 from lorasa_rllib.nn.network import NetworkConfig
@@ -22,7 +22,6 @@ Phase = Literal["backbone", "adapters", "joint"]
 Group = Literal["backbone", "adapters", "critic"]
 """Parameter groups, each with its own optimiser."""
 PHASES: tuple[Phase, ...] = get_args(Phase)
-ADAPTER_PARAMETERS = ("lora_A", "lora_B", "delta", "bias_delta", "weight_delta")
 
 
 @dataclass(frozen=True)
@@ -147,8 +146,7 @@ class TeamPolicy(nn.Module):
 
     def adapter_norms(self) -> Tensor:
         """[K]: Frobenius norm of each adapter's update over all layers."""
-        kinds = BankLinear | BankVector | BankLayerNorm
-        layers = [layer for layer in self.actor.modules() if isinstance(layer, kinds)]
+        layers = [layer for layer in self.actor.modules() if isinstance(layer, AdaptedLayer)]
         return torch.stack(torch.broadcast_tensors(*(layer.adapter_square_norms() for layer in layers))).sum(0).sqrt()
 
     def acting(self) -> Acting:

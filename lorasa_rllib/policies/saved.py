@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.nn.actor import Actor
+from lorasa_rllib.nn.bank import ADAPTER_PARAMETERS
 from lorasa_rllib.nn.critic import Critic
-from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS, Phase, PolicyConfig, TeamPolicy
+from lorasa_rllib.nn.policy import Phase, PolicyConfig, TeamPolicy
 from lorasa_rllib.nn.value_norm import ValueNorm
 
 

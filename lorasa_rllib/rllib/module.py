@@ -15,8 +15,9 @@ from ray.rllib.utils.annotations import override
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
 from torch import Tensor
 
+from lorasa_rllib.nn.bank import ADAPTER_PARAMETERS
 from lorasa_rllib.nn.distributions import CONTINUOUS, Categorical, Categoricals
-from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS, PolicyConfig, TeamPolicy
+from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
 
 MODULE_ID = "shared_policy"
 """The module that all agents are mapped to."""

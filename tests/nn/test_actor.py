@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 
 from lorasa_rllib.nn import bank
 from lorasa_rllib.nn.acting import UnmergedActor
-from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.nn.bank import ADAPTER_PARAMETERS, LoRAConfig
 from lorasa_rllib.nn.merged import MergedActor
 from lorasa_rllib.nn.network import OBS_NORMS, NetworkConfig
-from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS
 from lorasa_rllib.spec import Owners
 from tests.helpers import (
     ADAPTED,

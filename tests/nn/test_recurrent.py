@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from lorasa_rllib.nn import bank
 from lorasa_rllib.nn.acting import UnmergedActor
-from lorasa_rllib.nn.bank import Banks, LoRAConfig
+from lorasa_rllib.nn.bank import ADAPTER_PARAMETERS, Banks, LoRAConfig
 from lorasa_rllib.nn.gru import BankGRU
 from lorasa_rllib.nn.network import NetworkConfig
-from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS
 from lorasa_rllib.nn.rows import Router
 from lorasa_rllib.spec import Owners
 from tests.helpers import (

@@ -10,7 +10,7 @@ import torch
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from lorasa_rllib import A2PO, MAPPO
-from lorasa_rllib.nn.policy import ADAPTER_PARAMETERS
+from lorasa_rllib.nn.bank import ADAPTER_PARAMETERS
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import TeamTrainingData
