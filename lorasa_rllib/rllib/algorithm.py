@@ -107,9 +107,14 @@ class TeamAlgorithm(EvaluatingPPO):
     @override(PPO)
     def default_resource_request(cls, config: TeamConfig | Mapping[str, Any]) -> Any:
         """The placement group of a trial. Raises ValueError if this machine is all there is, and it is too small."""
-        group = super().default_resource_request(config)
+        group = cls.placement_of_trial(config)
         check_machine(_as_config(config, cls.get_default_config()), group.bundles[0])
         return group
+
+    @classmethod
+    def placement_of_trial(cls, config: TeamConfig | Mapping[str, Any]) -> Any:
+        """The placement group of a trial, whether or not this machine has room for it."""
+        return super().default_resource_request(config)
 
     @override(PPO)
     def setup(self, config: TeamConfig) -> None:

@@ -58,7 +58,7 @@ WORKS = BY_RLLIB | JUDGED | frozenset({
 CHOICES = {
     "evaluation_duration_unit": ("episodes", "timesteps"),
     "placement_strategy": ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"),
-    "log_level": ("DEBUG", "INFO", "WARN", "ERROR"),
+    "log_level": ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL"),
 }
 """Values of settings that are words."""
 

@@ -29,6 +29,10 @@ CONFIDENCE = 0.95
 FEW = 10
 """Fewer episodes use a t-interval, since bootstrapping so few would mostly reproduce their extremes."""
 
+MANY = 2000
+"""More episodes use a t-interval, too: their mean is close to normal, and the time of the bootstrap grows with the
+square of their number."""
+
 
 PETTINGZOO = "pettingzoo"
 KNOWN_GAMES = re.compile(r"(mpe2|pettingzoo)\.[\w.]+")
@@ -195,7 +199,8 @@ def episodes(
 def statistics(played: Sequence[EpisodeSummary]) -> dict[str, Any]:
     """Means with 95 % intervals. Empty without episodes; a single episode has no interval of its return.
 
-    Intervals of returns: BCa bootstrap, or Student's t for fewer than `FEW` episodes; of win rates: Wilson.
+    Intervals of returns: BCa bootstrap, or Student's t for fewer than `FEW` or more than `MANY` episodes; of win rates:
+    Wilson.
     """
     if not played:
         return {}
@@ -301,7 +306,7 @@ class _film:
 def _interval(values: np.ndarray) -> tuple[float, float]:
     if np.ptp(values) == 0:
         return float(values.min()), float(values.max())
-    if len(values) < FEW:
+    if not FEW <= len(values) <= MANY:
         return float(values.mean() - half_width(values)), float(values.mean() + half_width(values))
     from scipy.stats import bootstrap
 

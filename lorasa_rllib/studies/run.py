@@ -307,7 +307,7 @@ def _start_ray(options: StudyOptions, config: Any) -> None:
     if not context.address_info["session_dir"].endswith(f"_{os.getpid()}"):
         return  # an existing cluster, which may grow
     environment_class(config.env).check_machine()
-    needed = config.algo_class.default_resource_request(config).required_resources
+    needed = config.algo_class.placement_of_trial(config).required_resources
     present = ray.cluster_resources()
     for resource, amount in needed.items():
         if amount > present.get(resource, 0):

@@ -18,8 +18,10 @@ UPDATES = {"mappo": mappo.update, "a2po": a2po.update}
 
 
 def settings_of(algorithm, **changed):
-    common = {field.name: getattr(SETTINGS, field.name) for field in dataclasses.fields(SETTINGS)} | {"num_epochs": 2}
-    return (A2POSettings if algorithm == "a2po" else type(SETTINGS))(**common | changed)
+    given = {
+        field.name: getattr(SETTINGS, field.name) for field in dataclasses.fields(SETTINGS) if field.name != "rules"
+    }
+    return (A2POSettings if algorithm == "a2po" else type(SETTINGS))(**given | {"num_epochs": 2} | changed)
 
 
 def updated(algorithm, **changed):

@@ -33,7 +33,7 @@ class OtherRunner(TeamEnvRunner):
 def comes_to(config) -> list:
     """What everything that samples, learns or asks for resources is made from."""
     config = config.copy(copy_frozen=False)
-    request = MAPPO.default_resource_request(config.copy())
+    request = MAPPO.placement_of_trial(config.copy())
     group = EnvRunnerGroup(config=config, _setup=False)
     evaluation = config.get_evaluation_config_object()
     return [

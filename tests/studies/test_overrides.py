@@ -49,7 +49,7 @@ def test_settings_reach_the_config_by_short_and_whole_names():
 
 def test_what_follows_from_a_setting_follows():
     found = config("--set", "train_batch_size_per_learner=1600")
-    assert (found.total_train_batch_size, found.evaluation_interval) == (1600, 2)  # 25 evaluations in 63 iterations
+    assert (found.total_train_batch_size, found.evaluation_interval) == (1600, 21)  # 3 evaluations in 63 iterations
     assert config("--set", "evaluation_interval=7").evaluation_interval == 7
     assert config("--set", "num_envs_per_env_runner=8", "num_env_runners=2").total_train_batch_size % 16 == 0
     found = config("--network", "published", "--set", "chunk_length=25")

@@ -56,3 +56,9 @@ def test_episodes_are_those_of_the_policy_played_by_hand(discrete, method, recur
     assert [episode.length for episode in played] == [length for _, length in expected]
     returns = [total for total, _ in expected]
     np.testing.assert_allclose([episode.team_return for episode in played], returns, rtol=1e-5, atol=1e-5)
+
+
+def test_intervals_with_and_without_the_bootstrap_agree_where_they_meet():
+    values = np.random.default_rng(1).exponential(100, playing.MANY + 1)
+    width = np.subtract(*playing._interval(values)[::-1])
+    np.testing.assert_allclose(playing._interval(values[:-1]), playing._interval(values), atol=0.05 * width)
