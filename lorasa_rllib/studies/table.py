@@ -99,7 +99,13 @@ def half_width(values: np.ndarray) -> float:
     """Half width of the 95 % t-interval of a mean; NaN for fewer than two values."""
     if len(values) < 2:
         return math.nan
-    quantile = _T95[min(len(values) - 2, len(_T95) - 1)]
+    free = len(values) - 1
+    if free <= len(_T95):
+        quantile = _T95[free - 1]
+    else:
+        from scipy.stats import t  # takes a second to import, and few tables have so many values
+
+        quantile = t.ppf(0.975, free)
     return float(quantile * values.std(ddof=1) / math.sqrt(len(values)))
 
 
