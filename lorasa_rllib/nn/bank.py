@@ -309,8 +309,8 @@ class BankVector(AdaptedLayer):
         return vector + slots.pick_adapter(self.delta) if adapters and self.adapted else vector
 
 
-ADAPTER_PARAMETERS = frozenset(
-    name for layer in (BankLinear, BankLayerNorm, BankVector) for name in layer.adapter_parameters
+ADAPTER_PARAMETERS = tuple(
+    sorted({name for layer in (BankLinear, BankLayerNorm, BankVector) for name in layer.adapter_parameters})
 )
 """Last parts of the names of all adapter parameters, as in files."""
 
