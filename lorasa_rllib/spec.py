@@ -30,7 +30,7 @@ PER_AGENT = ("obs_sizes", "action_sizes", "action_low", "action_high", "views", 
 """Fields of `TeamSpec` with one entry per agent; empty where they do not apply."""
 
 WIDEST = 1e15
-"""Largest action bound. Spaces with larger ones, such as the largest float32, mean that there is no bound."""
+"""Largest action bound. Larger ones, such as the largest float32, count as unbounded."""
 
 
 class ActionScale(NamedTuple):

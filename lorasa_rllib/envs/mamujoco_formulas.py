@@ -25,7 +25,7 @@ class Formula:
     """Rewards and ends of a task.
 
     task:    the Gymnasium environment, for its constants.
-    arrays:  MjData's arrays of E simulations [E, ...], by name, kept up to date by whoever steps them.
+    arrays:  MjData's arrays of E simulations [E, ...], by name, updated by the code that steps them.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()  # derived arrays of MjData that are needed; state arrays always exist

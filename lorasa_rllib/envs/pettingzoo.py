@@ -364,7 +364,7 @@ def _check_gone(gone: Sequence[Any], onward: Sequence[Any]) -> None:
     if staying := [agent for agent in gone if agent in onward]:
         raise TeamEnvError(
             f"agent {staying[0]!r} has terminated or was truncated, and is still among `agents`. Let step() remove it "
-            "from `agents`, or end it later if it goes on."
+            "from `agents`, or report its end only once it no longer acts."
         )
 
 

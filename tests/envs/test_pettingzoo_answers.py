@@ -387,7 +387,7 @@ def test_an_rllib_environment_need_not_say_who_acts():
 
 
 @pytest.mark.parametrize("flag", [(("bob",), ()), ((), ("bob",))], ids=["terminated", "truncated"])
-def test_whoever_has_ended_must_not_act_next(flag):
+def test_agents_that_have_ended_must_leave_agents(flag):
     class Staying(ending(*flag)):
         def step(self, actions):
             answer = super().step(actions)
