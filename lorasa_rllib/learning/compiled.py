@@ -25,10 +25,11 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.batch import MAPPOSettings
+from lorasa_rllib.learning.cuda_graphs import Graphs
 from lorasa_rllib.learning.flat import Block
-from lorasa_rllib.learning.losses import clipped_policy_loss
 from lorasa_rllib.learning.normalisers import alone, sum_over_learners
 from lorasa_rllib.learning.passes import Minibatch
+from lorasa_rllib.learning.replayed import ReplayedStep, why_not_recorded
 from lorasa_rllib.learning.step import EagerStep, Norms, Optimisers, Step
 from lorasa_rllib.learning.step_graph import PREFIX, BlockPlan, StepPlan, statistics_of
 from lorasa_rllib.nn.policy import Group, TeamPolicy
@@ -57,12 +58,15 @@ class StepCompiler:
         self._left = 0.0 if self._wait else patience
         self._folder = cache_folder() if folder is None else folder
         self._jobs: dict[str, _Job] = {}
+        self.graphs = Graphs(strict=compile is True)
         self._reported: set[str] = set()
 
     def step(self, eager: EagerStep, part: Minibatch) -> Step:
-        """The step for minibatches shaped like `part`: compiled if it is ready, otherwise `eager`."""
+        """The step for minibatches shaped like `part`: replayed on a GPU, compiled if ready on a CPU, or `eager`."""
         all_sum = eager.all_sum
         split = all_sum is not alone
+        if part.rows.obs.is_cuda and not split and why_not_recorded(eager.policy, eager.settings) is None:
+            return ReplayedStep(self.graphs, eager)
         plan = plan_of(eager, part)
         try:
             graphs = self._graphs(plan, why_not(eager.policy, eager.settings))
@@ -74,7 +78,8 @@ class StepCompiler:
                 self._reported.add(str(error))
                 logger.info("%s", error)
         if split:  # all learners switch together, so their parameters stay bit-identical
-            learners, ready = all_sum(torch.tensor([1.0, float(graphs is not None)])).tolist()
+            mine = torch.tensor([1.0, float(graphs is not None)], device=part.rows.obs.device)
+            learners, ready = all_sum(mine).tolist()
             graphs = graphs if learners == ready else None
         return _Timed(eager, self) if graphs is None else CompiledStep(plan, graphs, eager)
 
@@ -216,12 +221,9 @@ def why_not(policy: TeamPolicy, settings: MAPPOSettings) -> str | None:
         return f"the policy is on {device.type}; only steps on a CPU are"
     if policy.config.network.recurrent or policy.config.network.critic_recurrent:
         return "recurrent networks are not"
-    if policy.config.owners.routed_by == "role" and policy.adapters_on:
-        return "adapters by role are not"
-    if settings.policy_loss is not clipped_policy_loss:
-        return "policy_loss is a function of your own"
-    if settings.rules.why_not_compiled is not None:
-        return settings.rules.why_not_compiled
+    reason = why_not_recorded(policy, settings)
+    if reason is not None:
+        return reason
     if shutil.which(os.environ.get("CXX", "")) is None and not any(map(shutil.which, COMPILERS)):
         return f"there is no C++ compiler ({', '.join(COMPILERS)}, or that of CXX)"
     return None

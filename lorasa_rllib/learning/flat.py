@@ -81,7 +81,7 @@ class Block:
     def step(
         self,
         grads: Tensor,
-        lr: float,
+        lr: float | Tensor,
         betas: tuple[float, float],
         eps: float,
         moving: Tensor | None = None,
@@ -92,7 +92,7 @@ class Block:
         owner: a slice of the owners to step; `grads` and `moving` then have only its rows.
         """
         first, second, steps = self.moments()
-        if moving is None and self._equal_steps is not None and owner == slice(None):
+        if moving is None and self._equal_steps is not None and owner == slice(None) and not isinstance(lr, Tensor):
             self._equal_steps += 1
             steps.add_(1)
             adam_of_all(self.values, grads, first, second, self._equal_steps, lr, betas, eps)

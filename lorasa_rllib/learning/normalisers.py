@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.nn.policy import TeamPolicy
+from lorasa_rllib.nn.rows import index_of
 from lorasa_rllib.rollout.columns import TeamRollout
 
 AllSum = Callable[[Tensor], Tensor]
@@ -44,7 +45,7 @@ def update_value_norm(
     total, square, rows = all_sum(torch.cat([kept.sum(0), kept.square().sum(0), rows])).chunk(3)
     if agents is not None:
         total, square, rows = (
-            x.new_zeros(policy.critic.num_values).index_copy(0, torch.tensor(agents, device=x.device), x)
+            x.new_zeros(policy.critic.num_values).index_copy(0, index_of(agents, x.device), x)
             for x in (total, square, rows)
         )
     policy.value_norm.update(total / rows.clamp(min=1), square / rows.clamp(min=1), rows > 0)

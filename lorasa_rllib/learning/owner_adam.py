@@ -81,12 +81,13 @@ class OwnerAdam(torch.optim.Optimizer):
         counts: Tensor,
         max_norm: float | None,
         all_move: bool = False,
+        lr: float | Tensor | None = None,
     ) -> Tensor:
         """Averages and clips gradients of sums over rows, in place, and steps the owners with live rows.
 
         grads: flat gradients of `leaves.parts`. counts [O]: live rows per owner. all_move: True if every owner is known
-        to have live rows. Returns gradient norms before clipping, NaN for owners that did not step; empty if no leaf
-        trains.
+        to have live rows. lr: learning rate; None: that of the parameter group. Returns gradient norms before clipping,
+        NaN for owners that did not step; empty if no leaf trains.
         """
         if not grads:
             return counts.new_zeros(0)
@@ -95,12 +96,12 @@ class OwnerAdam(torch.optim.Optimizer):
         if leaves.whole:
             blocks, whole = [part.block for part in leaves.whole], grads[: len(leaves.whole)]
             norm = self.finish(whole, counts, max_norm, blocks)
-            self.advance(whole, moving, blocks)
+            self.advance(whole, moving, blocks, lr)
             norms.append(norm if moving is None else torch.where(moving, norm, torch.nan))
         for part, grad in zip(leaves.slices, grads[len(leaves.whole) :], strict=True):
             of_owner = counts[leaves.owner]
             norm = finish(grad, of_owner, max_norm)
-            self._step(part.block, grad, of_owner > 0, leaves.owner)
+            self._step(part.block, grad, of_owner > 0, leaves.owner, lr)
             norms.append(torch.where(of_owner > 0, norm, torch.nan))
         return norms[0] if len(norms) == 1 else torch.cat(norms)
 
@@ -123,22 +124,33 @@ class OwnerAdam(torch.optim.Optimizer):
         return torch.zeros_like(rows, dtype=torch.float32) if norms is None else norms
 
     def advance(
-        self, grads: Sequence[Tensor], moving: Tensor | None = None, blocks: Sequence[Block] | None = None
+        self,
+        grads: Sequence[Tensor],
+        moving: Tensor | None = None,
+        blocks: Sequence[Block] | None = None,
+        lr: float | Tensor | None = None,
     ) -> None:
-        """One step with the gradients of `blocks` (None: all that train). moving: as in `step`."""
+        """One step with the gradients of `blocks` (None: all that train). moving: as in `step`; lr: as in `apply`."""
         for block, grad in zip(self.blocks if blocks is None else blocks, grads, strict=True):
             who = moving if moving is None or block.owners == len(moving) else moving.any(0, keepdim=True)
-            self._step(block, grad, who)
+            self._step(block, grad, who, lr=lr)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None, *, moving: Tensor | None = None) -> None:  # type: ignore[override]
         """One step of the owners in `moving`, bool [O] (None: all). Parameters without a gradient do not change."""
         self.advance(self.gather(), moving)
 
-    def _step(self, block: Block, grads: Tensor, moving: Tensor | None, owner: slice = slice(None)) -> None:
+    def _step(
+        self,
+        block: Block,
+        grads: Tensor,
+        moving: Tensor | None,
+        owner: slice = slice(None),
+        lr: float | Tensor | None = None,
+    ) -> None:
         group = self._group_of[block]
         self.moments(block)
-        block.step(grads, group["lr"], group["betas"], group["eps"], moving, owner)
+        block.step(grads, group["lr"] if lr is None else lr, group["betas"], group["eps"], moving, owner)
 
     def moments(self, block: Block) -> tuple[Tensor, Tensor, Tensor]:
         """Both moments [O, numbers] and steps [O] of a block, made if needed and then also visible in `state`."""

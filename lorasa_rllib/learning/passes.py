@@ -11,7 +11,7 @@ from torch import Tensor
 from lorasa_rllib.learning.batch import Batch, MAPPOSettings, value_rows
 from lorasa_rllib.learning.normalisers import AllSum, alone, sum_over_learners
 from lorasa_rllib.nn.policy import Group, TeamPolicy
-from lorasa_rllib.nn.rows import known_roles, roles_of
+from lorasa_rllib.nn.rows import index_of, known_roles, roles_of
 from lorasa_rllib.spec import Owners
 
 Counts = dict[Group, Tensor]
@@ -142,6 +142,6 @@ def per_owner(per_agent: Tensor, owner_of: Sequence[int], owners: int) -> Tensor
     """[..., owners]: sums of per_agent [..., n] over each owner's agents. owner_of: [n] owner indices."""
     if owners == 1:
         return per_agent.sum(-1, keepdim=True)
-    index = torch.tensor(owner_of, device=per_agent.device)
+    index = index_of(tuple(owner_of), per_agent.device)
     rows = per_agent.new_zeros(*per_agent.shape[:-1], owners)
     return rows.index_add_(-1, index, per_agent)

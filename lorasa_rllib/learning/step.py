@@ -27,6 +27,8 @@ Optimisers = Mapping[Group, OwnerAdam]
 """One optimiser per parameter group: "backbone", "adapters" (if there are any) and "critic"."""
 Norms = dict[Group, Tensor]
 """Gradient norms before clipping, per optimiser; NaN for owners that did not step, empty if nothing trains."""
+Rates = Mapping[Group, float | Tensor]
+"""Learning rates, per optimiser."""
 STATISTICS = ("policy_loss", "entropy", "mean_kl_loss", "clip_fraction", "vf_loss")
 """Names of the statistics that `loss_sums` returns."""
 
@@ -132,18 +134,26 @@ def take_step(
     all_sum: AllSum = alone,
     sums: Sequence[Tensor] = (),
     all_move: bool = False,
+    rates: Rates | None = None,
 ) -> Norms:
     """One optimiser step from a loss summed over this learner's rows.
 
     leaves: what trains, per optimiser. counts: live rows per owner, per optimiser. sums: tensors that are summed over
     learners together with the gradients, in place, `counts` among them if they are not yet. all_move: True if every
-    owner is known to have live rows.
+    owner is known to have live rows. rates: learning rates; None: those of the optimisers.
     """
     grads = gradients(loss, [part for mine in leaves.values() for part in mine.parts])
     sum_over_learners([*grads, *sums], all_sum)
     left = iter(grads)
     return {
-        name: optimisers[name].apply(mine, list(islice(left, len(mine.parts))), counts[name], max_grad_norm, all_move)
+        name: optimisers[name].apply(
+            mine,
+            list(islice(left, len(mine.parts))),
+            counts[name],
+            max_grad_norm,
+            all_move,
+            None if rates is None else rates[name],
+        )
         for name, mine in leaves.items()
     }
 
@@ -172,7 +182,13 @@ class EagerStep:
         self._leaves = {name: Leaves(optimiser.parts) for name, optimiser in optimisers.items()}
 
     def __call__(self, part: Minibatch, noise: torch.Generator | None) -> tuple[Tensor, Norms]:
-        rows, settings = part.rows, self.settings
+        return self.take(part, noise, self.settings)
+
+    def take(
+        self, part: Minibatch, noise: Noise, settings: MAPPOSettings, rates: Rates | None = None
+    ) -> tuple[Tensor, Norms]:
+        """One step with settings of its own; rates: as in `take_step`."""
+        rows = part.rows
         targets = settings.rules.targets_of_step(
             self.policy,
             rows.targets,
@@ -193,6 +209,7 @@ class EagerStep:
             self.all_sum,
             [sums],
             part.all_move,
+            rates,
         )
         return sums, norms
 

@@ -12,7 +12,7 @@ from lorasa_rllib.nn.bank import BankLinear, Banks, BankVector, LoRAConfig
 from lorasa_rllib.nn.components import Components
 from lorasa_rllib.nn.distributions import CONTINUOUS, ActionDistribution, Categorical, Categoricals, ContinuousHead
 from lorasa_rllib.nn.network import NetworkConfig, Trunk
-from lorasa_rllib.nn.rows import Agent, Router
+from lorasa_rllib.nn.rows import Agent, Router, index_of
 from lorasa_rllib.spec import Owners, TeamSpec
 
 
@@ -112,7 +112,7 @@ class Actor(Trunk):
             real = None if self.head_type is None else self.real_entries
         if real is None or agent is None:
             return real
-        return real[torch.as_tensor(agent, device=real.device)]
+        return real[index_of(agent, real.device) if isinstance(agent, tuple) else agent]
 
 
 def action_distribution(

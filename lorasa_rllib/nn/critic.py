@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from lorasa_rllib.nn.bank import BankLinear, Banks, LoRAConfig
 from lorasa_rllib.nn.network import NetworkConfig, Trunk
-from lorasa_rllib.nn.rows import Router, TeamRows
+from lorasa_rllib.nn.rows import Router, TeamRows, index_of
 from lorasa_rllib.spec import Owners, TeamSpec
 
 CriticInput = Literal["state", "agent_state"]
@@ -57,7 +56,7 @@ class Critic(Trunk):
         if self.obs_norm is not None:
             state = self.obs_norm(state, agents if self.per_agent else 0)
         lead = state.shape[: -2 if self.per_agent else -1]
-        some = None if agents is None else torch.tensor(agents, device=state.device)
+        some = None if agents is None else index_of(agents, state.device)
         rows = TeamRows(self.router.slots_of_agents(slice(None) if some is None else some), lead, some)
         if self.per_agent:
             x = rows.arrange(state)

@@ -14,7 +14,7 @@ from lorasa_rllib.nn.critic import Critic
 from lorasa_rllib.nn.distributions import ActionDistribution, Categoricals
 from lorasa_rllib.nn.gru import gru_cell
 from lorasa_rllib.nn.network import ACTIVATION, Trunk
-from lorasa_rllib.nn.rows import Slots, SortedRows, TeamRows, known_roles
+from lorasa_rllib.nn.rows import Slots, SortedRows, TeamRows, index_of, known_roles
 
 ALONE_UP_TO = 64
 """Number of rows up to which gathering dense weights per row is cheaper than sorting rows by role."""
@@ -54,7 +54,7 @@ class MergedActor:
         """See `nn.acting.Acting.step`."""
         if self._obs_norm is not None:  # its output is clipped, so it cannot be folded into the first layer
             obs = self._obs_norm(obs, agents)
-        some = None if agents is None else torch.tensor(agents, device=obs.device)
+        some = None if agents is None else index_of(agents, obs.device)
         rows, owner = self._layout(obs, agents, some, roles)
         y, h = self._network(rows.arrange(obs), None if hidden is None else rows.arrange(hidden), owner)
         output, after = rows.restore(y), None if h is None else rows.restore(h)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol, Self
 
 import torch
@@ -239,14 +240,17 @@ class Router(torch.nn.Module):
         """
         lead = x.shape[:-1]
         if self.by_role and adapters:
-            agents = self._agents if agent is None else torch.as_tensor(agent, device=x.device)  # a tuple: last axis
+            agents = self._agents if agent is None else agent
+            if isinstance(agents, tuple):  # along the last axis
+                agents = index_of(agents, x.device)
+            agents = torch.as_tensor(agents, device=x.device)
             plain = self.owners.num_adapters
             owner = known_roles(roles_of(roles), plain, otherwise=plain).reshape(-1)
             return SortedRows(owner, agents.expand(lead).reshape(-1), plain + 1, self.slots_of_roles, lead)
         if agent is None:
             return TeamRows(self.slots_of_agents(slice(None)), lead[:-1])
         if isinstance(agent, tuple):
-            some = torch.tensor(agent, device=x.device)
+            some = index_of(agent, x.device)
             return TeamRows(self.slots_of_agents(some), lead[:-1], some)
         if isinstance(agent, int):
             return AgentRows(self.slots_of_agents(slice(agent, agent + 1)), agent, lead)
@@ -294,3 +298,14 @@ def known_roles(roles: Tensor, num_roles: int, otherwise: int = -1) -> Tensor:
 def _unless_identity(table: tuple[int, ...], owners: int) -> Tensor | None:
     """The table as a tensor; None if it is empty, or if agent n has owner n and there are no further owners."""
     return None if tuple(table) in ((), tuple(range(owners))) else torch.tensor(table)
+
+
+def index_of(indices: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64 [n]. On a GPU one tensor for all calls, as sending even a small one waits for all work before it."""
+    return torch.tensor(indices, device=device) if device.type != "cuda" else _index_on_gpu(indices, device)
+
+
+@lru_cache(maxsize=4096)
+def _index_on_gpu(indices: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(indices, device=device)

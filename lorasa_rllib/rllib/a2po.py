@@ -12,6 +12,7 @@ from torch import Tensor
 from lorasa_rllib.learning import a2po
 from lorasa_rllib.learning.a2po.corrections import CORRECTIONS
 from lorasa_rllib.learning.a2po.order import ORDERS
+from lorasa_rllib.learning.cuda_graphs import Graphs
 from lorasa_rllib.rllib.algorithm import TeamAlgorithm
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.keywords import knows_its_keywords
@@ -125,8 +126,15 @@ class A2POLearner(TeamLearner):
     """Learner of A2PO, for all sharing methods."""
 
     @override(TeamLearner)
+    def build(self) -> None:
+        super().build()
+        self._graphs = Graphs() if self.config.compile else None
+
+    @override(TeamLearner)
     def update_policy(self, rollout: TeamRollout, settings: a2po.A2POSettings) -> dict[str, Tensor]:
-        return a2po.update(self.policy, self.optimisers(), rollout, settings, self._generator, self.all_sum)
+        return a2po.update(
+            self.policy, self.optimisers(), rollout, settings, self._generator, self.all_sum, self._graphs
+        )
 
 
 class A2PO(TeamAlgorithm):

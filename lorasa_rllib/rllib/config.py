@@ -328,7 +328,8 @@ class TeamConfig(PPOConfig):
                 feed-forward MAPPO on a CPU with a C++ compiler, without adapters by role or reference=True. "auto":
                 compiles in the background after some seconds of optimiser steps, uses the graph once it is ready, and
                 caches it on disk for other trials and later runs; logs the reason if steps cannot be compiled. True:
-                waits for the graph, and raises if steps cannot be compiled. False: never.
+                waits for the graph, and raises if steps cannot be compiled. False: never. On one GPU, steps of MAPPO
+                and A2PO are recorded once as CUDA graphs and replayed, recurrent ones too; False: they are not.
             vf_clip_param: clip range of MAPPO's value loss, in normalised units; None: no clipping.
             grad_clip: maximum gradient norm per owner (backbone, each adapter, critic); None: no limit.
             train_batch_size: environment steps per iteration, summed over environments and learners.

@@ -19,6 +19,7 @@ from lorasa_rllib.learning.batch import (
     targets_of,
     with_targets,
 )
+from lorasa_rllib.learning.cuda_graphs import Given, Graphs
 from lorasa_rllib.learning.normalisers import AllSum, alone
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.rollout.columns import TeamRollout
@@ -32,9 +33,14 @@ class Advantages:
     """
 
     def __init__(
-        self, policy: TeamPolicy, rollout: TeamRollout[Tensor], settings: A2POSettings, all_sum: AllSum = alone
+        self,
+        policy: TeamPolicy,
+        rollout: TeamRollout[Tensor],
+        settings: A2POSettings,
+        all_sum: AllSum = alone,
+        graphs: Graphs | None = None,
     ):
-        self._policy, self._settings, self._all_sum = policy, settings, all_sum
+        self._policy, self._settings, self._all_sum, self._graphs = policy, settings, all_sum, graphs
         self.targets = targets_of(policy, rollout, settings)
         self.batch, self.log = in_batch(policy, rollout, self.targets, settings, all_sum)
         self._revaluation = settings.rules.revaluation(policy, rollout, self.batch, self.targets, settings)
@@ -79,7 +85,12 @@ class Advantages:
             for x in (self.targets.errors, self.targets.ended)
         )
         decay = settings.rules.correction_decay(settings.gamma, settings.lambda_, form)
-        corrected = CORRECTIONS[form](errors, log_ratios.unsqueeze(-1), ended, decay)
+        given = {"errors": errors, "log_ratios": log_ratios.unsqueeze(-1), "ended": ended}
+
+        def function(given: Given) -> list[Tensor]:
+            return [CORRECTIONS[form](given["errors"], given["log_ratios"], given["ended"], decay)]  # type: ignore[arg-type]
+
+        (corrected,) = function(given) if self._graphs is None else self._graphs.call((form, decay), function, given)
         active = unit.columns(self.active)
         before = moments(unit.columns(self.gains).double(), active)
         unit.put(self.gains, corrected.expand(active.shape), roles)

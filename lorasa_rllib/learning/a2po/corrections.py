@@ -45,7 +45,7 @@ def capped_product(errors: Tensor, log_ratios: Tensor, ended: Tensor, decay: flo
     for k in range(1, steps):
         factor *= decay
         log_weights, going = log_weights[: steps - k], going[: steps - k] & ~ended[k - 1 : -1]
-        if factor < NEGLIGIBLE or not going.any():
+        if factor < NEGLIGIBLE or not (going.is_cuda or going.any()):  # on a GPU, looking costs more
             break
         log_weights = (log_weights + log_ratios[k:]).clamp(max=0)
         total[: steps - k] += factor * torch.where(going, log_weights.exp(), 0.0) * errors[k:]

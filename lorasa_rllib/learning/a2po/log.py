@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lorasa_rllib.learning.a2po.unit_step import OF_BOTH, OF_CRITIC
 from lorasa_rllib.learning.a2po.units import Unit
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.step import Norms
@@ -22,14 +23,22 @@ class Corrected:
 
 @dataclass(frozen=True)
 class Stepped:
-    """Event: an optimiser step. stats: sums over rows; norms: gradient norms before clipping, per optimiser."""
+    """Event: an optimiser step. sums: as `Step` returns them; norms: gradient norms before clipping, per optimiser."""
 
     unit: Unit
     position: int
     clip: float
-    critic_only: bool
-    stats: dict[str, Tensor]
+    sums: Tensor
     norms: Norms
+
+    @property
+    def critic_only(self) -> bool:
+        return len(self.sums) == len(OF_CRITIC)
+
+    @property
+    def stats(self) -> dict[str, Tensor]:
+        """The sums by name."""
+        return dict(zip(OF_CRITIC if self.critic_only else OF_BOTH, self.sums, strict=True))
 
 
 PER_POSITION_UP_TO = 32
@@ -44,16 +53,18 @@ def summary(events: list[Stepped], settings: MAPPOSettings, positions: int) -> d
     """
     acted = [event for event in events if not event.critic_only]
     names = ("policy_loss", "entropy", "mean_kl_loss", "clip_fraction", "others_ratio")
-    device = acted[0].stats["live"].device
+    device = acted[0].sums.device
 
-    def mean(name: str, some: list[Stepped], rows: str = "live") -> Tensor:
+    def means(some: list[Stepped]) -> dict[str, Tensor]:
+        """Means over live rows."""
         if not some:
-            return torch.zeros((), device=device)
-        total = torch.stack([torch.stack([event.stats[name], event.stats[rows]]) for event in some]).sum(0)
-        return total[0] / total[1].clamp(min=1)
+            return dict.fromkeys(names, torch.zeros((), device=device))
+        total = dict(zip(OF_BOTH, torch.stack([event.sums for event in some]).sum(0), strict=True))
+        return {name: total[name] / total["live"].clamp(min=1) for name in names}
 
-    log = {name: mean(name, acted) for name in names}
-    log["vf_loss"] = mean("vf_loss", events, "value_rows")
+    log = means(acted)
+    value_loss, counted = torch.stack([event.sums[: len(OF_CRITIC)] for event in events]).sum(0)
+    log["vf_loss"] = value_loss / counted.clamp(min=1)
     log["total_loss"] = (
         log["policy_loss"] + settings.value_coeff * log["vf_loss"] - settings.entropy_coeff * log["entropy"]
     )
@@ -63,7 +74,8 @@ def summary(events: list[Stepped], settings: MAPPOSettings, positions: int) -> d
     for k in range(1, positions + 1 if positions <= PER_POSITION_UP_TO else 1):
         here = [event for event in acted if event.position == k]
         unit, clip = (here[-1].unit.name, here[-1].clip) if here else (-1, 0.0)
-        log |= {f"position_{k}/{name}": mean(name, here) for name in names[2:]}
+        found = means(here)
+        log |= {f"position_{k}/{name}": found[name] for name in names[2:]}
         log |= {
             f"position_{k}/{name}": torch.tensor(float(x), device=device)
             for name, x in (("unit", unit), ("clip", clip))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.batch import Batch
-from lorasa_rllib.nn.rows import Agent
+from lorasa_rllib.nn.rows import Agent, index_of
 
 
 class Place(Protocol):
@@ -153,7 +152,7 @@ class CriticRows:
     @classmethod
     def of_agents(cls, batch: Batch, agents: tuple[int, ...], counted: Tensor) -> CriticRows:
         """The values of some agents; the critic has one per agent."""
-        at = torch.tensor(agents, device=batch.obs.device)
+        at = index_of(agents, batch.obs.device)
         columns = batch.values, batch.returns, batch.targets, counted
         values, returns, targets, counted = (column.index_select(2, at) for column in columns)
         state = batch.state.index_select(2, at) if batch.state.dim() == batch.obs.dim() else batch.state

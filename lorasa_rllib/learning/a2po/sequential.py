@@ -7,12 +7,11 @@ evaluation per agent, not one per pair of agents.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from lorasa_rllib.learning.a2po.advantages import Advantages
 from lorasa_rllib.learning.a2po.log import Corrected, Stepped, summary
@@ -20,13 +19,15 @@ from lorasa_rllib.learning.a2po.order import ORDERS, Pick
 from lorasa_rllib.learning.a2po.ratios import Ratios
 from lorasa_rllib.learning.a2po.rows import CriticRows, UnitRows
 from lorasa_rllib.learning.a2po.settings import A2POSettings
-from lorasa_rllib.learning.a2po.units import Unit, leaves_of, reaching_others, units_of
+from lorasa_rllib.learning.a2po.unit_step import ReplayedUnitStep, Step, UnitStep
+from lorasa_rllib.learning.a2po.units import Unit, reaching_others, units_of
 from lorasa_rllib.learning.batch import in_time, value_rows
-from lorasa_rllib.learning.flat import Leaves
+from lorasa_rllib.learning.cuda_graphs import Graphs
 from lorasa_rllib.learning.normalisers import AllSum, alone, update_obs_norm
-from lorasa_rllib.learning.passes import Counts, per_owner, shuffled
-from lorasa_rllib.learning.step import Optimisers, arrange, moved_far, policy_sums, take_step, value_sums
-from lorasa_rllib.nn.policy import Group, TeamPolicy
+from lorasa_rllib.learning.passes import shuffled
+from lorasa_rllib.learning.replayed import key_of, why_not_recorded
+from lorasa_rllib.learning.step import Optimisers, arrange, moved_far
+from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.rollout.columns import TeamRollout
 
 
@@ -37,15 +38,19 @@ def update(
     settings: A2POSettings,
     generator: torch.Generator,
     all_sum: AllSum = alone,
+    graphs: Graphs | None = None,
 ) -> dict[str, Tensor]:
-    """One A2PO iteration on one rollout. Returns means of statistics. All tensors are on the policy's device."""
+    """One A2PO iteration on one rollout. Returns means of statistics. All tensors are on the policy's device.
+
+    graphs: replays optimiser steps and corrections as CUDA graphs; None: they run one operation after the other.
+    """
 
     def pick(choices: int) -> int:
         return int(torch.randint(choices, (1,), generator=generator, device=generator.device))
 
     # Noise has its own generator: learners may draw different amounts of noise but must agree on every pick.
     noise = torch.Generator(generator.device).manual_seed(pick(2**31))
-    sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum)
+    sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum, graphs)
     steps = sequence.run()
     update_obs_norm(policy, rollout, settings.obs_norm_in_adapter_phase, all_sum)
     return sequence.log | summary(steps, settings, -(-rollout.num_agents // settings.units_per_step))
@@ -77,13 +82,15 @@ class SequentialUpdate:
         pick: Pick,
         noise: torch.Generator | None = None,
         all_sum: AllSum = alone,
+        graphs: Graphs | None = None,
     ):
         self._policy, self._optimisers, self._settings = policy, optimisers, settings
         arrange(optimisers.values())
-        self._leaves: dict[tuple[Unit, Group], Leaves] = {}
+        self._graphs = graphs if _repeatable(policy, settings, all_sum) else None
+        self._steps_of: dict[Unit, Step] = {}
         self._pick, self._noise, self._all_sum = pick, noise, all_sum
         self._num_envs = rollout.num_envs
-        self.advantages = Advantages(policy, rollout, settings, all_sum)
+        self.advantages = Advantages(policy, rollout, settings, all_sum, self._graphs)
         self.batch, self.log = self.advantages.batch, self.advantages.log
         self.ratios = Ratios(policy, self.batch, settings)
         if settings.late:
@@ -175,56 +182,20 @@ class SequentialUpdate:
 
     def _step(self, turn: Turn, values: CriticRows, rows: UnitRows | None = None, others: Tensor | None = None) -> None:
         """One optimiser step of the critic and, with `rows` and the product of the `others`' ratios, of the actor."""
-        policy, settings, unit = self._policy, replace(self._settings, clip=turn.clip), turn.unit
-        targets = settings.rules.targets_of_step(
-            policy, values.targets, values.returns, lambda: values.counted, self._all_sum, values.agents
-        )
-        groups: tuple[Group, ...] = ("critic",) if rows is None else ("backbone", "adapters", "critic")
-        leaves = {group: self._leaves_of(unit, group) for group in groups if group in self._optimisers}
-        value_loss = self._value_loss(values, targets, leaves["critic"], settings)
-        loss = settings.value_coeff * value_loss / len(self.order)
-        stats = {"vf_loss": value_loss.detach().float(), "value_rows": values.counted.sum().float()}
-        counts: Counts = {"critic": self._critic_counts(values)}
-        if rows is not None and others is not None:
-            policy_loss, more = self._policy_loss(rows, others, leaves, settings)
-            loss = loss + policy_loss
-            product = torch.where(rows.active, others, 0.0).sum().float()
-            stats |= {**more, "others_ratio": product, "live": rows.active.sum().float()}
-            counts |= unit.counts(rows, policy.config.owners)
-        flat = torch.stack(list(stats.values()))
-        sums = [*counts.values(), flat]
-        norms = take_step(loss, leaves, self._optimisers, counts, settings.max_grad_norm, self._all_sum, sums)
-        step = Stepped(unit, turn.position, turn.clip, rows is None, dict(zip(stats, flat, strict=True)), norms)
+        sums, norms = self._step_of(turn.unit)(turn.clip, values, rows, others, self._noise)
+        step = Stepped(turn.unit, turn.position, turn.clip, sums, norms)
         self._steps.append(step)
         if self._watch is not None:
             self._watch(step)
 
-    def _leaves_of(self, unit: Unit, group: Group) -> Leaves:
-        key = unit, group
-        if key not in self._leaves:
-            self._leaves[key] = leaves_of(self._policy, self._optimisers[group], unit, group)
-        return self._leaves[key]
-
-    def _value_loss(self, rows: CriticRows, targets: Tensor, leaves: Leaves, settings: A2POSettings) -> Tensor:
-        inputs = rows.state, rows.hidden, rows.keep, rows.agents
-        values = functional_call(self._policy.critic, leaves.in_place, inputs)
-        return value_sums(values, rows.values, targets, rows.counted, settings)
-
-    def _policy_loss(
-        self, rows: UnitRows, others: Tensor, leaves: Mapping[Group, Leaves], settings: A2POSettings
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        actor = self._policy.actor
-        swapped = {name: leaf for group in leaves if group != "critic" for name, leaf in leaves[group].in_place.items()}
-        inputs = {"adapters": self._policy.adapters_on, **rows.inputs()}
-        distribution = functional_call(actor, swapped, (rows.obs,), inputs)
-        return policy_sums(distribution, rows, settings, actor.real_actions(rows.agent), self._noise, others)
-
-    def _critic_counts(self, rows: CriticRows) -> Tensor:
-        """Number of the unit's values in the value loss, per critic [C]."""
-        owners = self._policy.config.owners
-        counted = rows.counted.sum((0, 1)).float()
-        agents = range(len(owners.critic_of)) if rows.agents is None else rows.agents
-        return per_owner(counted, [owners.critic_of[a] for a in agents], owners.num_critics)
+    def _step_of(self, unit: Unit) -> Step:
+        if unit not in self._steps_of:
+            policy, optimisers, settings, weight = self._policy, self._optimisers, self._settings, 1 / len(self.order)
+            step: Step = UnitStep(policy, optimisers, settings, unit, weight, self._all_sum)
+            if self._graphs is not None:
+                step = ReplayedUnitStep(self._graphs, step, key_of(policy, optimisers, replace(settings, clip=0.0)))
+            self._steps_of[unit] = step
+        return self._steps_of[unit]
 
     # Ratios of the others
 
@@ -264,3 +235,8 @@ class SequentialUpdate:
         self.advantages.correct(unit, log_ratios, form)
         if self._watch is not None:
             self._watch(Corrected(unit, log_ratios))
+
+
+def _repeatable(policy: TeamPolicy, settings: A2POSettings, all_sum: AllSum) -> bool:
+    """Whether the same steps come back in every iteration, so that graphs of them pay."""
+    return all_sum is alone and settings.units_per_step == 1 and why_not_recorded(policy, settings) is None

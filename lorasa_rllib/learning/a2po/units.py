@@ -21,7 +21,7 @@ from lorasa_rllib.learning.flat import Leaves, Part
 from lorasa_rllib.learning.owner_adam import OwnerAdam
 from lorasa_rllib.learning.passes import Counts, live_rows_of
 from lorasa_rllib.nn.policy import Group, TeamPolicy
-from lorasa_rllib.nn.rows import roles_of
+from lorasa_rllib.nn.rows import index_of, roles_of
 from lorasa_rllib.spec import Owners
 
 HIDDEN = (-1, 0)
@@ -104,19 +104,19 @@ class AgentUnit(Unit):
         return found.pop() if len(found) == 1 else None
 
     def columns(self, table: Tensor) -> Tensor:
-        return table[..., list(self.members)]
+        return table.index_select(-1, index_of(self.members, table.device))
 
     def live(self, active: Tensor, roles: Tensor | None) -> Tensor:
         return self.columns(active)
 
     def put(self, table: Tensor, columns: Tensor, roles: Tensor | None) -> None:
-        table[..., list(self.members)] = columns
+        table.index_copy_(-1, index_of(self.members, table.device), columns)
 
     def log_product(self, log_ratio: Tensor, roles: Tensor | None) -> Tensor:
         return self.columns(log_ratio).sum(-1)
 
     def rows(self, batch: Batch) -> UnitRows:
-        place = AgentPlace(torch.tensor(self.members, device=batch.obs.device))
+        place = AgentPlace(index_of(self.members, batch.obs.device))
         return UnitRows.at(place, batch, batch.active, batch.keep, self.members)
 
     def values(self, batch: Batch, counted: Tensor) -> CriticRows:
@@ -173,7 +173,7 @@ class RoleUnit(Unit):
     def _held(self, roles: Tensor | None) -> Tensor:
         """bool: rows whose agent holds one of the roles."""
         roles = roles_of(roles)
-        return torch.isin(roles, torch.tensor(self.members, device=roles.device))
+        return torch.isin(roles, index_of(self.members, roles.device))
 
 
 def units_of(policy: TeamPolicy) -> list[Unit]:

@@ -1,0 +1,162 @@
+"""One optimiser step of a unit: of the critic alone, or of actor and critic."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from lorasa_rllib.learning.a2po.rows import CriticRows, UnitRows
+from lorasa_rllib.learning.a2po.settings import A2POSettings
+from lorasa_rllib.learning.a2po.units import Unit, leaves_of
+from lorasa_rllib.learning.cuda_graphs import Given, Graphs
+from lorasa_rllib.learning.flat import Leaves
+from lorasa_rllib.learning.normalisers import AllSum
+from lorasa_rllib.learning.passes import Counts, per_owner
+from lorasa_rllib.learning.replayed import inputs_of, rates_in, rates_of, split_tensors, tensors_in, with_inputs
+from lorasa_rllib.learning.step import Norms, Optimisers, Rates, policy_sums, take_step, value_sums
+from lorasa_rllib.nn.distributions import Noise
+from lorasa_rllib.nn.policy import Group, TeamPolicy
+
+OF_CRITIC = ("vf_loss", "value_rows")
+OF_BOTH = (*OF_CRITIC, "policy_loss", "entropy", "mean_kl_loss", "clip_fraction", "others_ratio", "live")
+"""Statistics of a step, sums over rows: of the critic alone, and of actor and critic."""
+
+
+class Step(Protocol):
+    """Takes optimiser steps of one unit: `UnitStep`, or `ReplayedUnitStep`."""
+
+    def __call__(
+        self, clip: float, values: CriticRows, rows: UnitRows | None, others: Tensor | None, noise: Noise
+    ) -> tuple[Tensor, Norms]:
+        """One step of the critic and, with `rows`, of the actor.
+
+        others: for each of the rows, the product of the other units' ratios. Returns sums over all learners, of
+        `OF_CRITIC` or `OF_BOTH`, and gradient norms.
+        """
+        ...
+
+
+class UnitStep:
+    """A unit's optimiser step, one operation after the other. weight: of the value loss, beside `value_coeff`."""
+
+    def __init__(
+        self,
+        policy: TeamPolicy,
+        optimisers: Optimisers,
+        settings: A2POSettings,
+        unit: Unit,
+        weight: float,
+        all_sum: AllSum,
+    ):
+        self.policy, self.optimisers, self.settings, self.unit = policy, optimisers, settings, unit
+        self.weight, self.all_sum = weight, all_sum
+        self._leaves: dict[Group, Leaves] = {}
+
+    def __call__(
+        self, clip: float, values: CriticRows, rows: UnitRows | None, others: Tensor | None, noise: Noise
+    ) -> tuple[Tensor, Norms]:
+        return self.take(replace(self.settings, clip=clip), values, rows, others, noise)
+
+    def take(
+        self,
+        settings: A2POSettings,
+        values: CriticRows,
+        rows: UnitRows | None,
+        others: Tensor | None,
+        noise: Noise,
+        rates: Rates | None = None,
+    ) -> tuple[Tensor, Norms]:
+        """One step with settings of its own. rates: learning rates; None: those of the optimisers."""
+        policy = self.policy
+        targets = settings.rules.targets_of_step(
+            policy, values.targets, values.returns, lambda: values.counted, self.all_sum, values.agents
+        )
+        leaves = {group: self._leaves_of(group) for group in self.groups(rows is not None)}
+        value_loss = self._value_loss(values, targets, leaves["critic"], settings)
+        loss = settings.value_coeff * value_loss * self.weight
+        stats = {"vf_loss": value_loss.detach().float(), "value_rows": values.counted.sum().float()}
+        counts: Counts = {"critic": self._critic_counts(values)}
+        if rows is not None and others is not None:
+            policy_loss, more = self._policy_loss(rows, others, leaves, settings, noise)
+            loss = loss + policy_loss
+            product = torch.where(rows.active, others, 0.0).sum().float()
+            stats |= {**more, "others_ratio": product, "live": rows.active.sum().float()}
+            counts |= self.unit.counts(rows, policy.config.owners)
+        flat = torch.stack([stats[name] for name in (OF_CRITIC if rows is None else OF_BOTH)])
+        sums = [*counts.values(), flat]
+        most = settings.max_grad_norm
+        return flat, take_step(loss, leaves, self.optimisers, counts, most, self.all_sum, sums, rates=rates)
+
+    def groups(self, both: bool) -> tuple[Group, ...]:
+        """The optimisers of a step of actor and critic (`both`) or of the critic alone."""
+        names: tuple[Group, ...] = ("backbone", "adapters", "critic") if both else ("critic",)
+        return tuple(group for group in names if group in self.optimisers)
+
+    def _leaves_of(self, group: Group) -> Leaves:
+        if group not in self._leaves:
+            self._leaves[group] = leaves_of(self.policy, self.optimisers[group], self.unit, group)
+        return self._leaves[group]
+
+    def _value_loss(self, rows: CriticRows, targets: Tensor, leaves: Leaves, settings: A2POSettings) -> Tensor:
+        inputs = rows.state, rows.hidden, rows.keep, rows.agents
+        values = functional_call(self.policy.critic, leaves.in_place, inputs)
+        return value_sums(values, rows.values, targets, rows.counted, settings)
+
+    def _policy_loss(
+        self, rows: UnitRows, others: Tensor, leaves: Mapping[Group, Leaves], settings: A2POSettings, noise: Noise
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        actor = self.policy.actor
+        swapped = {name: leaf for group in leaves if group != "critic" for name, leaf in leaves[group].in_place.items()}
+        inputs = {"adapters": self.policy.adapters_on, **rows.inputs()}
+        distribution = functional_call(actor, swapped, (rows.obs,), inputs)
+        return policy_sums(distribution, rows, settings, actor.real_actions(rows.agent), noise, others)
+
+    def _critic_counts(self, rows: CriticRows) -> Tensor:
+        """Number of the unit's values in the value loss, per critic [C]."""
+        owners = self.policy.config.owners
+        counted = rows.counted.sum((0, 1)).float()
+        agents = range(len(owners.critic_of)) if rows.agents is None else rows.agents
+        return per_owner(counted, [owners.critic_of[a] for a in agents], owners.num_critics)
+
+
+class ReplayedUnitStep:
+    """`UnitStep` as CUDA graphs, one for the critic alone and one for actor and critic.
+
+    state: `replayed.key_of` of the policy and the settings but for `clip`.
+    """
+
+    def __init__(self, graphs: Graphs, eager: UnitStep, state: Hashable):
+        self._graphs, self._eager = graphs, eager
+        self._key = "unit", eager.unit, eager.weight, state
+
+    def __call__(
+        self, clip: float, values: CriticRows, rows: UnitRows | None, others: Tensor | None, noise: Noise
+    ) -> tuple[Tensor, Norms]:
+        eager = self._eager
+        groups = eager.groups(rows is not None)
+        given, of_values = split_tensors(values, "values.")
+        given["step.clip"] = clip
+        of_rows = None
+        if rows is not None and others is not None:
+            columns, of_rows = split_tensors(rows, "rows.")
+            given |= {**columns, "others": others}
+            given |= inputs_of(eager.policy, eager.optimisers, groups, eager.settings, rows.actions, noise)
+        else:
+            given |= rates_of(eager.optimisers, groups)
+
+        def function(given: Given) -> list[Tensor]:
+            settings = with_inputs(eager.settings, given)
+            values = CriticRows(**of_values, **tensors_in(given, "values."))
+            rows = None if of_rows is None else UnitRows(**of_rows, **tensors_in(given, "rows."))
+            flat, norms = eager.take(
+                settings, values, rows, given.get("others"), given.get("step.noise"), rates_in(given, groups)
+            )
+            return [flat, *norms.values()]
+
+        flat, *norms = self._graphs.call((self._key, rows is None), function, given)
+        return flat, dict(zip(groups, norms, strict=True))
