@@ -115,7 +115,7 @@ class TeamPolicy(nn.Module):
 
     @property
     def phase(self) -> Phase:
-        return PHASES[int(self._phase)]
+        return self._current
 
     @property
     def adapters_on(self) -> bool:
@@ -158,7 +158,7 @@ class TeamPolicy(nn.Module):
         return MergedCritic(self.critic) if self.config.network.critic_recurrent else None
 
     def _follow_phase(self) -> None:
-        phase = self.phase
+        phase = self._current = PHASES[int(self._phase)]  # kept, as reading the buffer would wait for a GPU
         self._adapters = phase != "backbone"
         trained = {"backbone": phase != "adapters", "adapters": self._adapters}
         for group, train in trained.items():

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorasa_rllib.learning import a2po
-from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate, sequential
+from lorasa_rllib.learning.a2po import A2POSettings, SequentialUpdate, unit_step
 from lorasa_rllib.learning.a2po.log import Corrected, Stepped
 from lorasa_rllib.learning.a2po.units import AgentUnit, RoleUnit, Unit, moved_by, reaching_others, units_of
 from lorasa_rllib.learning.batch import in_time, prepare, standardise
@@ -180,19 +180,19 @@ def test_training_slices_is_training_wholes(method, phase, loop, monkeypatch):
     def whole(policy, optimiser, unit, group):
         return Leaves(optimiser.parts)
 
-    monkeypatch.setattr(sequential, "leaves_of", whole)
+    monkeypatch.setattr(unit_step, "leaves_of", whole)
     sequence(twin, rollout, LOOPS[loop]).run()
     torch.testing.assert_close(policy.state_dict(), twin.state_dict(), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_losses_of_several_components_are_sums_over_agents_steps_and_components(loop):
+def test_losses_of_several_components_are_sums_over_agents_steps_and_components(loop, monkeypatch):
     """Every step's loss and the ratios of the others against loops, with distributions worked out row by row."""
     spec = team((3, 2, 3), (5, 4, 3), continuous=False, choices=((2, 3), (4,), (3,)), has_masks=True)
     policy = with_phase(make_policy(spec, owner_tables(3)["lora"], network=NetworkConfig(hidden_size=4)), "adapters")
     config = dataclasses.replace(LOOPS[loop], entropy_coeff=0.0)
     run = sequence(policy, random_rollout(policy, 2, 2, noise=0.0), config)
-    batch, policy_loss, compared = run.batch, run._policy_loss, 0
+    batch, policy_loss, compared = run.batch, unit_step.UnitStep._policy_loss, 0
 
     def log_probs(agent):
         """[C, components] of the actions that an agent took, by its present policy."""
@@ -224,19 +224,19 @@ def test_losses_of_several_components_are_sums_over_agents_steps_and_components(
             product = product * torch.where(batch.active[0, :, agent], ratio, 1.0)
         return product.clamp(1 - config.others_clip, 1 + config.others_clip)
 
-    def compare(rows, others, leaves, settings):
+    def compare(step, rows, others, leaves, settings, noise):
         nonlocal compared
         (agent,) = rows.agent
         place = run.order.index(AgentUnit((agent,)))
         everyone = [other for other in range(3) if other != agent]
         done = [unit.name for unit in run.order[:place]] if loop == "agent" else everyone
         torch.testing.assert_close(others[0, :, 0], others_of(agent, done), **EXACT)
-        loss, stats = policy_loss(rows, others, leaves, settings)
+        loss, stats = policy_loss(step, rows, others, leaves, settings, noise)
         assert loss.item() == pytest.approx(looped(run.order[place], rows, others, settings.clip), rel=1e-8, abs=1e-10)
         compared += 1
         return loss, stats
 
-    run._policy_loss = compare
+    monkeypatch.setattr(unit_step.UnitStep, "_policy_loss", compare)
     run.run()
     assert compared == 3 * config.num_epochs
 
