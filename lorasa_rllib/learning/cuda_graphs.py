@@ -10,14 +10,16 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
-Given = Mapping[str, Tensor | float]
-"""Arguments of a function, by name."""
-Function = Callable[[Given], list[Tensor]]
+Tensors = Mapping[str, Tensor]
+Numbers = Mapping[str, float | Tensor]
+"""Arguments of a function, by name. Numbers may change from call to call; a graph reads them from tensors []."""
+Function = Callable[[Tensors, Numbers], list[Tensor]]
 WARM_UPS = 2
 """Calls that run as they are before a function is recorded: they create what it keeps, such as moments."""
 
@@ -40,28 +42,31 @@ class Graphs:
         """Number of recorded graphs."""
         return len(self._recorded)
 
-    def call(self, key: Hashable, function: Function, given: Given) -> list[Tensor]:
-        """`function(given)`, which must not depend on values on the CPU other than `given`. Returns new tensors.
+    def call(
+        self, key: Hashable, function: Function, tensors: Tensors, numbers: Mapping[str, float] = MappingProxyType({})
+    ) -> list[Tensor]:
+        """`function(tensors, numbers)`. Returns new tensors.
 
         key: everything else that decides what the function does, and the addresses of what it changes.
         """
-        if not self._works or not any(isinstance(x, Tensor) and x.is_cuda for x in given.values()):
-            return function(given)
-        key = key, tuple(_shape_of(name, x) for name, x in given.items())
+        if not self._works or not any(x.is_cuda for x in tensors.values()):
+            return function(tensors, numbers)
+        key = key, tuple(_shape(name, x) for name, x in tensors.items()), tuple(numbers)
         if key not in self._recorded:
             self._calls[key] += 1
-            if self._calls[key] <= WARM_UPS or not self._record(key, function, given):
-                return function(given)
-        return self._recorded[key].replay(given)
+            if self._calls[key] <= WARM_UPS or not self._record(key, function, tensors, numbers):
+                return function(tensors, numbers)
+        return self._recorded[key].replay(tensors, numbers)
 
-    def _record(self, key: Hashable, function: Function, given: Given) -> bool:
-        device = next(x.device for x in given.values() if isinstance(x, Tensor) and x.is_cuda)
-        inputs = {name: self._input(name, x, device) for name, x in given.items()}
+    def _record(self, key: Hashable, function: Function, tensors: Tensors, numbers: Mapping[str, float]) -> bool:
+        device = next(x.device for x in tensors.values() if x.is_cuda)
+        copies = {name: self._input(_shape(name, x), x) for name, x in tensors.items()}
+        scalars = {name: self._input(name, torch.empty((), device=device)) for name in numbers}
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
         pool = next((other.graph.pool() for other in self._recorded.values()), None)
         try:
             with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                outputs = function(inputs)
+                outputs = function(copies, scalars)
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # a failed recording leaves its own stream behind
             self._works = False
@@ -72,35 +77,30 @@ class Graphs:
             return False
         if not self._recorded:
             logger.info("Optimiser steps are replayed as CUDA graphs.")
-        self._recorded[key] = _Recorded(graph, inputs, outputs)
+        self._recorded[key] = _Recorded(graph, copies, scalars, outputs)
         return True
 
-    def _input(self, name: str, x: Tensor | float, device: torch.device) -> Tensor:
-        shape = _shape_of(name, x)
-        if shape not in self._inputs:
-            self._inputs[shape] = (
-                torch.empty_like(x, memory_format=torch.contiguous_format)
-                if isinstance(x, Tensor)
-                else torch.empty((), device=device)
-            )
-        return self._inputs[shape]
+    def _input(self, key: Hashable, like: Tensor) -> Tensor:
+        if key not in self._inputs:
+            self._inputs[key] = torch.empty_like(like, memory_format=torch.contiguous_format)
+        return self._inputs[key]
 
 
 @dataclass(frozen=True)
 class _Recorded:
     graph: torch.cuda.CUDAGraph
-    inputs: dict[str, Tensor]
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Tensor]
     outputs: list[Tensor]
 
-    def replay(self, given: Given) -> list[Tensor]:
-        for name, x in given.items():
-            if isinstance(x, Tensor):
-                self.inputs[name].copy_(x)
-            else:
-                self.inputs[name].fill_(x)
+    def replay(self, tensors: Tensors, numbers: Mapping[str, float]) -> list[Tensor]:
+        for name, x in tensors.items():
+            self.tensors[name].copy_(x)
+        for name, number in numbers.items():
+            self.numbers[name].fill_(number)
         self.graph.replay()
         return [output.clone() for output in self.outputs]
 
 
-def _shape_of(name: str, x: Tensor | float) -> Hashable:
-    return (name, tuple(x.shape), x.dtype) if isinstance(x, Tensor) else name
+def _shape(name: str, x: Tensor) -> Hashable:
+    return name, tuple(x.shape), x.dtype

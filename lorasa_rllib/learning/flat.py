@@ -227,7 +227,7 @@ def adam_of_some(
     first: Tensor,
     second: Tensor,
     steps: Tensor,
-    lr: float,
+    lr: float | Tensor,
     betas: tuple[float, float],
     eps: float,
     who: Tensor,

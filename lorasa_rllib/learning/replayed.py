@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.batch import Batch, MAPPOSettings
-from lorasa_rllib.learning.cuda_graphs import Given, Graphs
+from lorasa_rllib.learning.cuda_graphs import Graphs, Numbers, Tensors
 from lorasa_rllib.learning.losses import clipped_policy_loss
 from lorasa_rllib.learning.passes import Minibatch
 from lorasa_rllib.learning.step import EagerStep, Norms, Optimisers, Rates
@@ -32,17 +32,19 @@ class ReplayedStep:
 
     def __call__(self, part: Minibatch, noise: torch.Generator | None) -> tuple[Tensor, Norms]:
         eager, everyone, groups = self._eager, part.everyone, self._groups
-        columns, absent = split_tensors(part.rows, "rows.")
+        columns, absent = split_tensors(part.rows)
         given = columns | {f"count.{group}": part.counts[group] for group in groups}
-        given |= inputs_of(eager.policy, eager.optimisers, groups, eager.settings, part.rows.actions, noise)
+        given |= noise_of(eager.policy, part.rows.actions, noise)
 
-        def function(given: Given) -> list[Tensor]:
-            part = Minibatch(Batch(**absent, **tensors_in(given, "rows.")), tensors_in(given, "count."), everyone)
-            settings = with_inputs(eager.settings, given)
-            sums, norms = eager.take(part, given.get("step.noise"), settings, rates_in(given, groups))  # type: ignore[arg-type]
+        def function(given: Tensors, numbers: Numbers) -> list[Tensor]:
+            rows = Batch(**absent, **{name: given[name] for name in names})
+            part = Minibatch(rows, {group: given[f"count.{group}"] for group in groups}, everyone)
+            settings = with_numbers(eager.settings, numbers)
+            sums, norms = eager.take(part, given.get("noise"), settings, rates_in(numbers, groups))
             return [sums, *norms.values()]
 
-        sums, *norms = self._graphs.call((self._key, everyone), function, given)
+        names, numbers = tuple(columns), numbers_of(eager.optimisers, groups, eager.settings)
+        sums, *norms = self._graphs.call((self._key, everyone), function, given, numbers)
         return sums, dict(zip(groups, norms, strict=True))
 
     def finish(self) -> None:
@@ -69,49 +71,35 @@ def key_of(policy: TeamPolicy, optimisers: Optimisers, settings: MAPPOSettings) 
     return policy.phase, replace(settings, entropy_coeff=float(settings.entropy_coeff != 0)), places
 
 
-def inputs_of(
-    policy: TeamPolicy,
-    optimisers: Optimisers,
-    groups: Iterable[Group],
-    settings: MAPPOSettings,
-    actions: Tensor,
-    noise: torch.Generator | None,
-) -> dict[str, Tensor | float]:
-    """Inputs of a step besides its rows: learning rates, the weight of the entropy and, if it is sampled, noise."""
-    given: dict[str, Tensor | float] = {**rates_of(optimisers, groups)}
-    if settings.entropy_coeff:
-        given["step.entropy_coeff"] = settings.entropy_coeff
+def noise_of(policy: TeamPolicy, actions: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
+    """The input "noise" of a step, shaped like the actions; none unless the entropy is estimated from noise."""
     head = policy.actor.head_type
-    if head is not None and head.samples_entropy:
-        given["step.noise"] = torch.empty_like(actions).normal_(generator=noise)
-    return given
+    if head is None or not head.samples_entropy:
+        return {}
+    return {"noise": torch.empty_like(actions).normal_(generator=generator)}
 
 
-def rates_of(optimisers: Optimisers, groups: Iterable[Group]) -> dict[str, float]:
-    """Learning rates as inputs of a step."""
-    return {f"lr.{group}": float(optimisers[group].param_groups[0]["lr"]) for group in groups}
+def numbers_of(optimisers: Optimisers, groups: Iterable[Group], settings: MAPPOSettings) -> dict[str, float]:
+    """The numbers that a step reads: learning rates, and the weight of the entropy."""
+    rates = {f"lr.{group}": float(optimisers[group].param_groups[0]["lr"]) for group in groups}
+    return rates | ({"entropy_coeff": float(settings.entropy_coeff)} if settings.entropy_coeff else {})
 
 
-def with_inputs(settings: S, given: Given) -> S:
-    """The settings with those of a step's inputs."""
+def with_numbers(settings: S, numbers: Numbers) -> S:
+    """The settings with those among a step's numbers."""
     names = ("entropy_coeff", "clip")
-    return replace(settings, **{name: given[f"step.{name}"] for name in names if f"step.{name}" in given})  # type: ignore[arg-type]
+    return replace(settings, **{name: numbers[name] for name in names if name in numbers})  # type: ignore[arg-type]
 
 
-def rates_in(given: Given, groups: Iterable[Group]) -> Rates:
-    """The learning rates among a step's inputs."""
-    return {group: given[f"lr.{group}"] for group in groups}
+def rates_in(numbers: Numbers, groups: Iterable[Group]) -> Rates:
+    """The learning rates among a step's numbers."""
+    return {group: numbers[f"lr.{group}"] for group in groups}
 
 
-def split_tensors(record: DataclassInstance, prefix: str) -> tuple[dict[str, Tensor | float], dict[str, Any]]:
-    """The fields of a dataclass that are tensors, by name with a prefix, and the others."""
-    tensors = {f"{prefix}{name}": x for name, x in vars(record).items() if isinstance(x, Tensor)}
+def split_tensors(record: DataclassInstance) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The fields of a dataclass that are tensors, by name, and the others."""
+    tensors = {name: x for name, x in vars(record).items() if isinstance(x, Tensor)}
     return tensors, {name: x for name, x in vars(record).items() if not isinstance(x, Tensor)}
-
-
-def tensors_in(given: Given, prefix: str) -> dict[str, Any]:
-    """The inputs whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): x for name, x in given.items() if name.startswith(prefix)}
 
 
 def changed(optimisers: Optimisers) -> None:

@@ -126,7 +126,7 @@ def test_graphs_follow_phases_rates_and_restored_moments(algorithm):
 def test_a_function_that_cannot_be_recorded_runs_as_it_is(caplog):
     graphs, strict = Graphs(), Graphs(strict=True)
 
-    def looks(given):
+    def looks(given, numbers):
         return [given["x"] + float(given["x"].sum())]
 
     x = torch.ones(3, device="cuda")

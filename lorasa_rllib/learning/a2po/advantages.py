@@ -19,7 +19,7 @@ from lorasa_rllib.learning.batch import (
     targets_of,
     with_targets,
 )
-from lorasa_rllib.learning.cuda_graphs import Given, Graphs
+from lorasa_rllib.learning.cuda_graphs import Graphs, Numbers, Tensors
 from lorasa_rllib.learning.normalisers import AllSum, alone
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.rollout.columns import TeamRollout
@@ -87,10 +87,11 @@ class Advantages:
         decay = settings.rules.correction_decay(settings.gamma, settings.lambda_, form)
         given = {"errors": errors, "log_ratios": log_ratios.unsqueeze(-1), "ended": ended}
 
-        def function(given: Given) -> list[Tensor]:
-            return [CORRECTIONS[form](given["errors"], given["log_ratios"], given["ended"], decay)]  # type: ignore[arg-type]
+        def function(given: Tensors, numbers: Numbers) -> list[Tensor]:
+            return [CORRECTIONS[form](given["errors"], given["log_ratios"], given["ended"], decay)]
 
-        (corrected,) = function(given) if self._graphs is None else self._graphs.call((form, decay), function, given)
+        graphs = self._graphs
+        (corrected,) = function(given, {}) if graphs is None else graphs.call((form, decay), function, given)
         active = unit.columns(self.active)
         before = moments(unit.columns(self.gains).double(), active)
         unit.put(self.gains, corrected.expand(active.shape), roles)

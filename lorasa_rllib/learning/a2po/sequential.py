@@ -191,10 +191,11 @@ class SequentialUpdate:
     def _step_of(self, unit: Unit) -> Step:
         if unit not in self._steps_of:
             policy, optimisers, settings, weight = self._policy, self._optimisers, self._settings, 1 / len(self.order)
-            step: Step = UnitStep(policy, optimisers, settings, unit, weight, self._all_sum)
-            if self._graphs is not None:
-                step = ReplayedUnitStep(self._graphs, step, key_of(policy, optimisers, replace(settings, clip=0.0)))
+            step = UnitStep(policy, optimisers, settings, unit, weight, self._all_sum)
             self._steps_of[unit] = step
+            if self._graphs is not None:
+                state = key_of(policy, optimisers, replace(settings, clip=0.0))
+                self._steps_of[unit] = ReplayedUnitStep(self._graphs, step, state)
         return self._steps_of[unit]
 
     # Ratios of the others

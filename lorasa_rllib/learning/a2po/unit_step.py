@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,11 +13,11 @@ from torch.func import functional_call
 from lorasa_rllib.learning.a2po.rows import CriticRows, UnitRows
 from lorasa_rllib.learning.a2po.settings import A2POSettings
 from lorasa_rllib.learning.a2po.units import Unit, leaves_of
-from lorasa_rllib.learning.cuda_graphs import Given, Graphs
+from lorasa_rllib.learning.cuda_graphs import Graphs, Numbers, Tensors
 from lorasa_rllib.learning.flat import Leaves
 from lorasa_rllib.learning.normalisers import AllSum
 from lorasa_rllib.learning.passes import Counts, per_owner
-from lorasa_rllib.learning.replayed import inputs_of, rates_in, rates_of, split_tensors, tensors_in, with_inputs
+from lorasa_rllib.learning.replayed import noise_of, numbers_of, rates_in, split_tensors, with_numbers
 from lorasa_rllib.learning.step import Norms, Optimisers, Rates, policy_sums, take_step, value_sums
 from lorasa_rllib.nn.distributions import Noise
 from lorasa_rllib.nn.policy import Group, TeamPolicy
@@ -31,7 +31,12 @@ class Step(Protocol):
     """Takes optimiser steps of one unit: `UnitStep`, or `ReplayedUnitStep`."""
 
     def __call__(
-        self, clip: float, values: CriticRows, rows: UnitRows | None, others: Tensor | None, noise: Noise
+        self,
+        clip: float,
+        values: CriticRows,
+        rows: UnitRows | None,
+        others: Tensor | None,
+        noise: torch.Generator | None,
     ) -> tuple[Tensor, Norms]:
         """One step of the critic and, with `rows`, of the actor.
 
@@ -58,7 +63,12 @@ class UnitStep:
         self._leaves: dict[Group, Leaves] = {}
 
     def __call__(
-        self, clip: float, values: CriticRows, rows: UnitRows | None, others: Tensor | None, noise: Noise
+        self,
+        clip: float,
+        values: CriticRows,
+        rows: UnitRows | None,
+        others: Tensor | None,
+        noise: torch.Generator | None,
     ) -> tuple[Tensor, Norms]:
         return self.take(replace(self.settings, clip=clip), values, rows, others, noise)
 
@@ -135,28 +145,34 @@ class ReplayedUnitStep:
         self._key = "unit", eager.unit, eager.weight, state
 
     def __call__(
-        self, clip: float, values: CriticRows, rows: UnitRows | None, others: Tensor | None, noise: Noise
+        self,
+        clip: float,
+        values: CriticRows,
+        rows: UnitRows | None,
+        others: Tensor | None,
+        noise: torch.Generator | None,
     ) -> tuple[Tensor, Norms]:
         eager = self._eager
         groups = eager.groups(rows is not None)
-        given, of_values = split_tensors(values, "values.")
-        given["step.clip"] = clip
-        of_rows = None
+        columns, of_values = split_tensors(values)
+        given = {f"values.{name}": column for name, column in columns.items()}
+        of_rows: dict[str, Any] | None = None
         if rows is not None and others is not None:
-            columns, of_rows = split_tensors(rows, "rows.")
-            given |= {**columns, "others": others}
-            given |= inputs_of(eager.policy, eager.optimisers, groups, eager.settings, rows.actions, noise)
-        else:
-            given |= rates_of(eager.optimisers, groups)
+            columns, of_rows = split_tensors(rows)
+            given |= {f"rows.{name}": column for name, column in columns.items()}
+            given |= {"others": others, **noise_of(eager.policy, rows.actions, noise)}
 
-        def function(given: Given) -> list[Tensor]:
-            settings = with_inputs(eager.settings, given)
-            values = CriticRows(**of_values, **tensors_in(given, "values."))
-            rows = None if of_rows is None else UnitRows(**of_rows, **tensors_in(given, "rows."))
-            flat, norms = eager.take(
-                settings, values, rows, given.get("others"), given.get("step.noise"), rates_in(given, groups)
-            )
+        def function(given: Tensors, numbers: Numbers) -> list[Tensor]:
+            values = CriticRows(**of_values, **_named(given, "values."))
+            rows = None if of_rows is None else UnitRows(**of_rows, **_named(given, "rows."))
+            settings, rates = with_numbers(eager.settings, numbers), rates_in(numbers, groups)
+            flat, norms = eager.take(settings, values, rows, given.get("others"), given.get("noise"), rates)
             return [flat, *norms.values()]
 
-        flat, *norms = self._graphs.call((self._key, rows is None), function, given)
+        numbers = {"clip": clip, **numbers_of(eager.optimisers, groups, eager.settings)}
+        flat, *norms = self._graphs.call((self._key, rows is None), function, given, numbers)
         return flat, dict(zip(groups, norms, strict=True))
+
+
+def _named(given: Tensors, prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in given.items() if name.startswith(prefix)}
