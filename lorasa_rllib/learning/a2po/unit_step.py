@@ -174,5 +174,5 @@ class ReplayedUnitStep:
         return flat, dict(zip(groups, norms, strict=True))
 
 
-def _named(given: Tensors, prefix: str) -> dict[str, Tensor]:
+def _named(given: Tensors, prefix: str) -> dict[str, Any]:
     return {name.removeprefix(prefix): x for name, x in given.items() if name.startswith(prefix)}
