@@ -46,5 +46,7 @@ class StudyOptions:
     smoke: bool
     fork_at: tuple[int, ...] = ()
     fork_base: str = "lora"
+    loggers: tuple[str, ...] = ()
+    films: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     env_settings: dict[str, Any] = field(default_factory=dict)

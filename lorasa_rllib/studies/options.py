@@ -100,6 +100,10 @@ def parser(description: str, name: str = "mamujoco", one: bool = True) -> argpar
         "checkpoints of each trial that stay, the latest of ten in all; lorasa analyze shows a course over all of them"
     )
     p.add_argument("--keep-checkpoints", type=int, default=2, help=keep)
+    trackers = "where numbers go besides CSV, JSON and TensorBoard files; each needs the extra of its name"
+    p.add_argument("--logger", nargs="+", choices=["wandb", "mlflow"], default=[], help=trackers)
+    films = "film a greedy episode of every checkpoint, ten in all (.mp4 with the extra video, else .gif)"
+    p.add_argument("--films", action="store_true", help=films)
     any_setting = (
         "any setting of the algorithm, such as lr=1e-3, network.hidden_size=128 or sharing.use_rslora=true; several "
         "are allowed, and values are JSON or Python"
@@ -233,6 +237,8 @@ def study_of(p: argparse.ArgumentParser, a: argparse.Namespace, suite: str) -> S
         smoke=a.smoke,
         fork_at=fork_at,
         fork_base=getattr(a, "base", "lora"),
+        loggers=tuple(dict.fromkeys(a.logger)),
+        films=a.films,
     )
     return smoke(options) if a.smoke else options
 

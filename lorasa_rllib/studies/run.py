@@ -17,6 +17,7 @@ import pandas as pd
 import ray
 from pyarrow.fs import FileSelector, FileSystem, copy_files
 from ray import tune
+from ray.tune import Callback
 from rich.console import Console
 
 import lorasa_rllib.rllib  # noqa: F401 - registers the algorithms
@@ -26,9 +27,11 @@ from lorasa_rllib.studies import terminal
 from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
 from lorasa_rllib.studies.figure import draw_curves
+from lorasa_rllib.studies.films import Films
 from lorasa_rllib.studies.forks import STEPS, ForkPoints, fork_steps, forks, trunks, whole_curves
 from lorasa_rllib.studies.full import EndWhenFull, cause_of, explained
 from lorasa_rllib.studies.lock import locked
+from lorasa_rllib.studies.loggers import TakesFilms, check_installed, loggers_of
 from lorasa_rllib.studies.modules import import_from_here
 from lorasa_rllib.studies.progress import Progress
 from lorasa_rllib.studies.provenance import Provenance
@@ -55,6 +58,7 @@ def run(options: StudyOptions) -> pd.DataFrame:
 
     Raises ValueError for invalid settings before Ray starts, RuntimeError if a trial or the storage fails.
     """
+    check_installed(options.loggers)
     import_from_here()
     console = terminal.console()
     for noisy in ("ray.rllib", "ray._common.deprecation", "ray._private"):
@@ -211,6 +215,9 @@ def _tuner(
             path, trainable=options.algorithm.upper(), param_space=space, resume_errored=True,
             storage_filesystem=filesystem,
         )  # fmt: skip
+    loggers: list[Callback] = [*loggers_of(options, folder)]
+    if options.films:
+        loggers.insert(0, Films([logger for logger in loggers if isinstance(logger, TakesFilms)]))
     if not there:
         remember(options, folder)
     some = next(iter(configs.values()))
@@ -234,7 +241,7 @@ def _tuner(
                 num_to_keep=keep, checkpoint_frequency=every, checkpoint_at_end=True
             ),
             failure_config=tune.FailureConfig(max_failures=2),
-            callbacks=[*callbacks, Provenance(), SaveOnTermination(), EndWhenFull()],
+            callbacks=[*callbacks, Provenance(), SaveOnTermination(), EndWhenFull(), *loggers],
             verbose=0,
         ),
     )

@@ -28,6 +28,7 @@ FLAGS = {
     "fork_base": "base",
     "settings": "set",
     "env_settings": "env-set",
+    "loggers": "logger",
 }
 """Fields of `StudyOptions` -> option names, where these differ."""
 
