@@ -61,11 +61,9 @@ def activations(actor: Actor, inputs: dict[str, Any], rows: np.ndarray) -> dict[
 
 def layers_of(actor: Actor) -> dict[str, nn.Module]:
     """The compared layers by name, in the order of computation."""
-    found: list[tuple[str, nn.Module | None]] = [("feature_norm", actor.feature_norm)]
-    found += [(f"mlp.{k}", layer) for k, layer in enumerate(actor.mlp)]
-    found += [("gru", actor.gru)]
-    found += [(f"post.{k}", layer) for k, layer in enumerate(actor.post)]
-    return {name: layer for name, layer in [*found, ("head", actor.head)] if layer is not None}
+    stages = {stage.name: stage.layer for stage in actor.stages()}
+    first = {} if actor.feature_norm is None else {"feature_norm": actor.feature_norm}
+    return {**first, **stages, "head": actor.head}
 
 
 def draw_layers(distances: dict[str, np.ndarray], path: Path, title: str) -> None:

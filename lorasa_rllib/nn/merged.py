@@ -140,21 +140,18 @@ class _MergedNetwork:
         self._standardises = trunk.feature_norm is not None
         self._normalises = trunk.config.layer_norm
         self._activation = ACTIVATION[trunk.config.activation]
+
+        def dense(layer: BankLinear, before: BankLayerNorm | None = None, real: Tensor | None = None) -> Affine:
+            return _fold(before, real, layer.merged(slots, adapters), slots, adapters)
+
+        # Each with the affine map of the LayerNorm before it; of a GRU, also the projection of its hidden state.
+        self._stages: list[tuple[Affine, Affine | None]] = []
         norm, real = trunk.feature_norm, present
-
-        def fold(layer: BankLinear, its_norm: BankLayerNorm | None) -> Affine:
-            nonlocal norm, real
-            affine = _fold(norm, real, layer.merged(slots, adapters), slots, adapters)
-            norm, real = its_norm, None
-            return affine
-
-        self._mlp = [fold(layer, layer.norm) for layer in trunk.mlp]  # type: ignore[arg-type]
-        self._hidden: Affine | None = None
-        if trunk.gru is not None:
-            self._input = fold(trunk.gru.input, trunk.gru.norm)
-            self._hidden = _fold(None, None, trunk.gru.hidden.merged(slots, adapters), slots, adapters)
-        self._post = [fold(layer, layer.norm) for layer in trunk.post]  # type: ignore[arg-type]
-        self._head = fold(head, None)
+        for stage in trunk.stages():
+            hidden = None if stage.hidden is None else dense(stage.hidden)
+            self._stages.append((dense(stage.linear, norm, real), hidden))
+            norm, real = stage.norm, None
+        self._head = dense(head, norm, real)
 
     def __call__(self, x: Tensor, h: Tensor | None, owner: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x [S, B, features], h [S, B, hidden_size] (zeros if None) -> output [S, B, out] and the next h.
@@ -162,17 +159,16 @@ class _MergedNetwork:
         owner int64 [S]: the owner whose weights each slot uses; None: slot s those of owner s.
         """
         x = self._standardised(x, owner)
-        for layer in self._mlp:
-            x = self._normalised(self._activation(layer.of(owner)(x)))
-        if self._hidden is None:
-            return self._head.of(owner)(x), None
-        gates = self._input.of(owner)(x)
-        h = gates.new_zeros(*gates.shape[:-1], gates.shape[-1] // 3) if h is None else h
-        h = gru_cell(gates, self._hidden.of(owner)(h), h)
-        x = self._normalised(h)
-        for layer in self._post:
-            x = self._normalised(self._activation(layer.of(owner)(x)))
-        return self._head.of(owner)(x), h
+        after = None
+        for linear, hidden in self._stages:
+            y = linear.of(owner)(x)
+            if hidden is None:
+                y = self._activation(y)
+            else:
+                h = y.new_zeros(*y.shape[:-1], y.shape[-1] // 3) if h is None else h
+                y = after = gru_cell(y, hidden.of(owner)(h), h)
+            x = self._normalised(y)
+        return self._head.of(owner)(x), after
 
     def _normalised(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, x.shape[-1:]) if self._normalises else x

@@ -14,7 +14,7 @@ from lorasa_rllib.nn.distributions import CONTINUOUS
 from lorasa_rllib.nn.gru import BankGRU
 from lorasa_rllib.nn.obs_norm import RunningNorm
 from lorasa_rllib.nn.presets import PRESETS as PRESETS
-from lorasa_rllib.nn.rows import Rows
+from lorasa_rllib.nn.rows import Rows, Slots
 from lorasa_rllib.spec import Owners
 
 GAIN = {"relu": 2**0.5, "tanh": 5 / 3}
@@ -133,9 +133,34 @@ class BankBlock(BankLinear):
         self._activation = ACTIVATION[config.activation]
         self.norm = BankLayerNorm(name, config.hidden_size, bank) if config.layer_norm else None
 
-    def forward(self, x: Tensor, slots: Any, adapters: bool = True) -> Tensor:
+    def forward(self, x: Tensor, slots: Slots, adapters: bool = True) -> Tensor:
         y = self._activation(super().forward(x, slots, adapters))
         return y if self.norm is None else self.norm(y, slots, adapters=adapters)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a trunk: a hidden layer, norm(activation(linear(x))), or a GRU, norm(h'), with `hidden`.
+
+    Whatever runs a trunk, as it is, merged or exported, goes through `Trunk.stages`.
+    """
+
+    name: str
+    layer: BankBlock | BankGRU
+
+    @property
+    def linear(self) -> BankLinear:
+        """The projection of the stage's input."""
+        return self.layer.input if isinstance(self.layer, BankGRU) else self.layer
+
+    @property
+    def hidden(self) -> BankLinear | None:
+        """A GRU's projection of its hidden state."""
+        return self.layer.hidden if isinstance(self.layer, BankGRU) else None
+
+    @property
+    def norm(self) -> BankLayerNorm | None:
+        return self.layer.norm
 
 
 class Trunk(nn.Module):
@@ -175,6 +200,14 @@ class Trunk(nn.Module):
     def recurrent(self) -> bool:
         return self.gru is not None
 
+    def stages(self) -> list[Stage]:
+        """What follows the normalisation of features, in order."""
+        before = [Stage(f"mlp.{k}", layer) for k, layer in enumerate(self.mlp)]  # type: ignore[arg-type]
+        if self.gru is None:
+            return before
+        after = [Stage(f"post.{k}", layer) for k, layer in enumerate(self.post)]  # type: ignore[arg-type]
+        return [*before, Stage("gru", self.gru), *after]
+
     def features(
         self,
         x: Tensor,
@@ -194,14 +227,12 @@ class Trunk(nn.Module):
             x = torch.where(present, x, 0.0)  # not multiplied: padding may hold NaN
         if self.feature_norm is not None:
             x = self.feature_norm(x, rows.slots, present, adapters)
-        for layer in self.mlp:
-            x = layer(x, rows.slots, adapters)
         states = None
-        if self.gru is not None:
-            if one_step:
-                x, states = self.gru.step(x, rows, state, adapters)
+        for stage in self.stages():
+            if not isinstance(stage.layer, BankGRU):
+                x = stage.layer(x, rows.slots, adapters)
+            elif one_step:
+                x, states = stage.layer.step(x, rows, state, adapters)
             else:
-                x, states = self.gru(x, rows, state, keep, adapters)
-            for layer in self.post:
-                x = layer(x, rows.slots, adapters)
+                x, states = stage.layer(x, rows, state, keep, adapters)
         return x, states

@@ -78,28 +78,26 @@ class AgentNetwork(nn.Module):
 
         self.obs_norm = nn.Identity() if actor.obs_norm is None else actor.obs_norm.of_agent(n, obs)
         self.feature_norm = norm(actor.feature_norm, obs)
-        sizes: list[int | None] = [obs, *[None] * (len(actor.mlp) - 1)]
-        self.mlp = nn.ModuleList(linear(layer, size) for layer, size in zip(actor.mlp, sizes, strict=True))  # type: ignore[arg-type]
-        self.mlp_norms = nn.ModuleList(norm(layer.norm) for layer in actor.mlp)  # type: ignore[arg-type]
-        if actor.gru is not None:
-            self.gru_input, self.gru_hidden = linear(actor.gru.input), linear(actor.gru.hidden)
-            self.gru_norm = norm(actor.gru.norm)
-        self.post = nn.ModuleList(linear(layer) for layer in actor.post)  # type: ignore[arg-type]
-        self.post_norms = nn.ModuleList(norm(layer.norm) for layer in actor.post)  # type: ignore[arg-type]
+        self.linears, self.norms, self.hiddens = nn.ModuleList(), nn.ModuleList(), nn.ModuleDict()
+        for k, stage in enumerate(actor.stages()):
+            self.linears.append(linear(stage.linear, obs if k == 0 else None))
+            self.norms.append(norm(stage.norm))
+            if stage.hidden is not None:
+                self.hiddens[str(k)] = linear(stage.hidden)
         self.head = linear(actor.head, outputs=act)
         self.eval().requires_grad_(False)
 
     def forward(self, obs: Any, state: Tensor | None = None, mask: Tensor | None = None) -> Any:
         x = self.feature_norm(self.obs_norm(self.flatten(obs)))
-        for layer, norm in zip(self.mlp, self.mlp_norms, strict=True):
-            x = norm(self.activation(layer(x)))
         after = None
-        if self.recurrent:
-            h = torch.zeros(*x.shape[:-1], self.hidden_size, device=x.device) if state is None else state
-            after = gru_cell(self.gru_input(x), self.gru_hidden(h), h)
-            x = self.gru_norm(after)
-            for layer, norm in zip(self.post, self.post_norms, strict=True):
-                x = norm(self.activation(layer(x)))
+        for k, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
+            y = linear(x)
+            if str(k) in self.hiddens:
+                h = torch.zeros(*x.shape[:-1], self.hidden_size, device=x.device) if state is None else state
+                y = after = gru_cell(y, self.hiddens[str(k)](h), h)
+            else:
+                y = self.activation(y)
+            x = norm(y)
         action = self.actions(self.head(x), mask)
         return (action, after) if self.recurrent else action
 
