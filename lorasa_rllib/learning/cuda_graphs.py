@@ -61,7 +61,7 @@ class Graphs:
     def _record(self, key: Hashable, function: Function, tensors: Tensors, numbers: Mapping[str, float]) -> bool:
         device = next(x.device for x in tensors.values() if x.is_cuda)
         copies = {name: self._input(_shape(name, x), x) for name, x in tensors.items()}
-        scalars = {name: self._input(name, torch.empty((), device=device)) for name in numbers}
+        scalars = {name: self._input(name, torch.empty((), dtype=torch.double, device=device)) for name in numbers}
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
         pool = next((other.graph.pool() for other in self._recorded.values()), None)
         try:

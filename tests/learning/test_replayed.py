@@ -111,7 +111,7 @@ def test_graphs_follow_phases_rates_and_restored_moments(algorithm):
                     optimiser.load_state_dict(copy.deepcopy(optimiser.state_dict()))
             for optimiser in optimisers.values():
                 optimiser.param_groups[0]["lr"] = 0.01 / (n + 1)
-            rollout = random_rollout(mine, 4, 3, n).to("cuda")
+            rollout = random_rollout(policy, 4, 3, n).to("cuda")
             args = mine, optimisers, rollout, settings, torch.Generator("cuda").manual_seed(n)
             if algorithm == "mappo":
                 mappo.update(*args, compiler=compiler)
