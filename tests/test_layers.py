@@ -40,6 +40,7 @@ def test_everything_below_the_ray_layer_imports_where_ray_does_not():
         "lorasa_rllib.spaces",
         "lorasa_rllib.install",
         "lorasa_rllib.printable",
+        "lorasa_rllib.suggestion",
         *(name for folder in WITHOUT_RAY for name in modules(folder)),
     ]
     assert {"lorasa_rllib.nn.policy", "lorasa_rllib.learning.mappo", "lorasa_rllib.envs.synthetic"} <= set(names)
@@ -81,9 +82,12 @@ def test_the_spec_loads_neither_ray_nor_torch():
         ("policies", ("spec", "spaces", "install", "printable", "nn", "sharing", "policies")),
         ("rollout", ("spec", "nn", "envs.base", "rollout")),
         ("learning", ("spec", "nn", "sharing", "rollout", "learning")),
-        ("envs", ("spec", "spaces", "install", "envs")),
+        ("envs", ("spec", "spaces", "install", "suggestion", "envs")),
         ("analysis", ("spec", "nn", "sharing", "analysis")),
-        ("rllib", ("spec", "old_names", "nn", "sharing", "policies", "rollout", "learning", "envs", "rllib")),
+        (
+            "rllib",
+            ("spec", "old_names", "suggestion", "nn", "sharing", "policies", "rollout", "learning", "envs", "rllib"),
+        ),
     ],
 )
 def test_dependencies_point_one_way(folder, allowed):

@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from lorasa_rllib.envs.settings import flag
+
 StateKind = Literal["global", "agent", "pruned"]
 """One global state for all agents; one per agent, with its observation appended; one per agent, relative to it."""
 
@@ -17,6 +19,8 @@ def check_state_kind(state: str) -> None:
 
 def is_death_masked(state: str, death_mask: bool | None) -> bool:
     """Whether dead agents are masked. None: yes if the global state is agent-specific, otherwise no."""
+    if death_mask is not None:
+        death_mask = flag("death_mask", death_mask)
     if state == "global" and death_mask is not None:
         raise ValueError(
             f'death_mask={death_mask} would be ignored with state="global", which all agents share; leave it out, or '

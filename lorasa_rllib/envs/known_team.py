@@ -12,7 +12,7 @@ import numpy as np
 
 from lorasa_rllib.envs.base import VectorTeamEnv, Worker
 from lorasa_rllib.envs.ordered import check_names, in_order
-from lorasa_rllib.envs.registry import environment_class, make_environment
+from lorasa_rllib.envs.registry import check_settings, environment_class, make_environment
 from lorasa_rllib.spec import TeamSpec
 
 
@@ -74,6 +74,7 @@ class KnownTeam:
         keep: leave it open for `environments` instead. first_seed, worker: see `VectorTeamEnv.make`.
         """
         kind, seen = environment_class(env), Seen()
+        check_settings(kind, env_config)
         if kind.spec_needs_copy:
             one = kind.make(1, env_config, first_seed, worker)
             spec = one.spec

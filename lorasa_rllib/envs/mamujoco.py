@@ -14,6 +14,7 @@ from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.mamujoco_batch import CannotBatchError, NativeBatch
 from lorasa_rllib.envs.mamujoco_library import make_library_environment, unknown_setting
 from lorasa_rllib.envs.mamujoco_loop import LibraryLoop
+from lorasa_rllib.envs.settings import time_limit, whole_number
 from lorasa_rllib.spec import TeamSpec
 
 logger = logging.getLogger(__name__)
@@ -52,12 +53,12 @@ class MAMuJoCo(VectorTeamEnv):
         threads: int = 1,
         **options: Any,
     ):
-        self._settings = self._checked(scenario, agent_conf, obs, agent_obsk, max_episode_steps, threads, options)
-        self._threads = threads
+        self._settings = self._checked(scenario, agent_conf, obs, agent_obsk, options)
+        self._threads = whole_number("threads", threads, 1)
         first = self._one_more()
         self._library = [first]
-        self.spec = _spec_of(first, obs, id_capacity)
-        self._limit = max_episode_steps or first.single_agent_env.spec.max_episode_steps
+        self.spec = _spec_of(first, obs, whole_number("id_capacity", id_capacity))
+        self._limit = time_limit(max_episode_steps) or first.single_agent_env.spec.max_episode_steps
         spec, task = self.spec, first.single_agent_env.unwrapped
         # Actions [E, N * d] -> actuators [E, nu]: column of each actuator in the (padded) actions.
         self._action_of = np.zeros(task.model.nu, np.int64)
@@ -126,21 +127,17 @@ class MAMuJoCo(VectorTeamEnv):
         agent_conf: str | None,
         obs: Observed,
         agent_obsk: int,
-        max_episode_steps: int | None,
-        threads: int,
         options: dict[str, Any],
     ) -> dict[str, Any]:
         """Arguments of `make_library_environment`. Raises ValueError for invalid settings."""
         if obs not in ("local", "global"):
             raise ValueError(f"obs={obs!r} must be 'local' or 'global'.")
-        if isinstance(agent_obsk, bool) or not isinstance(agent_obsk, int) or agent_obsk < 0:
+        try:
+            agent_obsk = whole_number("agent_obsk", agent_obsk)
+        except ValueError:
             raise ValueError(
                 f"agent_obsk={agent_obsk!r} must be a number of joints from 0 up; use obs='global' to see everything."
-            )
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1.")
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ValueError(f"threads={threads!r} must be a whole number of at least 1.")
+            ) from None
         return {"scenario": scenario, "agent_conf": agent_conf, "agent_obsk": agent_obsk, **options}
 
     def reset(self, seed: int | None = None) -> TeamStep:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import io
 import re
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lorasa_rllib.envs.settings import flag, number, whole_number
+from lorasa_rllib.suggestion import did_you_mean
 
 FACTORISATIONS: dict[str, tuple[str, ...]] = {
     "Ant": ("2x4", "2x4d", "4x2"),
@@ -31,6 +33,9 @@ SEGMENTED = {"ManySegmentAnt": "Ant-v5", "ManySegmentSwimmer": "Swimmer-v5"}
 
 
 LIBRARY_SETTINGS = ("local_categories", "global_categories")
+CATEGORIES = ("qpos", "qvel", "qfrc_actuator", "cvel", "cinert", "cfrc_ext", "fingertip_dist")
+"""Kinds of numbers that the library can observe; it ignores all other names. (The last one is Reacher's.)"""
+
 SCENARIOS = sorted([*FACTORISATIONS, *SEGMENTED])
 
 
@@ -41,7 +46,7 @@ def check_names(scenario: str, agent_conf: str | None) -> None:
             "scenario='CoupledHalfCheetah' does not run on mujoco > 3.5 (Gymnasium-Robotics issue 300). "
             f"Choose another of {SCENARIOS}."
         )
-    if scenario not in FACTORISATIONS and scenario not in SEGMENTED:
+    if not isinstance(scenario, str) or (scenario not in FACTORISATIONS and scenario not in SEGMENTED):
         raise ValueError(
             f"scenario={scenario!r} is unknown; choose one of {SCENARIOS} (tasks that cannot be split among agents are "
             "left out)."
@@ -61,9 +66,48 @@ def check_names(scenario: str, agent_conf: str | None) -> None:
         )
 
 
+def check_categories(options: Mapping[str, Any], agent_obsk: int) -> None:
+    """Raises ValueError for `local_categories` and `global_categories` that the library would ignore or trip over."""
+    for name in (name for name in LIBRARY_SETTINGS if options.get(name) is not None):
+        local, given = name == "local_categories", options[name]
+        lists = given if local else [given]
+        form = "a list of lists, one for each distance in joints" if local else "a list"
+        if not (_is_list(given) and all(map(_is_list, lists))):
+            raise ValueError(f"{name}={given!r} must be {form}, of {list(CATEGORIES)}.")
+        if local and len(lists) <= agent_obsk:
+            raise ValueError(
+                f"{name}={given!r} must have {agent_obsk + 1} lists, one for each distance from 0 to "
+                f"agent_obsk={agent_obsk} joints."
+            )
+        if unknown := [category for each in lists for category in each if category not in CATEGORIES]:
+            meant = did_you_mean(str(unknown[0]), CATEGORIES)
+            raise ValueError(f"{name}: {unknown[0]!r} is unknown{meant} Choose among {list(CATEGORIES)}.")
+
+
+def check_task_options(scenario: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError for options of the Gymnasium task of another kind than its default: numbers, flags, text."""
+    for name, parameter in _parameters_of(task_of(scenario)).items():
+        default = parameter.default
+        if name not in options or default is None:
+            continue
+        if isinstance(default, bool):
+            flag(name, options[name])
+        elif name == "frame_skip":
+            whole_number(name, options[name], 1)
+        elif isinstance(default, int | float):
+            number(name, options[name])
+        elif isinstance(default, str) and not isinstance(options[name], str):
+            raise ValueError(f"{name}={options[name]!r} must be text, such as {default!r}.")
+
+
+def _is_list(given: Any) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str)
+
+
 def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: int | None, **options: Any) -> Any:
     """Builds a `mamujoco_v1.parallel_env`. Raises ValueError for unknown names, ImportError without the package."""
     check_names(scenario, agent_conf)
+    check_categories(options, agent_obsk or 0)
     with _quietly():
         try:
             from gymnasium_robotics import mamujoco_v1
@@ -72,6 +116,7 @@ def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: 
                 'environment "mamujoco" needs gymnasium-robotics and mujoco. '
                 'Run: pip install "gymnasium-robotics>=1.4" mujoco'
             ) from error
+        check_task_options(scenario, options)
         library: dict[str, Any] = {name: options.pop(name) for name in LIBRARY_SETTINGS if name in options}
         if scenario in SEGMENTED:
             library["gym_env"] = _segmented(scenario, str(agent_conf), options)
@@ -93,21 +138,27 @@ def unknown_setting(scenario: str, options: Collection[str], ours: Collection[st
     named = re.search(r"unexpected keyword argument '(\w+)'", str(problem))
     if named is None or named[1] not in options:
         return None
+    task = task_of(scenario)
+    theirs = [*LIBRARY_SETTINGS, "render_mode", *(name for name in _parameters_of(task) if name != "kwargs")]
+    return (
+        f"env_config has the unknown setting {named[1]!r}{did_you_mean(named[1], [*ours, *theirs])} "
+        f"Settings of the environment are {', '.join(ours)}; those handed on to the library and to {task} are "
+        f"{', '.join(theirs)}."
+    )
+
+
+def task_of(scenario: str) -> str:
+    """Name of the Gymnasium task behind a scenario."""
+    return SEGMENTED.get(scenario, f"{scenario}-v5")
+
+
+def _parameters_of(task: str) -> Mapping[str, inspect.Parameter]:
     import gymnasium
     from gymnasium.envs.registration import load_env_creator
 
-    task = SEGMENTED.get(scenario, f"{scenario}-v5")
     entry = gymnasium.spec(task).entry_point
     creator = load_env_creator(entry) if isinstance(entry, str) else entry
-    theirs = [name for name in inspect.signature(creator).parameters if name != "kwargs"] if creator else []
-    theirs = [*LIBRARY_SETTINGS, "render_mode", *theirs]
-    nearest = difflib.get_close_matches(named[1], [*ours, *theirs], n=1)
-    return (
-        f"env_config has the unknown setting {named[1]!r}"
-        + (f"; did you mean {nearest[0]!r}? " if nearest else ". ")
-        + f"Settings of the environment are {', '.join(ours)}; those handed on to the library and to {task} are "
-        f"{', '.join(theirs)}."
-    )
+    return inspect.signature(creator).parameters if creator else {}
 
 
 @contextlib.contextmanager

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import functools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -28,8 +31,14 @@ from lorasa_rllib.envs.pettingzoo_answers import (
 )
 from lorasa_rllib.envs.pettingzoo_games import close_game, make_game
 from lorasa_rllib.envs.pettingzoo_spaces import observe, view_from
+from lorasa_rllib.envs.settings import time_limit, whole_number
 from lorasa_rllib.spaces import AgentView, Box, described
 from lorasa_rllib.spec import TeamSpec
+
+logger = logging.getLogger(__name__)
+
+OURS = ("team_reward", "max_episode_steps", "id_capacity", "metrics_key")
+"""Settings that are not handed on to the environment."""
 
 
 class PettingZooTeam(VectorTeamEnv):
@@ -78,8 +87,12 @@ class PettingZooTeam(VectorTeamEnv):
         for_worker: Worker = Worker(),  # noqa: B008 - frozen
         **env_kwargs: Any,
     ):
-        self._limit = _checked_limit(max_episode_steps)
+        self._limit = time_limit(max_episode_steps)
         self._env, self._env_kwargs, self._team_reward = env, env_kwargs, team_reward
+        if not isinstance(metrics_key, str):
+            raise ValueError(f"metrics_key={metrics_key!r} must be a name, a key of infos[agent].")
+        for name in env_kwargs:
+            _warn_of_likeness(name)
         self._metrics_key, self._worker = metrics_key, for_worker
         game = make_game(env, env_kwargs, for_worker)
         self._games = [game]
@@ -292,15 +305,18 @@ class PettingZooTeam(VectorTeamEnv):
         )
 
 
+@functools.cache
+def _warn_of_likeness(name: str) -> None:
+    """Warns of a setting that is handed on to the user's environment, but looks like one of ours: a typing error?"""
+    if ours := difflib.get_close_matches(name, OURS, n=1, cutoff=0.85):
+        logger.warning(
+            f"env_config has the setting {name!r}, which is handed to the environment; did you mean {ours[0]!r}?"
+        )
+
+
 def _stacked(seen: Sequence[Any], obs: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Stacks pairs of observations and global state; without pairs, zero rows of `obs` and `state`."""
     return (np.stack([o for o, _ in seen]), np.stack([s for _, s in seen])) if seen else (obs[:0], state[:0])
-
-
-def _checked_limit(steps: int | None) -> int | None:
-    if steps is not None and steps < 1:
-        raise ValueError(f"max_episode_steps={steps} must be at least 1, or None.")
-    return steps
 
 
 def _describe(
@@ -352,7 +368,7 @@ def _describe(
         state_size=sum(view.obs_size for view in views) if state is None else state.size,
         shared_reward=team_reward is not None,
         has_masks=masked or any(view.masked for view in views),
-        id_capacity=id_capacity,
+        id_capacity=whole_number("id_capacity", id_capacity),
         views=tuple(views),
         choices=tuple(view.acts.choices for view in views if not isinstance(view.acts, Box)),
     )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorasa_rllib.envs.base import VectorTeamEnv, Worker
+from lorasa_rllib.envs.settings import check_names
 
 ENVIRONMENTS = {
     "mamujoco": "lorasa_rllib.envs.mamujoco:MAMuJoCo",
@@ -33,6 +34,17 @@ def environment_class(env: Any) -> type[VectorTeamEnv]:
     return getattr(importlib.import_module(module), name)
 
 
+def check_settings(kind: type[VectorTeamEnv], env_config: Mapping[str, Any]) -> None:
+    """Raises ValueError for settings that an environment does not know, and for those that env runners pass on."""
+    if taken := [name for name in ("num_envs", "first_seed", "for_worker") if name in env_config]:
+        raise ValueError(
+            f"env_config must not set {taken[0]!r}, which env runners pass themselves: the number of copies is that of "
+            ".env_runners(num_envs_per_env_runner=...), seeds follow from .debugging(seed=...). If it is a setting of "
+            "your own environment, give it another name."
+        )
+    check_names(kind.team_spec, env_config)
+
+
 def make_environment(
     env: Any,
     num_envs: int,
@@ -40,5 +52,7 @@ def make_environment(
     first_seed: int | None = None,
     worker: Worker = Worker(),  # noqa: B008 - frozen
 ) -> VectorTeamEnv:
-    """Builds `num_envs` copies of an environment, see `VectorTeamEnv.make`."""
-    return environment_class(env).make(num_envs, env_config, first_seed, worker)
+    """Builds `num_envs` copies of an environment, see `VectorTeamEnv.make`. Raises ValueError for unknown settings."""
+    kind = environment_class(env)
+    check_settings(kind, env_config)
+    return kind.make(num_envs, env_config, first_seed, worker)

@@ -2,7 +2,8 @@
 
 Differs from StarCraft: six unit types without shields, healing or splash damage, no no-op (the dead may only "stop"),
 walls kill, the reward is the fraction of enemy health removed plus 1 for a won battle (at most 2), and the time limit
-is 100 steps. Win rates are not comparable with those on SMAC's maps of the same name.
+is 101 steps (`max_steps=100` of the package, which counts from 0). Win rates are not comparable with those on SMAC's
+maps of the same name.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ import numpy as np
 from lorasa_rllib.envs.agent_states import StateKind, check_state_kind, is_death_masked
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.jax_setup import import_jax
+from lorasa_rllib.envs.settings import whole_number
 from lorasa_rllib.envs.smax_options import Value, checked_options, for_package
 from lorasa_rllib.spec import TeamSpec
 
 logger = logging.getLogger(__name__)
+
+OURS = ("map_name", "state", "death_mask", "max_episode_steps", "id_capacity")
+"""Settings of `SMAXTeam` that are not options of the package."""
 
 RENEWED = 8
 """Each call that starts new battles starts max(1, E / RENEWED) of them, as few battles end in the same step."""
@@ -38,7 +43,7 @@ class SMAXTeam(VectorTeamEnv):
                           its own position and its id: like "agent" without features that occur in both observation and
                           global state ("feature-pruned" in MAPPO, Yu et al. 2022), [E, N, S].
     death_mask: for "agent" and "pruned": dead agents have zeros and their id (MAPPO's death masking); the default.
-    max_episode_steps: time limit of a battle in steps.
+    max_episode_steps: time limit of a battle in steps; by default the package's own.
     id_capacity: see `TeamSpec`.
     options:    of the package's `HeuristicEnemySMAX`, such as `attack_mode`, `see_enemy_actions`,
                 `walls_cause_death`, `won_battle_bonus`, or `unit_type_health` (six numbers). Options determined by the
@@ -56,13 +61,13 @@ class SMAXTeam(VectorTeamEnv):
         map_name: str = "3s5z",
         state: StateKind = "global",
         death_mask: bool | None = None,
-        max_episode_steps: int = 100,
+        max_episode_steps: int = 101,
         id_capacity: int = 0,
         **options: Any,
     ):
         self.spec = self.team_spec(map_name, state, death_mask, max_episode_steps, id_capacity, **options)
         self.num_envs = num_envs
-        self._battles = _battles(map_name, max_episode_steps, state, is_death_masked(state, death_mask), options)
+        self._battles = _battles(map_name, int(max_episode_steps), state, is_death_masked(state, death_mask), options)
         self._carry: Any = None
         self._called = map_name, num_envs
         self._at_once = max(1, num_envs // RENEWED)
@@ -79,14 +84,13 @@ class SMAXTeam(VectorTeamEnv):
         map_name: str = "3s5z",
         state: StateKind = "global",
         death_mask: bool | None = None,
-        max_episode_steps: int = 100,
+        max_episode_steps: int = 101,
         id_capacity: int = 0,
         **options: Any,
     ) -> TeamSpec:
         check_state_kind(state)
-        if isinstance(max_episode_steps, bool) or not isinstance(max_episode_steps, int) or max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps={max_episode_steps!r} must be a number of steps of at least 1.")
-        battles = _battles(map_name, max_episode_steps, state, is_death_masked(state, death_mask), options)
+        steps = whole_number("max_episode_steps", max_episode_steps, 1)
+        battles = _battles(map_name, steps, state, is_death_masked(state, death_mask), options)
         library = battles.library
         agents = tuple(library.agents)
         return TeamSpec(
@@ -98,7 +102,7 @@ class SMAXTeam(VectorTeamEnv):
             state_per_agent=state != "global",
             num_roles=len(library.unit_type_names),
             has_masks=True,
-            id_capacity=id_capacity,
+            id_capacity=whole_number("id_capacity", id_capacity),
         )
 
     def reset(self, seed: int | None = None) -> TeamStep:
@@ -191,8 +195,10 @@ class SMAXTeam(VectorTeamEnv):
 
 def _battles(map_name: str, max_steps: int, state: str, death_mask: bool, options: dict[str, Any]) -> Any:
     """The compiled functions of a map, shared by all environments in a process."""
+    if not isinstance(map_name, str):
+        raise ValueError(f"map_name={map_name!r} must be the name of one map, such as '3s5z'.")
     import_jax()
-    return _made(map_name, max_steps, state, death_mask, checked_options(options))
+    return _made(map_name, max_steps, state, death_mask, checked_options(options, OURS))
 
 
 @lru_cache(maxsize=32)
@@ -209,5 +215,6 @@ def _made(map_name: str, max_steps: int, state: str, death_mask: bool, options: 
             "register_scenario in a module that also has a subclass of SMAXTeam, and use that class as the environment."
         )
     scenario = MAP_NAME_TO_SCENARIO[map_name]
-    library = HeuristicEnemySMAX(scenario=scenario, max_steps=max_steps, **for_package(options))
+    # The package compares with the number of steps before the current one: its battles last one step more.
+    library = HeuristicEnemySMAX(scenario=scenario, max_steps=max_steps - 1, **for_package(options))
     return Battles(library, state, death_mask)

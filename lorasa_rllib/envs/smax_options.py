@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+
+from lorasa_rllib.suggestion import did_you_mean
 
 OF_MAP = "the map decides it; choose another map_name, or register a scenario of your own"
 
@@ -32,8 +33,10 @@ ATTACK_MODES = ("closest", "random")
 Value = bool | int | float | str | tuple[float, ...]
 
 
-def checked_options(options: Mapping[str, Any]) -> tuple[tuple[str, Value], ...]:
+def checked_options(options: Mapping[str, Any], ours: Collection[str]) -> tuple[tuple[str, Value], ...]:
     """The options sorted by name, lists and arrays as tuples. Needs the package, see `jax_setup`.
+
+    ours: names of settings that are not the package's, for messages.
 
     Raises ValueError for names unknown to the package, for options without effect, and for values whose type differs
     from the default's.
@@ -42,9 +45,9 @@ def checked_options(options: Mapping[str, Any]) -> tuple[tuple[str, Value], ...]
         raise ValueError(f"{name}={options[name]!r} is not supported: {NOT_OPTIONS[name]}.")
     defaults = known_options()
     for name in sorted(set(options) - set(defaults)):
-        nearest = difflib.get_close_matches(name, defaults, n=1)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; it has {sorted(defaults)}."
-        raise ValueError(f"SMAX does not know an option {name!r} of env_config{hint}")
+        known = sorted([*ours, *defaults])
+        meant = did_you_mean(name, known)
+        raise ValueError(f"SMAX does not know an option {name!r} of env_config{meant} It has {known}.")
     return tuple((name, _checked(name, options[name], defaults[name])) for name in sorted(options))
 
 

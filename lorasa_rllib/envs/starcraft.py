@@ -15,6 +15,7 @@ import numpy as np
 
 from lorasa_rllib.envs.agent_states import StateKind, check_state_kind, is_death_masked, masked_with_id, with_own_view
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.settings import time_limit, whole_number
 from lorasa_rllib.envs.starcraft_game import SEEDS, Game, Shown
 from lorasa_rllib.spec import TeamSpec
 
@@ -55,7 +56,8 @@ class StarCraftTeam(VectorTeamEnv):
         self.check_machine()
         self.num_envs = num_envs
         self._settings = {**named, **options}
-        self._kind, self._death_mask, self._limit = state, is_death_masked(state, death_mask), max_episode_steps
+        self._kind, self._death_mask = state, is_death_masked(state, death_mask)
+        self._limit = time_limit(max_episode_steps)
         self._games: list[Game] = []
         self._threads = ThreadPoolExecutor(num_envs, thread_name_prefix="starcraft")
         spec, shape = self.spec, (num_envs, self.spec.num_agents)
@@ -88,8 +90,7 @@ class StarCraftTeam(VectorTeamEnv):
         is_death_masked(state, death_mask)
         if state == "pruned" and settings.get("obs_instead_of_state"):
             raise ValueError('obs_instead_of_state=True leaves nothing to prune; use state="agent" or "global".')
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps={max_episode_steps} must be at least 1.")
+        time_limit(max_episode_steps)
         package = cls.make_game(None, **settings)
         info = package.get_env_info()
         agents, obs_size, state_size = info["n_agents"], info["obs_shape"], info["state_shape"]
@@ -103,7 +104,7 @@ class StarCraftTeam(VectorTeamEnv):
             state_per_agent=state != "global",
             num_roles=max(1, package.unit_type_bits),
             has_masks=True,
-            id_capacity=id_capacity,
+            id_capacity=whole_number("id_capacity", id_capacity),
         )
 
     @classmethod

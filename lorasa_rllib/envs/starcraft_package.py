@@ -10,6 +10,7 @@ from typing import Any
 
 from lorasa_rllib.envs.starcraft import INSTALL
 from lorasa_rllib.install import missing_part
+from lorasa_rllib.suggestion import did_you_mean
 
 
 def import_package(name: str, module: str) -> Any:
@@ -34,4 +35,5 @@ def check_options(package_class: Any, options: Collection[str], ours: Collection
     """Raises ValueError for options that are unknown to the package or that we set ourselves (`ours`)."""
     known = set(inspect.signature(package_class.__init__).parameters) - {"self", "kwargs", *ours}
     if unknown := sorted(set(options) - known):
-        raise ValueError(f"env_config has unknown options {unknown}; the package knows {sorted(known)}.")
+        meant = did_you_mean(unknown[0], known)
+        raise ValueError(f"env_config has unknown options {unknown}{meant} The package knows {sorted(known)}.")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.settings import flag, number, whole_number
 from lorasa_rllib.spec import TeamSpec
 
 
@@ -76,17 +77,26 @@ class SyntheticTeam(VectorTeamEnv):
         difference: float = 1.0,
         id_capacity: int = 0,
     ) -> TeamSpec:
-        if episode_length < 1:
-            raise ValueError(f"episode_length={episode_length} must be at least 1.")
+        num_agents, obs_size, action_size, num_roles = (
+            whole_number("num_agents", num_agents, 1),
+            whole_number("obs_size", obs_size, 1),
+            whole_number("action_size", action_size, 1),
+            whole_number("num_roles", num_roles),
+        )
+        unequal, discrete, shared_reward = (
+            flag("unequal", unequal),
+            flag("discrete", discrete),
+            flag("shared_reward", shared_reward),
+        )
+        whole_number("episode_length", episode_length, 1)
+        number("difference", difference, 0, 1)
         for name, probability in (("termination", termination), ("deaths", deaths), ("role_changes", role_changes)):
-            if not 0 <= probability < 1:
+            if number(name, probability, 0, 1) == 1:
                 raise ValueError(f"{name}={probability} must be a probability below 1.")
         if targets not in ("agent", "role"):
             raise ValueError(f"targets={targets!r} must be 'agent' or 'role'.")
         if targets == "role" and not num_roles:
             raise ValueError("targets='role' needs roles: set num_roles.")
-        if not 0 <= difference <= 1:
-            raise ValueError(f"difference={difference} must lie between 0 and 1.")
         shown = num_roles if targets == "role" else 0
         odd = [n % 2 if unequal else 0 for n in range(num_agents)]
         obs_sizes = tuple(shown + max(1, obs_size - less) for less in odd)
@@ -102,7 +112,7 @@ class SyntheticTeam(VectorTeamEnv):
             shared_reward=shared_reward,
             num_roles=num_roles,
             has_masks=discrete,
-            id_capacity=id_capacity,
+            id_capacity=whole_number("id_capacity", id_capacity),
         )
 
     def reset(self, seed: int | None = None) -> TeamStep:

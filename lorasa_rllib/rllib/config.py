@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 import gymnasium as gym
 import numpy as np
-from ray.rllib.algorithms.algorithm_config import NotProvided
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
@@ -26,7 +26,8 @@ from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
 from lorasa_rllib.nn.policy import CriticInput
 from lorasa_rllib.old_names import upgraded, with_current_names
 from lorasa_rllib.rllib.describe import describe, summary
-from lorasa_rllib.rllib.keywords import knows_its_keywords, suggestion, whose_setters_know_their_keywords
+from lorasa_rllib.rllib.keywords import knows_its_keywords, whose_setters_know_their_keywords
+from lorasa_rllib.rllib.kinds import check_is_settings, check_tables, short
 from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
 from lorasa_rllib.rllib.plan import Plan, Rate, minibatch_steps
 from lorasa_rllib.rllib.ranges import check_not_dropped, settle_numbers
@@ -44,6 +45,7 @@ from lorasa_rllib.rllib.validation import (
 )
 from lorasa_rllib.sharing.methods import AdapterKey, Groups, takes
 from lorasa_rllib.spec import TeamSpec
+from lorasa_rllib.suggestion import suggestion
 
 NETWORK = tuple(field.name for field in fields(NetworkConfig))
 
@@ -256,8 +258,26 @@ class TeamConfig(PPOConfig):
                 local learner without any remote env runner uses one per 4,096 rows of an optimiser step, at most the
                 cores of its process (`OMP_NUM_THREADS`, in Tune the trial's CPUs).
         """
+        resources = kwargs.get("custom_resources_per_learner", {})
+        if not isinstance(resources, Mapping):
+            raise ValueError(
+                f"custom_resources_per_learner={short(resources)} must be a dictionary of amounts by resource."
+            )
         super().learners(**kwargs)
         return self._store({"learner_threads": learner_threads})
+
+    @override(PPOConfig)
+    @knows_its_keywords()
+    def evaluation(self, *, evaluation_config: Mapping[str, Any] | None = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Sets RLlib's evaluation settings. Returns this config.
+
+        Args:
+            evaluation_config: settings that differ in evaluation, by name: `explore` (False, greedy, by default),
+                `env_config` and the others of `validation.IN_EVALUATION`. Added to those given before; None: none.
+        """
+        if evaluation_config is not NotProvided:
+            check_is_settings("evaluation_config", evaluation_config)
+        return super().evaluation(evaluation_config=evaluation_config, **kwargs)
 
     @knows_its_keywords(*NETWORK, "feature_norm")  # its name in older versions
     def network(self, preset: str | None = None, **settings: Any) -> Self:
@@ -268,7 +288,7 @@ class TeamConfig(PPOConfig):
         Args:
             preset: a key of `nn.network.PRESETS`, such as "published"; `settings` override its fields.
         """
-        if preset is not None and preset not in PRESETS:
+        if preset is not None and not (isinstance(preset, str) and preset in PRESETS):
             raise ValueError(f"network preset {preset!r} is unknown; choose one of {sorted(PRESETS)}.")
         named = {} if preset is None else PRESETS[preset]
         self.network_settings = {**renamed(self.network_settings), **named, **renamed(settings)}
@@ -352,7 +372,10 @@ class TeamConfig(PPOConfig):
     @override(PPOConfig)
     def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
         """Sets settings by name, as Tune and `evaluation_config` give them. Raises ValueError for unknown names."""
-        config_dict = with_current_names(dict(config_dict.items()))  # RLlib also passes configs, which have items()
+        if not isinstance(config_dict, Mapping | AlgorithmConfig):  # RLlib also passes configs, which have items()
+            raise ValueError(f"{short(config_dict)} must be a dictionary of settings by name.")
+        config_dict = with_current_names({str(name): value for name, value in config_dict.items()})
+        check_is_settings("evaluation_config", config_dict.get("evaluation_config"))
         for name in config_dict:
             if name.startswith("__") or name in NO_SETTINGS:
                 continue
@@ -497,6 +520,7 @@ class TeamConfig(PPOConfig):
         """Validates all settings. Raises ValueError that names the setting and the remedy."""
         if not self._validate_config:
             return
+        check_tables(self)
         settle_numbers(self)
         if self.env is not None and not is_team_env(self.env):
             self.environment(self.env)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE
+
+from lorasa_rllib.suggestion import suggestion
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 C = TypeVar("C")
-A_PAGE = 60
 
 SETTERS = (
     "api_stack",
@@ -22,7 +22,6 @@ SETTERS = (
     "checkpointing",
     "debugging",
     "environment",
-    "evaluation",
     "experimental",
     "fault_tolerance",
     "framework",
@@ -60,14 +59,6 @@ def whose_setters_know_their_keywords(config: type[C]) -> type[C]:
     for name in SETTERS:
         setattr(config, name, knows_its_keywords()(getattr(config, name)))
     return config
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Message for an unknown name: the nearest known one, and all of them if there are at most `A_PAGE`."""
-    known = sorted(known)
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    meant = f"; did you mean {nearest[0]!r}?" if nearest else "."
-    return f"the setting {name!r} is unknown{meant}" + (f" Known: {', '.join(known)}." if len(known) <= A_PAGE else "")
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 from collections.abc import Callable, Mapping
 from types import ModuleType
@@ -13,6 +12,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.registry import ENVIRONMENTS
 from lorasa_rllib.envs.rllib_game import refuse_wrapper
+from lorasa_rllib.suggestion import did_you_mean
 
 GAMES = "pettingzoo"
 
@@ -66,9 +66,8 @@ def game_of(env: Any) -> Any:
     module, _, name = env.rpartition(".")
     if module and _is_module(module):
         return f"{module}:{name}"
-    nearest = difflib.get_close_matches(env, ENVIRONMENTS, n=1)
     raise ValueError(
-        f"environment {env!r} is unknown{f'; did you mean {nearest[0]!r}?' if nearest else '.'} It is none of "
+        f"environment {env!r} is unknown{did_you_mean(env, ENVIRONMENTS)} It is none of "
         f'{sorted(ENVIRONMENTS)}, nothing that ray.tune.register_env knows in this process, and no "module:name" that '
         "can be imported. Environments with a single agent are not supported."
     )

@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
-from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.utils import force_list
 
+from lorasa_rllib.old_names import with_current_names
 from lorasa_rllib.rllib.callbacks import BY_ALGORITHMS, BY_RUNNERS, never_called
-from lorasa_rllib.rllib.keywords import suggestion
+from lorasa_rllib.rllib.kinds import check_is_settings, is_callbacks, of_other_kinds, short
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.ranges import settle_numbers
+from lorasa_rllib.suggestion import suggestion
 
 if TYPE_CHECKING:
     from lorasa_rllib.rllib.config import TeamConfig
@@ -55,18 +54,17 @@ WORKS = BY_RLLIB | JUDGED | frozenset({
 `tests/rllib/test_settings_work.py` tests the effect of each.
 """
 
-CHOICES = {
-    "evaluation_duration_unit": ("episodes", "timesteps"),
-    "placement_strategy": ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"),
-    "log_level": ("DEBUG", "INFO", "WARN", "WARNING", "ERROR", "CRITICAL"),
-}
-"""Values of settings that are words."""
-
-RESOURCES = (
-    "custom_resources_per_env_runner",
-    "custom_resources_per_learner",
-    "custom_resources_for_main_process",
-)
+# fmt: off
+IN_EVALUATION = frozenset({
+    "env", "env_config", "explore", "seed", "num_envs_per_env_runner", "num_cpus_per_env_runner",
+    "num_gpus_per_env_runner", "custom_resources_per_env_runner", "callbacks_class",
+    *(f"callbacks_{hook}" for hook in BY_RUNNERS), "evaluation_duration", "evaluation_duration_unit",
+    "evaluation_sample_timeout_s", "evaluation_force_reset_envs_before_iteration",
+    "evaluation_auto_duration_min_env_steps_per_sample", "evaluation_auto_duration_max_env_steps_per_sample",
+    "restart_failed_env_runners", "max_num_env_runner_restarts", "delay_between_env_runner_restarts_s", "log_level",
+})
+# fmt: on
+"""Settings that `evaluation_config` can change; the policy is the one that trains."""
 
 UNCALLED = "team algorithms never call it; of an episode they report the end, with on_episode_end"
 
@@ -127,56 +125,14 @@ def check_inherited_settings(config: TeamConfig, defaults: TeamConfig) -> None:
         problems.append(f"policy_mapping_fn is not supported: all agents share {MODULE_ID!r}; leave it at its default.")
     if set(config.policies) != {MODULE_ID}:
         problems.append(f"policies={set(config.policies)} is not supported: all agents share {MODULE_ID!r}.")
-    problems += _of_other_kinds(config)
-    for callback in [c for c in force_list(config.callbacks_class) if _is_callbacks(c)]:
+    problems += of_other_kinds(config)
+    for callback in [c for c in force_list(config.callbacks_class) if is_callbacks(c)]:
         problems += [
             f"callback {hook} of {getattr(callback, '__name__', callback)} is not supported ({UNCALLED}); remove it."
             for hook in never_called(callback)
         ]
     if problems:
         raise ValueError(" ".join(problems))
-
-
-def _of_other_kinds(config: Any) -> list[str]:
-    """Problems with settings that are words, dictionaries or functions."""
-    problems = [
-        f"{name}={short(value)} must be one of {', '.join(map(repr, choices))}."
-        for name, choices in CHOICES.items()
-        if (value := getattr(config, name)) not in choices
-    ]
-    problems += [
-        f"{name}={short(value)} must be a dictionary of amounts by resource, such as {{'license': 1}}."
-        for name in RESOURCES
-        if (value := getattr(config, name)) and not _is_amounts(value)
-    ]
-    problems += [
-        f"callbacks_class={short(callback)} must be a subclass of RLlibCallback, or a function that makes one."
-        for callback in force_list(config.callbacks_class)
-        if not _is_callbacks(callback)
-    ]
-    problems += [
-        f"{hook}={short(function)} must be a function, or a list of functions."
-        for hook in (*BY_RUNNERS, *BY_ALGORITHMS)
-        for function in force_list(getattr(config, f"callbacks_{hook}"))
-        if not callable(function)
-    ]
-    return problems
-
-
-def _is_amounts(given: Any) -> bool:
-    return isinstance(given, Mapping) and all(
-        isinstance(name, str) and isinstance(n, Real) and float(n) >= 0 for name, n in given.items()
-    )
-
-
-def _is_callbacks(given: Any) -> bool:
-    return issubclass(given, RLlibCallback) if isinstance(given, type) else callable(given)
-
-
-def short(value: Any, most: int = 120) -> str:
-    """`repr(value)` for messages, truncated to `most` characters: RLlib's dictionaries can be long."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[: most - 4]} ..."
 
 
 def _why_not(name: str) -> str:
@@ -190,14 +146,29 @@ def check_network(settings: Mapping[str, Any], known: Sequence[str]) -> None:
 
 
 def check_evaluation(config: TeamConfig) -> None:
-    """Raises ValueError for unknown names and out-of-range numbers in `evaluation_config`."""
-    given = config.evaluation_config
-    if given is not None and not isinstance(given, Mapping | AlgorithmConfig):
-        raise ValueError(f"evaluation_config={short(given)} must be a dictionary of settings, or None.")
+    """Raises ValueError for unknown names, out-of-range numbers and settings without effect in `evaluation_config`."""
+    check_is_settings("evaluation_config", config.evaluation_config)
     try:
-        settle_numbers(config.get_evaluation_config_object())
+        evaluates = config.get_evaluation_config_object()
+        settle_numbers(evaluates)
     except ValueError as problem:
         raise ValueError(f"evaluation_config: {problem}") from problem
+    for name, value in with_current_names(dict(config.evaluation_config or {})).items():
+        known = config._translate_special_keys(name, warn_deprecated=False)
+        if known in vars(config) and known not in IN_EVALUATION and not _is(getattr(config, known), value):
+            instead = f", use evaluation_{name} of .evaluation(...)" if name == "num_env_runners" else ""
+            raise ValueError(
+                f"evaluation_config: {name}={short(value)} has no effect in evaluation{instead}; leave it out. What "
+                f"can differ is {', '.join(sorted(IN_EVALUATION))}."
+            )
+
+
+def _is(one: Any, other: Any) -> bool:
+    """Whether two values of a setting are the same."""
+    try:
+        return one is other or bool(one == other)
+    except (TypeError, ValueError):  # arrays
+        return False
 
 
 def check_batch_size(config: TeamConfig, usual: int) -> None:

@@ -34,7 +34,7 @@ def test_a_step_is_the_packages_own_number_for_number():
     from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
 
     env, rng = SMAXTeam(1, **MAP), np.random.default_rng(0)
-    library = HeuristicEnemySMAX(scenario=map_name_to_scenario(MAP["map_name"]), max_steps=MAP["max_episode_steps"])
+    library = HeuristicEnemySMAX(scenario=map_name_to_scenario(MAP["map_name"]), max_steps=MAP["max_episode_steps"] - 1)
     step = env.reset(4)
     key, now = jax.random.split(jax.random.PRNGKey(4))
     obs, battle = library.reset(now)

@@ -122,6 +122,55 @@ BAD_SETTINGS = {
     "neither quirks nor a flag": (lambda c: c.training(reference="yes"), "reference='yes' must be True, False"),
     "no dictionary": (lambda c: c.environment(env_config=3), "env_config=3 must be a dictionary"),
     **{
+        f"no dictionary, but {given!r}": (
+            lambda c, given=given: c.evaluation(evaluation_config=given),
+            "evaluation_config=.* must be a dictionary of settings, .*or None",
+        )
+        for given in (3, "greedy", True, [("explore", True)])
+    },
+    "a whole config for evaluation": (
+        lambda c: c.evaluation(evaluation_config=MAPPOConfig()),
+        r"evaluation_config is a whole config, MAPPOConfig\(.*the settings that differ",
+    ),
+    "typing error in evaluation": (
+        lambda c: c.evaluation(evaluation_config={"exploree": True}),
+        "evaluation_config: the setting 'exploree' is unknown; did you mean 'explore'",
+    ),
+    "no name": (lambda c: c.evaluation(evaluation_config={3: 4}), "evaluation_config: the setting '3' is unknown"),
+    **{
+        f"{name} in evaluation": (
+            lambda c, given={name: value}: c.evaluation(evaluation_config=given),
+            f"evaluation_config: {name}=.*has no effect in evaluation.*leave it out",
+        )
+        for name, value in (("lr", 3e-3), ("r", 4), ("evaluation_interval", 9), ("network_settings", {}))
+    },
+    "env runners in evaluation": (
+        lambda c: c.evaluation(evaluation_config={"num_env_runners": 3}),
+        "num_env_runners=3 has no effect in evaluation, use evaluation_num_env_runners",
+    ),
+    "no settings": (lambda c: c.update_from_dict(3), "3 must be a dictionary of settings by name"),
+    **{
+        f"{setting}={given!r}": (
+            lambda c, setting=setting, given=given: c.update_from_dict({setting: given}),
+            f"{setting}=.* must be (a|the) (dictionary|pattern|path)",
+        )
+        for setting in ("rank_pattern", "target_modules", "network_settings", "adapters", "backbone", "fork_from")
+        for given in (3, [("a", 1)])
+    },
+    "resources of learners": (
+        lambda c: c.learners(custom_resources_per_learner=3),
+        "custom_resources_per_learner=3 must be a dictionary",
+    ),
+    "unhashable preset": (lambda c: c.network([]), r"network preset \[\] is unknown"),
+    "typing error in env_config": (
+        lambda c: c.environment(env_config={"num_agent": 3}),
+        "env_config: the setting 'num_agent' is unknown; did you mean 'num_agents'",
+    ),
+    "copies in env_config": (
+        lambda c: c.environment(env_config={"num_envs": 3}),
+        r"env_config must not set 'num_envs'.*num_envs_per_env_runner",
+    ),
+    **{
         f"switch {switch} without phases": (
             lambda c, switch=switch: c.sharing(schedule="joint", phase_switch=switch),
             "phase_switch=.*(must be a number|must lie in)",
