@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import ray
 import torch
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 if TYPE_CHECKING:
     from lorasa_rllib.rllib.config import TeamConfig
@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 LIMIT = 900.0
 """Seconds to wait for resources while an autoscaler starts nodes, which takes minutes, or other jobs finish."""
 
+IN_TRIAL = 60.0
+"""Seconds to wait for room in the placement group of a trial, whose other processes alone can release it."""
+
 POLL = 2.0
 """Seconds between checks. The first passes silently: resources of a stopped algorithm are released with a delay."""
 
@@ -30,14 +33,15 @@ def wait_for_room(config: TeamConfig, limit: float = LIMIT) -> None:
     """Returns once the cluster can start all remote env runners and learners.
 
     Raises ValueError at once if they can never fit because this process started Ray on this machine only, or into the
-    placement group of this trial; otherwise TimeoutError after `limit` seconds. An autoscaler sees the pending
-    placement group.
+    placement group of this trial; otherwise TimeoutError after `limit` seconds (in a trial at most `IN_TRIAL`). An
+    autoscaler sees the pending placement group.
     """
     wanted = requests(config)
     if not wanted:
         return
     if (group := ray.util.get_current_placement_group()) is not None:
         check_bundles(config, group.bundle_specs, ray.get_runtime_context().get_assigned_resources())
+        wait_for_bundles(config, group, min(limit, IN_TRIAL))
         return
     total = _sum(wanted)
     check_machine(config)
@@ -85,20 +89,61 @@ def check_bundles(config: TeamConfig, bundles: Sequence[Mapping[str, float]], ow
     learners in any.
     """
     free = [dict(bundle) for bundle in bundles]
+    if not (_taken(free[0], own) and _fits(config, free)):
+        raise ValueError(
+            f"{_needs(config)}, but the placement group of this trial has the bundles {_listed(bundles)}. Leave "
+            "tune.with_resources out, as algorithms request what they need; around a function that builds one, use "
+            "tune.with_resources(function, MAPPO.default_resource_request(config))."
+        )
+
+
+def wait_for_bundles(config: TeamConfig, group: PlacementGroup, limit: float) -> None:
+    """Returns once the bundles of a trial's placement group have room for env runners and learners.
+
+    Raises TimeoutError if other processes of the trial, such as those of a second algorithm, hold it for `limit`
+    seconds.
+    """
+    until = time.monotonic() + limit
+    while not _fits(config, free := _free_in(group)):
+        if time.monotonic() >= until:
+            raise TimeoutError(
+                f"{_needs(config)}, but other processes of this trial hold its placement group: of the bundles "
+                f"{_listed(group.bundle_specs)}, {_listed(free)} are free, and have been for {limit:.0f} s. stop() the "
+                "trial's other algorithm before this one is built, or make the bundles large enough for both: "
+                "tune.with_resources(function, tune.PlacementGroupFactory([...])), with env runner number i of both in "
+                "bundle i."
+            )
+        time.sleep(min(POLL, limit))
+
+
+def _free_in(group: PlacementGroup) -> list[dict[str, float]]:
+    """What is free in each bundle of a placement group."""
+    there, group_id = ray.available_resources(), group.id.hex()
+    return [
+        {name: there.get(f"{name}_group_{at}_{group_id}", 0.0) for name in bundle}
+        for at, bundle in enumerate(group.bundle_specs)
+    ]
+
+
+def _fits(config: TeamConfig, bundles: Sequence[Mapping[str, float]]) -> bool:
+    """Whether env runners, each in its bundle, and learners, in any, fit into what is free in the bundles."""
+    free = [dict(bundle) for bundle in bundles]
     runners = config.num_env_runners + config.evaluation_num_env_runners
     everyone = requests(config)
-    fits = _taken(free[0], own) and len(everyone) >= runners
+    fits = len(everyone) >= runners
     for place, request in enumerate(everyone):
         anywhere = range(len(free)) if place >= runners else range(place + 1, min(place + 2, len(free)))
         fits = fits and any(_taken(free[at], request) for at in anywhere)
-    if not fits:
-        held = ", ".join(" and ".join(f"{n:g} {name}" for name, n in bundle.items()) for bundle in bundles)
-        raise ValueError(
-            f"{_who(config)} need {_amounts(_sum(everyone))} besides the algorithm's own, every env runner in a bundle "
-            f"of its own, but the placement group of this trial has the bundles [{held}]. Leave tune.with_resources "
-            "out, as algorithms request what they need; around a function that builds one, use "
-            "tune.with_resources(function, MAPPO.default_resource_request(config))."
-        )
+    return fits
+
+
+def _needs(config: TeamConfig) -> str:
+    total = _amounts(_sum(requests(config)))
+    return f"{_who(config)} need {total} besides the algorithm's own, every env runner in a bundle of its own"
+
+
+def _listed(bundles: Sequence[Mapping[str, float]]) -> str:
+    return f"[{', '.join(' and '.join(f'{n:g} {name}' for name, n in bundle.items()) for bundle in bundles)}]"
 
 
 def _taken(free: dict[str, float], amounts: Mapping[str, float]) -> bool:

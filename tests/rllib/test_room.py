@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import ray
 import torch
 from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lorasa_rllib import MAPPO
 from lorasa_rllib.rllib.room import check_bundles, requests, wait_for_room
@@ -62,6 +64,45 @@ def test_what_does_not_fit_into_the_placement_group_of_a_trial_is_refused(small_
         ValueError, match=r"num_env_runners=2.* need \d CPUs .*bundles \[\d.*Leave tune.with_resources out"
     ):
         check_bundles(config, bundles, ONE)
+
+
+@ray.remote(num_cpus=1)
+class Holder:
+    """Takes the place of an env runner."""
+
+    def ready(self):
+        return True
+
+
+@ray.remote(num_cpus=1)
+class Trial:
+    """Builds an algorithm's env runners beside those of another one, in the same placement group."""
+
+    def outcomes(self, config):
+        other, outcomes = Holder.options(placement_group_bundle_index=1).remote(), []
+        ray.get(other.ready.remote())
+        for _ in range(2):
+            try:
+                wait_for_room(config, limit=3)
+                outcomes.append("room")
+            except TimeoutError as error:
+                outcomes.append(str(error))
+                ray.kill(other)  # as stop() does
+        return outcomes
+
+
+def test_room_that_a_second_algorithm_of_the_trial_holds_is_waited_for_up_to_a_limit(small_config):
+    group = placement_group([ONE, ONE])
+    assert group.wait(30)
+    inside = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+    trial = Trial.options(scheduling_strategy=inside).remote()
+    try:
+        said, then = ray.get(trial.outcomes.remote(small_config().env_runners(num_env_runners=1)), timeout=60)
+    finally:
+        ray.kill(trial)
+        remove_placement_group(group)
+    assert "num_env_runners=1 need 1 CPUs" in said and "[1 CPU, 1 CPU], [0 CPU, 0 CPU] are free" in said
+    assert "stop() the trial's other algorithm" in said and then == "room"
 
 
 def test_a_constructor_that_fails_hides_nothing(small_config):
