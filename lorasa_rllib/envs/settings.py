@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,8 @@ from lorasa_rllib.suggestion import suggestion
 
 def whole_number(name: str, value: Any, least: int = 0) -> int:
     """`value` as an int, also if it is a NumPy integer or a whole float. Raises ValueError otherwise."""
-    if isinstance(value, Integral) and not isinstance(value, bool) and value >= least:
-        return int(value)
-    if isinstance(value, Real) and not isinstance(value, Integral) and float(value).is_integer() and value >= least:
-        return int(value)
+    if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer() and float(value) >= least:
+        return int(float(value))
     raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
 
 
@@ -41,7 +39,7 @@ def flag(name: str, value: Any) -> bool:
 
 def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
     """`value` as a float. Raises ValueError unless it is a finite number from low to high."""
-    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high:
+    if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and low <= float(value) <= high:
         return float(value)
     within = f" from {low:g} to {high:g}" if math.isfinite(high) else ""
     raise ValueError(f"{name}={value!r} must be a number{within}.")
