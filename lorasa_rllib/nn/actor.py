@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -14,6 +14,22 @@ from lorasa_rllib.nn.distributions import CONTINUOUS, ActionDistribution, Catego
 from lorasa_rllib.nn.network import NetworkConfig, Trunk
 from lorasa_rllib.nn.rows import Agent, Router, index_of
 from lorasa_rllib.spec import Owners, TeamSpec
+
+
+class RowInputs(TypedDict, total=False):
+    """What a policy reads beside observations, see `Actor.unroll`."""
+
+    roles: Tensor | None
+    masks: Tensor | None
+    agent: Agent
+    state: Tensor | None
+    keep: Tensor | None
+
+
+class ActorInputs(RowInputs, total=False):
+    """What an actor reads beside observations, see `Actor.unroll`."""
+
+    adapters: bool
 
 
 class Actor(Trunk):
@@ -40,7 +56,7 @@ class Actor(Trunk):
         self.real_entries: Tensor | None
         self.components = Components(spec) if spec.choices else None
 
-    def forward(self, obs: Tensor, **rows: Any) -> ActionDistribution:
+    def forward(self, obs: Tensor, **rows: Unpack[ActorInputs]) -> ActionDistribution:
         """Action distribution of each row; arguments as for `unroll`."""
         return self.unroll(obs, **rows)[0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -148,7 +148,7 @@ class BankLinear(AdaptedLayer):
         features, own = self._columns(slots.pick(self.lora_A, slots.adapter))
         backbone = self._backbone(slots)
         backbone = Affine(backbone.weight, self._with_delta(backbone.bias, slots))
-        return Factored(backbone, Affine(features, own), slots.pick_adapter(self.lora_B), self.scaling)
+        return Factored(backbone, Down(features, own), slots.pick_adapter(self.lora_B), self.scaling)
 
     def merged(self, slots: Slots, adapters: bool = True) -> Affine:
         """Dense weights [S, out, in] ([1, out, in] if all slots share them) with adapters and id columns folded in."""
@@ -205,19 +205,17 @@ class BankLinear(AdaptedLayer):
 
 @dataclass(frozen=True)
 class Affine:
-    """x [S, B, in] -> W_s x + b_s. weight [S or 1, out, in], bias [S or 1, out] or None."""
+    """x [S, B, in] -> W_s x + b_s. weight [S or 1, out, in], bias [S or 1, out]."""
 
     weight: Tensor
-    bias: Any  # Tensor or None
+    bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
         if len(weight) == 1:  # all slots share one owner: a single large product
-            if bias is None or len(bias) == 1:
-                return F.linear(x, weight.squeeze(0), None if bias is None else bias.squeeze(0))
+            if len(bias) == 1:
+                return F.linear(x, weight.squeeze(0), bias.squeeze(0))
             return F.linear(x, weight.squeeze(0)) + bias.unsqueeze(1)
-        if bias is None:
-            return torch.bmm(x, weight.transpose(1, 2))
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
     def of(self, owner: Tensor | None) -> Affine:
@@ -229,11 +227,26 @@ class Affine:
 
 
 @dataclass(frozen=True)
+class Down:
+    """x [S, B, in] -> A_s x + c_s. weight A [S or 1, r, in]; bias [S or 1, r]: the id column, None without ids."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.bias is not None:
+            return Affine(self.weight, self.bias)(x)
+        if len(self.weight) == 1:
+            return F.linear(x, self.weight.squeeze(0))
+        return torch.bmm(x, self.weight.transpose(1, 2))
+
+
+@dataclass(frozen=True)
 class Factored:
     """x [S, B, in] -> backbone(x) + scaling * B_s down(x), down(x) = A_s x. up: B [S or 1, out, r]."""
 
     backbone: Affine
-    down: Affine
+    down: Down
     up: Tensor
     scaling: float
 

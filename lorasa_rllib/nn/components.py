@@ -45,4 +45,5 @@ class Components(nn.Module):
             output = output.masked_fill(~masks, -torch.inf)
         place = of_rows(self.place)
         spread = output.gather(-1, place.expand(*output.shape[:-1], place.shape[-1]))
-        return torch.where(of_rows(self.real), spread, of_rows(self.empty).to(spread.dtype)).unflatten(-1, self.shape)
+        choices = torch.where(of_rows(self.real), spread, of_rows(self.empty).to(spread.dtype))
+        return choices.view(*choices.shape[:-1], *self.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -35,9 +35,15 @@ class Critic(Trunk):
         self.num_values = len(of_critics.backbone_of)
         self.per_agent = spec.state_per_agent
 
-    def forward(self, state: Tensor, *args: Any, **rows: Any) -> Tensor:
+    def forward(
+        self,
+        state: Tensor,
+        hidden: Tensor | None = None,
+        keep: Tensor | None = None,
+        agents: tuple[int, ...] | None = None,
+    ) -> Tensor:
         """state [..., S] (or [..., N, S], one per agent) -> normalised values [..., V]; arguments as for `unroll`."""
-        return self.unroll(state, *args, **rows)[0]
+        return self.unroll(state, hidden, keep, agents)[0]
 
     def unroll(
         self,

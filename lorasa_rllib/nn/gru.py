@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, Banks
+from lorasa_rllib.nn.bank import Affine, BankLayerNorm, BankLinear, Banks, Factored
 from lorasa_rllib.nn.rows import Rows
 
 
@@ -62,7 +62,7 @@ class BankGRU(nn.Module):
         step, time = rows.steps()[0], len(rows.steps())
         of_steps = gates.unflatten(1, (time, -1)).unbind(1)
         h = gates.new_zeros(*of_steps[0].shape[:-1], self.size) if state is None else step.arrange(state)
-        kept: Any = [None] * time
+        kept: Sequence[Tensor | None] = [None] * time
         if keep is not None:
             shape = rows.restore(gates.detach()[..., :1]).shape
             kept = rows.arrange(keep.unsqueeze(-1).expand(shape).to(gates.dtype)).unflatten(1, (time, -1)).unbind(1)
@@ -81,12 +81,12 @@ class BankGRU(nn.Module):
         per_slot = gates.shape[1]
         gates = rows.restore(gates)  # [T, ..., 3 size]
         state = gates.new_zeros(*gates.shape[1:-1], self.size) if state is None else state
-        carried: Any = [None] * len(gates) if keep is None else keep.unsqueeze(-1)
-        project: Any = None
+        carried: Sequence[Tensor | None] = [None] * len(gates) if keep is None else keep.unsqueeze(-1).unbind()
+        project: Affine | Factored | None = None
         made_for, states = None, []
         for step, of_input, goes_on in zip(rows.steps(), gates.unbind(), carried, strict=True):
             state = state if goes_on is None else torch.where(goes_on, state, 0.0)
-            if step.slots is not made_for:
+            if project is None or step.slots is not made_for:
                 project, made_for = self.hidden.product(step.slots, adapters, rows=per_slot), step.slots
             h = step.arrange(state)
             state = step.restore(gru_cell(step.arrange(of_input), project(h), h))

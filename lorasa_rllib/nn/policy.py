@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 
 from lorasa_rllib.nn.acting import Acting, acting_form
-from lorasa_rllib.nn.actor import Actor
+from lorasa_rllib.nn.actor import Actor, RowInputs
 from lorasa_rllib.nn.bank import ADAPTER_PARAMETERS, AdaptedLayer, LoRAConfig
 from lorasa_rllib.nn.critic import Critic, CriticInput
+from lorasa_rllib.nn.distributions import ActionDistribution
 from lorasa_rllib.nn.merged import MergedCritic
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.value_norm import ValueNorm
@@ -129,9 +130,10 @@ class TeamPolicy(nn.Module):
         self._phase.fill_(PHASES.index(phase))
         self._follow_phase()
 
-    def distribution(self, obs: Tensor, **rows: Any) -> Any:
+    def distribution(self, obs: Tensor, **rows: Unpack[RowInputs]) -> ActionDistribution:
         """Action distribution of each row; arguments as for `Actor.unroll`."""
-        return self.actor(obs, adapters=self._adapters, **rows)
+        distribution: ActionDistribution = self.actor(obs, adapters=self._adapters, **rows)
+        return distribution
 
     def parameters_of(self, group: Group) -> dict[str, nn.Parameter]:
         """Named parameters of one optimiser, each with owners as its first axis."""

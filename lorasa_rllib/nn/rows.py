@@ -9,10 +9,10 @@ Three layouts share one interface, so layers do not depend on which one is used:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -226,9 +226,10 @@ class Router(torch.nn.Module):
         self._adapters: Tensor | None
         self._team: Slots | None = None
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._team = None  # rebuilt from the moved buffers
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # returns this module
+        return self
 
     def layout(self, x: Tensor, agent: Agent = None, roles: Tensor | None = None, adapters: bool = True) -> Rows:
         """Layout of rows x.

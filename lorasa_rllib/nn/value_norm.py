@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -47,7 +45,7 @@ class ValueNorm(nn.Module):
             updated = old * self.beta + new * (1 - self.beta)
             old.copy_(updated if seen is None else torch.where(seen, updated, old))
 
-    def normalise(self, x: Tensor, outputs: Any = slice(None)) -> Tensor:
+    def normalise(self, x: Tensor, outputs: Tensor | slice | list[int] = slice(None)) -> Tensor:
         """x [..., size] in units of reward -> normalised. outputs: index of the critic outputs that x holds."""
         mean, std = self.statistics()
         return (x - mean[outputs]) / std[outputs]

@@ -22,8 +22,8 @@ from lorasa_rllib.learning.losses import PolicyLoss, clipped_policy_loss
 from lorasa_rllib.learning.phases import PhaseSwitch, Schedule
 from lorasa_rllib.learning.reference import Quirks, rules_of
 from lorasa_rllib.nn.bank import InitLoRAWeights
+from lorasa_rllib.nn.critic import CriticInput
 from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
-from lorasa_rllib.nn.policy import CriticInput
 from lorasa_rllib.old_names import upgraded, with_current_names
 from lorasa_rllib.rllib.describe import describe, summary
 from lorasa_rllib.rllib.keywords import knows_its_keywords, whose_setters_know_their_keywords

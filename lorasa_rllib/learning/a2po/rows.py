@@ -8,6 +8,7 @@ from typing import Protocol
 from torch import Tensor
 
 from lorasa_rllib.learning.batch import Batch
+from lorasa_rllib.nn.actor import RowInputs
 from lorasa_rllib.nn.rows import Agent, index_of
 
 
@@ -116,7 +117,7 @@ class UnitRows:
             agent,
         )
 
-    def inputs(self) -> dict[str, Agent]:
+    def inputs(self) -> RowInputs:
         """Arguments of the actor other than `obs`."""
         return {
             "masks": self.masks,
