@@ -242,7 +242,7 @@ class TeamSpec:
         """
         if not self.continuous:
             return actions if self.choices else actions[..., 0]
-        if self._unscaled:
+        if self.unscaled:
             return actions.clip(-1.0, 1.0)
         return in_units(actions, *(self.action_scale if agents is None else self.action_scale.of(list(agents))))
 
@@ -275,7 +275,7 @@ class TeamSpec:
         return ActionScale((low + high) / 2, (high - low) / 2, low, high)
 
     @cached_property
-    def _unscaled(self) -> bool:
+    def unscaled(self) -> bool:
         """Whether all bounds are -1 and 1."""
         return bool((self.action_scale.half == 1).all() and (self.action_scale.centre == 0).all())
 

@@ -10,7 +10,7 @@ import lorasa_rllib
 
 PACKAGE = Path(lorasa_rllib.__file__).parent
 WITHOUT_RAY = ("nn", "sharing", "policies", "rollout", "learning", "envs", "analysis")
-OPTIONAL = ("mujoco", "gymnasium", "gymnasium_robotics", "pettingzoo", "smac", "smacv2", "jax", "jaxmarl")
+OPTIONAL = ("mujoco", "gymnasium", "gymnasium_robotics", "pettingzoo", "smac", "smacv2", "jax", "jaxmarl", "vmas")
 
 BLOCK = """
 import sys

@@ -21,6 +21,7 @@ ABOUT = {
     "smacv2": ("StarCraft II battles with drawn teams", "bash cluster/install_starcraft.sh"),
     "smax": ("StarCraft-like battles in JAX", installing("smax")),
     "synthetic": ("a free task of any team size, for controlled studies and benchmarks", installing()),
+    "vmas": ("two-dimensional physics of teams in PyTorch, on CPU or GPU", installing("vmas")),
 }
 PACKAGES = {
     "mamujoco": ("mujoco", "gymnasium_robotics"),
@@ -28,6 +29,7 @@ PACKAGES = {
     "smac": ("smac.env",),
     "smacv2": ("smacv2.env",),
     "smax": ("jax", "jaxmarl"),
+    "vmas": ("vmas",),
 }
 VERSIONS = (
     "lorasa-rllib", "torch", "ray", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "pettingzoo", "safetensors",

@@ -1,15 +1,25 @@
-"""Interface of vectorised team environments: E copies stepped together, arrays in and out."""
+"""Interface of vectorised team environments: E copies stepped together, arrays in and out.
+
+Arrays are NumPy's, or tensors on the device where the environment computes (`VectorTeamEnv.device`).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
 
 import numpy as np
+from typing_extensions import TypeVar
 
 from lorasa_rllib.spec import TeamSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+
+Array = TypeVar("Array", np.ndarray, "Tensor", default=np.ndarray)
+"""What an environment computes with."""
 
 
 class TeamEnvError(ValueError):
@@ -39,8 +49,11 @@ class Worker:
 
 
 @dataclass
-class TeamStep:
+class TeamStep(Generic[Array]):
     """Result of one step (or reset) of E environments. Buffers are reused: copy what must outlive the next call.
+
+    All fields are arrays of the environment's kind, on its device, but for `ended`, `won` and `metrics`, which are
+    always on the host.
 
     Environments whose episode ended have already been reset: `obs`, `state`, `active`, `masks` and `roles` belong to
     the first step of the next episode; `final_obs` and `final_state` hold the true last observation and global state.
@@ -61,26 +74,33 @@ class TeamStep:
     metrics     F dictionaries or None: numbers reported by the environment for each ended episode
     """
 
-    obs: np.ndarray
-    state: np.ndarray
-    rewards: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
-    active: np.ndarray
+    obs: Array
+    state: Array
+    rewards: Array
+    terminated: Array
+    truncated: Array
+    active: Array
     ended: np.ndarray
-    final_obs: np.ndarray
-    final_state: np.ndarray
-    masks: np.ndarray | None = None
-    roles: np.ndarray | None = None
+    final_obs: Array
+    final_state: Array
+    masks: Array | None = None
+    roles: Array | None = None
     won: np.ndarray | None = None
-    left: np.ndarray | None = None
-    cut: np.ndarray | None = None
-    cut_obs: np.ndarray | None = None
-    cut_state: np.ndarray | None = None
+    left: Array | None = None
+    cut: Array | None = None
+    cut_obs: Array | None = None
+    cut_state: Array | None = None
     metrics: Sequence[Mapping[str, float]] | None = None
 
+    def on_host(self) -> TeamStep[np.ndarray]:
+        """The same step as NumPy arrays: views of tensors on the CPU, copies of those on other devices."""
+        if isinstance(self.obs, np.ndarray):
+            return self  # type: ignore[return-value]
+        tensors = {f.name: value for f in fields(self) if hasattr(value := getattr(self, f.name), "cpu")}
+        return replace(self, **{name: tensor.cpu().numpy() for name, tensor in tensors.items()})  # type: ignore
 
-class VectorTeamEnv(ABC):
+
+class VectorTeamEnv(ABC, Generic[Array]):
     """E copies of a team environment in lock step.
 
         env = MAMuJoCo(num_envs=16, scenario="HalfCheetah", agent_conf="6x1")
@@ -91,10 +111,13 @@ class VectorTeamEnv(ABC):
     Continuous actions are in the environment's own units (`TeamSpec.action_bounds`); padded entries are ignored. The
     step that ends an episode also resets its environment. `reset` seeds copy e with `seed + e`; later episodes continue
     the same random stream, so one seed determines everything that follows.
+
+    device: where the arrays of steps and actions are; None: they are NumPy's, the default.
     """
 
     spec: TeamSpec
     num_envs: int
+    device: device | None = None
     restarts: int = 0  # simulators restarted after a failure
     spec_needs_copy: ClassVar[bool] = False  # True if `team_spec` has to build a copy; such classes implement `grow`
     stepping: int | None = None  # index of the copy being stepped or reset, if sequential; used in error messages
@@ -120,25 +143,25 @@ class VectorTeamEnv(ABC):
         if num_envs != self.num_envs:
             raise NotImplementedError(f"{type(self).__name__} has {self.num_envs} copies and cannot have {num_envs}.")
 
-    def reordered(self, agents: Sequence[str]) -> VectorTeamEnv:
+    def reordered(self, agents: Sequence[str]) -> VectorTeamEnv[Array]:
         """This environment with array rows in the order of `agents`, a permutation of its own."""
         from lorasa_rllib.envs.ordered import OrderedTeam
 
         return OrderedTeam(self, agents)
 
-    @classmethod  # noqa: B027 - optional
+    @classmethod
     def check_machine(cls) -> None:
         """Raises ValueError, saying what to install, if something other than a Python package is missing."""
 
     @abstractmethod
-    def reset(self, seed: int | None = None) -> TeamStep:
+    def reset(self, seed: int | None = None) -> TeamStep[Array]:
         """Starts a new episode in every copy. All `rewards` are zero and `ended` is empty."""
 
     @abstractmethod
-    def step(self, actions: np.ndarray) -> TeamStep:
+    def step(self, actions: Array) -> TeamStep[Array]:
         """Steps every copy once."""
 
-    def get_state(self) -> Mapping[str, Any] | None:  # noqa: B027 - optional
+    def get_state(self) -> Mapping[str, Any] | None:
         """None by default: checkpoints do not include episodes in progress."""
 
     @classmethod
@@ -150,5 +173,5 @@ class VectorTeamEnv(ABC):
         """RGB image of the first copy, uint8 [height, width, 3]."""
         raise NotImplementedError(f"{type(self).__name__} cannot be rendered.")
 
-    def close(self) -> None:  # noqa: B027 - optional
+    def close(self) -> None:
         """Closes the simulators."""

@@ -19,16 +19,17 @@ RoleKey = Callable[[TeamStep], Any]
 class KeyedTeam(TeamWrapper):
     """Wraps `env` so that `key` assigns the roles at every reset and step; -1 means no role.
 
+    `key` is given NumPy arrays, also if the environment computes on another device.
     Raises TeamEnvError if the result has another shape or contains anything but integers below num_roles.
     """
 
-    def __init__(self, env: VectorTeamEnv, key: RoleKey, num_roles: int):
+    def __init__(self, env: VectorTeamEnv[Any], key: RoleKey, num_roles: int):
         super().__init__(env, with_roles(env.spec, num_roles))
         self._key = key
 
-    def _changed(self, step: TeamStep) -> TeamStep:
+    def _changed(self, step: TeamStep[Any]) -> TeamStep[Any]:
         try:
-            roles, shape = np.asarray(self._key(step)), step.active.shape
+            roles, shape = np.asarray(self._key(step.on_host())), tuple(step.active.shape)
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise TeamEnvError(f"the function given as adapter_key raised {what}") from error
@@ -42,7 +43,12 @@ class KeyedTeam(TeamWrapper):
                 f"the function given as adapter_key answered {roles.max()}, but num_adapters={self.spec.num_roles}; "
                 "raise num_adapters, or answer -1 for agents without an adapter."
             )
-        return replace(step, roles=roles.astype(np.int64))
+        roles = roles.astype(np.int64)
+        if self.device is None:
+            return replace(step, roles=roles)
+        from torch import from_numpy
+
+        return replace(step, roles=from_numpy(roles).to(self.device))
 
 
 def with_roles(spec: TeamSpec, num_roles: int) -> TeamSpec:

@@ -80,18 +80,18 @@ def check_names(own: Sequence[str], wanted: Sequence[str], what: str = "the envi
 class OrderedTeam(TeamWrapper):
     """Wraps `env` with its agents in another order."""
 
-    def __init__(self, env: VectorTeamEnv, agents: Sequence[str]):
+    def __init__(self, env: VectorTeamEnv[Any], agents: Sequence[str]):
         super().__init__(env, env.spec.in_order(agents))
         self._row = np.array([env.spec.agents.index(agent) for agent in agents])  # row of each agent in `env`
         self._back = np.argsort(self._row)
 
-    def step(self, actions: np.ndarray) -> TeamStep:
+    def step(self, actions: Any) -> TeamStep[Any]:
         return super().step(actions[:, self._back])
 
-    def reordered(self, agents: Sequence[str]) -> VectorTeamEnv:
+    def reordered(self, agents: Sequence[str]) -> VectorTeamEnv[Any]:
         return self.env if tuple(agents) == self.env.spec.agents else self.env.reordered(agents)
 
-    def _changed(self, step: TeamStep) -> TeamStep:
+    def _changed(self, step: TeamStep[Any]) -> TeamStep[Any]:
         row, own_state = self._row, self.spec.state_per_agent
         return replace(
             step,

@@ -16,6 +16,7 @@ ENVIRONMENTS = {
     "smacv2": "lorasa_rllib.envs.smacv2:SMACv2Team",
     "smax": "lorasa_rllib.envs.smax:SMAXTeam",
     "synthetic": "lorasa_rllib.envs.synthetic:SyntheticTeam",
+    "vmas": "lorasa_rllib.envs.vmas:VMASTeam",
 }
 """Environment name -> "module:class"."""
 

@@ -12,24 +12,27 @@ from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
 from lorasa_rllib.spec import TeamSpec
 
 
-class TeamWrapper(VectorTeamEnv):
-    """Wraps `env` and passes every step through `_changed`. spec: describes the changed steps."""
+class TeamWrapper(VectorTeamEnv[Any]):
+    """Wraps `env`, of either kind of arrays, and passes every step through `_changed`.
 
-    def __init__(self, env: VectorTeamEnv, spec: TeamSpec):
-        self.env, self.spec, self.num_envs = env, spec, env.num_envs
+    spec: describes the changed steps.
+    """
+
+    def __init__(self, env: VectorTeamEnv[Any], spec: TeamSpec):
+        self.env, self.spec, self.num_envs, self.device = env, spec, env.num_envs, env.device
 
     @abstractmethod
-    def _changed(self, step: TeamStep) -> TeamStep:
+    def _changed(self, step: TeamStep[Any]) -> TeamStep[Any]:
         """Transforms the result of a reset or step."""
 
     @classmethod
     def team_spec(cls, *args: Any, **env_config: Any) -> TeamSpec:
         raise NotImplementedError(f"the team of {cls.__name__} follows from the environment inside.")
 
-    def reset(self, seed: int | None = None) -> TeamStep:
+    def reset(self, seed: int | None = None) -> TeamStep[Any]:
         return self._changed(self.env.reset(seed))
 
-    def step(self, actions: np.ndarray) -> TeamStep:
+    def step(self, actions: Any) -> TeamStep[Any]:
         return self._changed(self.env.step(actions))
 
     @property

@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -29,6 +28,7 @@ from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import forget_evaluation, log_evaluation, log_restarts, log_sampling
 from lorasa_rllib.rllib.seeds import first_seed
 from lorasa_rllib.rllib.teams import environments, learn_team, worker_of
+from lorasa_rllib.rollout.arrays import arrays_of
 from lorasa_rllib.rollout.checks import named
 from lorasa_rllib.rollout.collector import Collector, Draw
 from lorasa_rllib.rollout.columns import TeamRollout
@@ -63,8 +63,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._weights_seq_no = 0
         self._remade = self._restarts = 0
         self._snapshots: tuple[Acting, MergedCritic | None] | None = None
-        self.collector: Collector | None = None
-        self.env: VectorTeamEnv | None = None
+        self.collector: Collector[Any] | None = None
+        self.env: VectorTeamEnv[Any] | None = None
         self.module: Any = None
         self.fault: Fault | None = None
         try:
@@ -104,8 +104,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         seed = None if self._seed is None else self._seed + REMADE * self._remade
         env_seed = first_seed(seed)
         self.env = environments(self.config, env_seed, self._whose())
-        memory = Memory(self.plan.policy, self.num_envs, self.config.chunk_length)
-        self._restarts = 0
+        memory = Memory(self.plan.policy, self.num_envs, self.config.chunk_length, self.env.device)
+        self.policy.to(arrays_of(self.env.device).device)
+        self._snapshots, self._restarts = None, 0
         self.collector = Collector(self.env, memory, seed, env_seed, self._callbacks.episode_end())
         self._callbacks.environment_created()
 
@@ -217,7 +218,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
             self._snapshots = self.policy.acting(), self.policy.acting_critic()
         return self._snapshots
 
-    def _episodes(self, collector: Collector, num_episodes: int, acting: Acting, draw: Draw) -> Sampled:
+    def _episodes(self, collector: Collector[Any], num_episodes: int, acting: Acting, draw: Draw) -> Sampled:
         patience = self.config.evaluation_sample_timeout_s
         try:
             sampled = collector.episodes(num_episodes, acting, draw, patience)
@@ -230,8 +231,13 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         collector.restart()  # training must not continue these episodes
         return sampled
 
-    def _shards(self, rollout: TeamRollout[np.ndarray]) -> list[object]:
-        """One part per learner; remote env runners put them into their node's object store and return references."""
+    def _shards(self, rollout: TeamRollout[Any]) -> list[object]:
+        """One part per learner; remote env runners put them into their node's object store and return references.
+
+        A learner in this process reads the columns on the device where they are; all others get them from the host.
+        """
+        if self.worker_index or self.config.num_learners:
+            rollout = rollout.on_host()
         parts = rollout.split(max(1, self.config.num_learners))
         return [ray.put(part) for part in parts] if self.worker_index else list(parts)
 
@@ -289,7 +295,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     def assert_healthy(self) -> None:
         """Never raises: `fault` says why a remote env runner could not be built."""
 
-    def give_away_env(self) -> VectorTeamEnv:
+    def give_away_env(self) -> VectorTeamEnv[Any]:
         """Hands over the environments; the caller has to close them."""
         assert self.env is not None, "this env runner has no environment"
         env, self.env, self.collector = self.env, None, None

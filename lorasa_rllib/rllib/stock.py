@@ -76,7 +76,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], ...]:
         begun = self._next if seed is None else None
-        step = self.team.reset(seed) if begun is None else begun
+        step = self.team.reset(seed).on_host() if begun is None else begun
         self._next = None
         self._present, self._gone = step.active[0].copy(), np.zeros(len(self.agents), bool)
         self._note_roles(step)
@@ -87,7 +87,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
         actions = np.zeros((1, spec.num_agents, spec.action_dims), np.float32 if spec.continuous else np.int64)
         for agent, action in action_dict.items():
             actions[0, self._index[agent]] = action
-        step = self.team.step(spec.to_environment(actions))
+        step = self.team.step(spec.to_environment(actions)).on_host()
         rewards = self._rewards(step.rewards[0], acted)
         if len(step.ended):
             self._next = step

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.base import Array, TeamEnvError, TeamStep, VectorTeamEnv
 from lorasa_rllib.spec import TeamSpec
 
 
 @contextmanager
-def named_errors(env: VectorTeamEnv) -> Iterator[None]:
+def named_errors(env: VectorTeamEnv[Array]) -> Iterator[None]:
     """Re-raises errors of an environment as TeamEnvError with the index of the copy, if known.
 
     Includes SystemExit, which would otherwise end the process silently.
@@ -26,11 +28,17 @@ def named_errors(env: VectorTeamEnv) -> Iterator[None]:
         raise TeamEnvError(f"{which} raised {named(error)}") from error
 
 
-def check(step: TeamStep, spec: TeamSpec, begun: np.ndarray) -> None:
+def check(step: TeamStep[Array], spec: TeamSpec, begun: np.ndarray) -> None:
     """Raises TeamEnvError for non-finite values, agents without an available action, and episodes without agents.
 
     begun: indices of the environments whose episode begins with this step.
     """
+    if not (isinstance(step.obs, Tensor) and is_usable(step, spec, begun)):
+        _check(step.on_host(), spec, begun)
+
+
+def _check(step: TeamStep, spec: TeamSpec, begun: np.ndarray) -> None:
+    """`check` of a step on the host."""
     if not (alive := step.active[begun].any(1)).all():
         raise TeamEnvError(
             f"an episode of environment {begun[~alive][0]} began with no agent alive: none of its {spec.num_agents} "
@@ -55,6 +63,22 @@ def check(step: TeamStep, spec: TeamSpec, begun: np.ndarray) -> None:
             f"agent {spec.agents[n]!r} of environment {e} has no available action: its mask is all False. Every agent "
             "needs a choice at every step; give those that have nothing to do one that does nothing."
         )
+
+
+def is_usable(step: TeamStep[Tensor], spec: TeamSpec, begun: np.ndarray) -> bool:
+    """Whether a step of tensors has none of the faults that `check` raises; False also for some that have none.
+
+    Waits for the device once. A sum is finite only if all its terms are.
+    """
+    seen = [step.obs, step.state, step.rewards]
+    seen += [] if not len(step.ended) else [step.final_obs, step.final_state]
+    seen += [x for x in (step.cut_obs, step.cut_state) if x is not None]
+    good = torch.stack([x.sum() for x in seen]).isfinite().all()
+    if len(begun):
+        good = good & step.active.any(1)[begun].all()
+    if step.masks is not None:
+        good = good & step.masks.any(-1).all() if not spec.choices else torch.tensor(False)
+    return bool(good)
 
 
 def first_line(error: BaseException) -> str:

@@ -9,25 +9,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Generic, Literal
 
 import numpy as np
 import torch
 
-from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.base import Array, TeamStep, VectorTeamEnv
 from lorasa_rllib.nn.acting import Acting
 from lorasa_rllib.nn.merged import MergedCritic
+from lorasa_rllib.rollout.arrays import Arrays, arrays_of
 from lorasa_rllib.rollout.checks import check, named_errors
 from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.rollout.episodes import EndlessEpisode, EpisodeMeter, EpisodeSummary, Sampled, share_of_slots
 from lorasa_rllib.rollout.memory import Memory, RunningCritic
+from lorasa_rllib.spec import TeamSpec
 
 Draw = Literal["sample", "mode", "random"]
 """How actions are drawn: sampled, the most likely ones (greedy), or uniformly, independent of the policy."""
 
 
-class Collector:
+class Collector(Generic[Array]):
     """Samples from E environment slots; episodes in progress continue across calls of `steps`.
+
+    Columns are of the environment's kind and on its device, where the actor and `memory` have to be, too.
 
     seed: of sampled actions; None: from the operating system.
     env_seed: of the first reset of the environments; None: `seed`.
@@ -38,23 +42,25 @@ class Collector:
 
     def __init__(
         self,
-        env: VectorTeamEnv,
+        env: VectorTeamEnv[Array],
         memory: Memory,
         seed: int | None,
         env_seed: int | None = None,
         on_episode_end: Callable[[EpisodeSummary, int], None] | None = None,
     ):
-        self.env = env
+        self.env: VectorTeamEnv[Array] = env
         self._memory = memory
         self._on_episode_end = on_episode_end
-        self._generator = torch.Generator()
+        self._arrays: Arrays[Array] = arrays_of(env.device)
+        self._to_environment: Callable[[Array], Array] = self._arrays.to_environment(env.spec)
+        self._generator = torch.Generator(self._arrays.device)
         if seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(seed)
         self._env_seed = seed if env_seed is None else env_seed
-        self._meter = EpisodeMeter(env.num_envs, env.spec.reward_width)
-        self._step: TeamStep | None = None
+        self._meter: EpisodeMeter[Array] = EpisodeMeter(env.num_envs, env.spec.reward_width, self._arrays)
+        self._step: TeamStep[Array] | None = None
 
     def restart(self) -> None:
         """Begins a new episode in every slot; seeded the first time, later continuing the random stream."""
@@ -67,7 +73,7 @@ class Collector:
 
     def steps(
         self, num_steps: int, acting: Acting, draw: Draw = "sample", critic: MergedCritic | None = None
-    ) -> tuple[TeamRollout[np.ndarray], Sampled]:
+    ) -> tuple[TeamRollout[Array], Sampled]:
         """Collects a rollout of `num_steps` steps of every slot.
 
         critic: recurrent critic to step along with the actor; None if the critic is feed-forward.
@@ -76,32 +82,37 @@ class Collector:
             self.restart()
         assert self._step is not None
         step, sampled = self._step, Sampled.nothing(self.env.spec.num_agents)
-        rollout = empty_rollout(self.env, num_steps, step, self._memory)
-        values = RunningCritic(critic, self._memory)
-        final: list[tuple[int, int, np.ndarray, np.ndarray]] = []
+        arrays = self._arrays
+        rollout = empty_rollout(self.env, num_steps, step, self._memory, arrays)
+        values = RunningCritic(critic, self._memory, arrays)
+        last = _LastSteps(arrays)
         for t in range(num_steps):
             rollout.obs[t], rollout.state[t], rollout.active[t] = step.obs, step.state, step.active
-            if rollout.masks is not None:
+            if rollout.masks is not None and step.masks is not None:
                 rollout.masks[t] = step.masks
             if rollout.roles is not None:
                 rollout.roles[t] = step.roles
-            self._memory.write(rollout, t)
+            self._memory.write(rollout, t, arrays)
             values.record(rollout, t, step)
             step, rollout.actions[t], rollout.log_probs[t] = self._advance(step, acting, draw, sampled)
             rollout.rewards[t] = step.rewards
             rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
-            if rollout.left is not None:
+            if rollout.left is not None and step.left is not None:
                 rollout.left[t] = step.left
             if rollout.cut is not None and step.cut is not None:
                 rollout.cut[t] = step.cut
-                last = _rows_of(np.flatnonzero(step.cut.any(1)), step.cut_obs, step.cut_state)
-                final += [(t, *row) for row in last]
-                values.record_final(last)
+                cut = np.flatnonzero(arrays.host(step.cut).any(1))
+                if len(cut):
+                    assert step.cut_obs is not None and step.cut_state is not None, "a cut comes with its last step"
+                    state = arrays.concatenate([step.cut_state])  # a copy
+                    last.add(t, cut, arrays.concatenate([step.cut_obs]), state)
+                    values.record_final(cut, state)
             if len(step.ended):
-                ended = _rows_of(step.ended, step.final_obs, step.final_state)
-                last = [row for row in ended if step.truncated[row[0]]]
-                final += [(t, *row) for row in last]
-                values.record_final(last)
+                of = np.flatnonzero(arrays.host(step.truncated)[step.ended])
+                if len(of):
+                    slots, state = step.ended[of], step.final_state[of]  # copies
+                    last.add(t, slots, step.final_obs[of], state)
+                    values.record_final(slots, state)
                 self._memory.clear(step.ended)
                 for e, summary in zip(step.ended, self._meter.finish(step), strict=True):
                     self._count(summary, int(e), sampled)
@@ -109,12 +120,9 @@ class Collector:
         values.record(rollout, num_steps, step)
         values.finish(rollout)
         self._step = step
-        if final:
-            rollout.final_index = np.array([(t, e) for t, e, _, _ in final], np.int64)
-            rollout.final_obs = np.stack([obs for _, _, obs, _ in final])
-            rollout.final_state = np.stack([state for _, _, _, state in final])
+        last.write(rollout)
         sampled.num_env_steps = rollout.env_steps()
-        sampled.steps_of_agents = rollout.active.sum((0, 1))
+        sampled.steps_of_agents = arrays.host(rollout.active.sum((0, 1)))
         sampled.running_return = self._meter.running_return()
         return rollout, sampled
 
@@ -133,7 +141,7 @@ class Collector:
         ended, steps = time.monotonic(), 0
         while (running := left > 0).any():
             sampled.num_env_steps += int(running.sum())
-            sampled.steps_of_agents += step.active[running].sum(0)
+            sampled.steps_of_agents += self._arrays.host(step.active)[running].sum(0)
             step, _, _ = self._advance(step, acting, draw, sampled)
             steps += 1
             self._memory.clear(step.ended)
@@ -156,15 +164,16 @@ class Collector:
             self._on_episode_end(summary, slot)
 
     def _advance(
-        self, step: TeamStep, acting: Acting, draw: Draw, sampled: Sampled
-    ) -> tuple[TeamStep, np.ndarray, np.ndarray]:
+        self, step: TeamStep[Array], acting: Acting, draw: Draw, sampled: Sampled
+    ) -> tuple[TeamStep[Array], Array, Array]:
         """One forward pass and one step of all slots. Returns the step, actions and log-probabilities [E, N, d]."""
         began = time.perf_counter()
+        arrays = self._arrays
         with torch.inference_mode():
             distribution, hidden = acting.step(
-                torch.from_numpy(step.obs),
-                roles=None if step.roles is None else torch.from_numpy(step.roles),
-                available=None if step.masks is None else torch.from_numpy(step.masks),
+                arrays.tensor(step.obs),
+                roles=None if step.roles is None else arrays.tensor(step.roles),
+                available=None if step.masks is None else arrays.tensor(step.masks),
                 hidden=self._memory.actor,
             )
             if hidden is not None:
@@ -175,9 +184,9 @@ class Collector:
                 actions = distribution.random(self._generator)
             else:
                 actions = distribution.sample(self._generator)
-            drawn, log_probs = actions.numpy(), distribution.log_prob(actions).numpy()
+            drawn, log_probs = arrays.of_tensor(actions), arrays.of_tensor(distribution.log_prob(actions))
+            actions_taken = self._to_environment(drawn)
         acted = time.perf_counter()
-        actions_taken = self.env.spec.to_environment(drawn)
         with named_errors(self.env):
             step = self.env.step(actions_taken)
         check(step, self.env.spec, step.ended)
@@ -187,35 +196,50 @@ class Collector:
         return step, drawn, log_probs
 
 
-def _rows_of(
-    envs: np.ndarray, obs: np.ndarray | None, state: np.ndarray | None
-) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """Index, observations and global state of every environment in `envs`, as copies."""
-    if not len(envs):
-        return []
-    assert obs is not None and state is not None, "an environment that ends or cuts something gives its last step"
-    return [(int(e), obs[i].copy(), state[i].copy()) for i, e in enumerate(envs)]
+class _LastSteps(Generic[Array]):
+    """The true last observations and global states of truncated episodes and agents of a rollout, in order of time."""
+
+    def __init__(self, arrays: Arrays[Array]):
+        self._arrays: Arrays[Array] = arrays
+        self._index: list[np.ndarray] = []
+        self._obs: list[Array] = []
+        self._state: list[Array] = []
+
+    def add(self, t: int, envs: np.ndarray, obs: Array, state: Array) -> None:
+        """Those of some environments [F] at step t; obs and state [F, ...] are not to be changed afterwards."""
+        self._index.append(np.stack([np.full_like(envs, t), envs], axis=1))
+        self._obs.append(obs)
+        self._state.append(state)
+
+    def write(self, rollout: TeamRollout[Array]) -> None:
+        if self._index:
+            rollout.final_index = self._arrays.of_host(np.concatenate(self._index))
+            rollout.final_obs = self._arrays.concatenate(self._obs)
+            rollout.final_state = self._arrays.concatenate(self._state)
 
 
-def empty_rollout(env: VectorTeamEnv, steps: int, first: TeamStep, memory: Memory) -> TeamRollout[np.ndarray]:
+def empty_rollout(
+    env: VectorTeamEnv[Array], steps: int, first: TeamStep[Array], memory: Memory, arrays: Arrays[Array]
+) -> TeamRollout[Array]:
     """An uninitialised rollout of `steps` steps, with the optional columns that `first` and `memory` have."""
-    spec = env.spec
-    shape = (steps, env.num_envs, spec.num_agents)
+    spec: TeamSpec = env.spec
+    shape: tuple[int, ...] = (steps, env.num_envs, spec.num_agents)
+    empty = arrays.empty
     return TeamRollout(
-        obs=np.empty((*shape, spec.obs_size), np.float32),
-        state=np.empty((steps + 1, env.num_envs, *spec.state_shape), np.float32),
-        actions=np.empty((*shape, spec.action_dims), np.float32 if spec.continuous else np.int64),
-        log_probs=np.empty((*shape, spec.action_dims), np.float32),
-        rewards=np.empty((steps, env.num_envs, spec.reward_width), np.float32),
-        terminated=np.empty(shape[:2], bool),
-        truncated=np.empty(shape[:2], bool),
-        active=np.empty(shape, bool),
-        final_index=np.empty((0, 2), np.int64),
-        final_obs=np.empty((0, spec.num_agents, spec.obs_size), np.float32),
-        final_state=np.empty((0, *spec.state_shape), np.float32),
-        masks=None if first.masks is None else np.empty((*shape, spec.action_size), bool),
-        roles=None if first.roles is None else np.empty(shape, np.int64),
-        left=None if first.left is None else np.empty(shape, bool),
-        cut=None if first.cut is None or spec.shared_reward else np.empty(shape, bool),
-        **memory.columns(steps),
+        obs=empty((*shape, spec.obs_size), np.float32),
+        state=empty((steps + 1, env.num_envs, *spec.state_shape), np.float32),
+        actions=empty((*shape, spec.action_dims), np.float32 if spec.continuous else np.int64),
+        log_probs=empty((*shape, spec.action_dims), np.float32),
+        rewards=empty((steps, env.num_envs, spec.reward_width), np.float32),
+        terminated=empty(shape[:2], bool),
+        truncated=empty(shape[:2], bool),
+        active=empty(shape, bool),
+        final_index=empty((0, 2), np.int64),
+        final_obs=empty((0, spec.num_agents, spec.obs_size), np.float32),
+        final_state=empty((0, *spec.state_shape), np.float32),
+        masks=None if first.masks is None else empty((*shape, spec.action_size), bool),
+        roles=None if first.roles is None else empty(shape, np.int64),
+        left=None if first.left is None else empty(shape, bool),
+        cut=None if first.cut is None or spec.shared_reward else empty(shape, bool),
+        **memory.columns(steps, arrays),
     )

@@ -19,7 +19,9 @@ _SPARSE = ("final_index", "final_obs", "final_state", "final_values")
 
 @dataclass
 class TeamRollout(Generic[Column]):
-    """T steps of E environments with N agents. Columns are numpy arrays on runners and tensors on learners.
+    """T steps of E environments with N agents.
+
+    Columns are NumPy arrays, or tensors on the device of the environments or of the learner.
 
     obs         float32 [T, E, N, obs_size]            state        float32 [T + 1, E, S], the last for bootstrapping
                 (state [T + 1, E, N, S] if every agent has its own view)
@@ -79,41 +81,51 @@ class TeamRollout(Generic[Column]):
         """Number of steps taken by live agents."""
         return int(self.active.sum())
 
-    def split(self: TeamRollout[np.ndarray], parts: int) -> list[TeamRollout[np.ndarray]]:
+    def split(self, parts: int) -> list[TeamRollout[Column]]:
         """Splits along the environment axis into equal parts, as views."""
         if self.num_envs % parts:
             raise ValueError(f"{self.num_envs} environments cannot be split into {parts} equal parts.")
+        if parts == 1:
+            return [self]
         width = self.num_envs // parts
         return [self._environments(part * width, (part + 1) * width) for part in range(parts)]
 
-    def _environments(self: TeamRollout[np.ndarray], start: int, stop: int) -> TeamRollout[np.ndarray]:
+    def _environments(self, start: int, stop: int) -> TeamRollout[Column]:
         mine = (self.final_index[:, 1] >= start) & (self.final_index[:, 1] < stop)
         columns = {
             name: column[mine] if name in _SPARSE else column[:, start:stop] for name, column in self._columns().items()
         }
-        columns["final_index"] = columns["final_index"] - np.array([0, start])
+        columns["final_index"][:, 1] -= start  # a copy
         return TeamRollout(**columns)
 
     @classmethod
-    def concatenate(cls, parts: Sequence[TeamRollout[np.ndarray]]) -> TeamRollout[np.ndarray]:
+    def concatenate(cls, parts: Sequence[TeamRollout[Column]]) -> TeamRollout[Column]:
         """Joins rollouts of equal length T along the environment axis."""
         if len(parts) == 1:
             return parts[0]
-        offsets = np.cumsum([0] + [part.num_envs for part in parts[:-1]])
-        columns: dict[str, np.ndarray] = {}
+        columns: dict[str, Column] = {}
         for name in parts[0]._columns():
-            arrays = [getattr(part, name) for part in parts]
-            if name == "final_index":
-                arrays = [index + np.array([0, offset]) for index, offset in zip(arrays, offsets, strict=True)]
-            columns[name] = np.concatenate(arrays, axis=0 if name in _SPARSE else 1)
+            columns[name] = _joined([getattr(part, name) for part in parts], axis=0 if name in _SPARSE else 1)
+        first = 0  # row of final_index
+        for before, part in zip(np.cumsum([0] + [part.num_envs for part in parts[:-1]]).tolist(), parts, strict=True):
+            columns["final_index"][first : first + len(part.final_index), 1] += before
+            first += len(part.final_index)
         return TeamRollout(**columns)
 
     def to(self, device: torch.device | str) -> TeamRollout[Tensor]:
-        """The same columns as tensors on `device`; one transfer if it is a GPU."""
+        """The same columns as tensors on `device`; one transfer from the host to a GPU."""
         columns = self._columns()
         if torch.device(device).type == "cuda" and isinstance(self.obs, np.ndarray):
             return TeamRollout(**in_one_piece(columns, device))
         return TeamRollout(**{name: _tensor(column, device) for name, column in columns.items()})
+
+    def on_host(self) -> TeamRollout[np.ndarray]:
+        """The same columns as NumPy arrays; views where they are on the host."""
+        columns = {
+            name: column if isinstance(column, np.ndarray) else column.cpu().numpy()
+            for name, column in self._columns().items()
+        }
+        return TeamRollout(**columns)
 
     def _columns(self) -> dict[str, Column]:
         named = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -136,6 +148,10 @@ def in_one_piece(columns: dict[str, np.ndarray], device: torch.device | str) -> 
         .view(column.shape)
         for name, column in columns.items()
     }
+
+
+def _joined(parts: list[Column], axis: int) -> Column:
+    return np.concatenate(parts, axis) if isinstance(parts[0], np.ndarray) else torch.cat(parts, axis)
 
 
 def _tensor(column: np.ndarray | Tensor, device: torch.device | str) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Generic
 
 import numpy as np
 
-from lorasa_rllib.envs.base import TeamEnvError, TeamStep
+from lorasa_rllib.envs.base import Array, TeamEnvError, TeamStep
+from lorasa_rllib.rollout.arrays import Arrays
 
 PER_AGENT_KEYS_UP_TO = 32
 """Largest team with result keys per agent; more would clutter the results."""
@@ -70,11 +72,12 @@ class Sampled:
         return int(self.steps_of_agents.sum())
 
 
-class EpisodeMeter:
+class EpisodeMeter(Generic[Array]):
     """Tracks returns [E, R] and lengths [E] of the running episodes."""
 
-    def __init__(self, num_envs: int, num_rewards: int):
-        self._returns = np.zeros((num_envs, num_rewards))
+    def __init__(self, num_envs: int, num_rewards: int, arrays: Arrays[Array]):
+        self._arrays: Arrays[Array] = arrays
+        self._returns: Array = arrays.zeros((num_envs, num_rewards), np.float64)
         self._lengths = np.zeros(num_envs, np.int64)
         self._started = np.full(num_envs, time.perf_counter())
 
@@ -84,27 +87,38 @@ class EpisodeMeter:
         self._lengths[:] = 0
         self._started[:] = time.perf_counter()
 
-    def add(self, step: TeamStep) -> None:
+    def add(self, step: TeamStep[Array]) -> None:
         """Adds the rewards of one step."""
         self._returns += step.rewards
         self._lengths += 1
 
-    def finish(self, step: TeamStep) -> list[EpisodeSummary]:
+    def finish(self, step: TeamStep[Array]) -> list[EpisodeSummary]:
         """Summaries of the episodes ended by `step`, the last one added, in the order of `step.ended`. Resets slots."""
+        if not len(step.ended):
+            return []
         now = time.perf_counter()
+        returns = self._arrays.host(self._returns[step.ended])
         won = [None] * len(step.ended) if step.won is None else step.won.tolist()
         metrics = [{}] * len(step.ended) if step.metrics is None else step.metrics
-        own = 1 < self._returns.shape[1] <= PER_AGENT_KEYS_UP_TO
+        own = 1 < returns.shape[1] <= PER_AGENT_KEYS_UP_TO
         summaries = [
             EpisodeSummary(
-                team_return=float(self._returns[e].sum()),
-                length=int(self._lengths[e]),
-                seconds=now - float(self._started[e]),
+                team_return=total,
+                length=length,
+                seconds=now - started,
                 won=w,
-                agent_returns=tuple(self._returns[e].tolist()) if own else None,
+                agent_returns=tuple(of_agents) if own else None,
                 metrics=reported,
             )
-            for e, w, reported in zip(step.ended, won, metrics, strict=True)
+            for total, of_agents, length, started, w, reported in zip(
+                returns.sum(1).tolist(),
+                returns.tolist(),
+                self._lengths[step.ended].tolist(),
+                self._started[step.ended].tolist(),
+                won,
+                metrics,
+                strict=True,
+            )
         ]
         self._returns[step.ended] = 0.0
         self._lengths[step.ended] = 0

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Generic
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lorasa_rllib.envs.base import TeamStep
+from lorasa_rllib.envs.base import Array, TeamStep
 from lorasa_rllib.nn.merged import MergedCritic
 from lorasa_rllib.nn.policy import PolicyConfig
+from lorasa_rllib.rollout.arrays import Arrays, arrays_of
 from lorasa_rllib.rollout.columns import TeamRollout
 
 
 class Memory:
-    """Hidden states of actor [E, N, h] and critic [E, V, h]; None if the network is feed-forward."""
+    """Hidden states of actor [E, N, h] and critic [E, V, h]; None if the network is feed-forward.
 
-    def __init__(self, config: PolicyConfig, num_envs: int, chunk_length: int):
+    device: `VectorTeamEnv.device` of the environments.
+    """
+
+    def __init__(self, config: PolicyConfig, num_envs: int, chunk_length: int, device: torch.device | None = None):
         network, spec = config.network, config.spec
         self.recurrent = network.recurrent
         self.chunk_length = chunk_length
         self.num_values = 1 if config.critic_input == "state" else spec.num_agents
         sizes = {"actor": spec.num_agents, "critic": self.num_values}
         used = {"actor": network.recurrent, "critic": network.critic_recurrent}
-        self._states = {name: torch.zeros(num_envs, sizes[name], network.hidden_size) for name in sizes if used[name]}
+        where = arrays_of(device).device
+        self._states = {
+            name: torch.zeros(num_envs, sizes[name], network.hidden_size, device=where) for name in sizes if used[name]
+        }
 
     @property
     def actor(self) -> Tensor | None:
@@ -43,61 +50,64 @@ class Memory:
         """Stores the hidden state [E, N or V, h] of "actor" or "critic" after a step."""
         self._states[network].copy_(state)
 
-    def columns(self, steps: int) -> dict[str, np.ndarray]:
+    def columns(self, steps: int, arrays: Arrays[Array]) -> dict[str, Array]:
         """The recurrent networks' columns of a rollout of `steps` steps, uninitialised."""
-        columns: dict[str, np.ndarray] = {}
-        for name, state in self._states.items():
-            shape = -(-steps // self.chunk_length), *state.shape
-            columns[f"{name}_state"] = np.empty(shape, np.float32)
-        if self.critic is not None:
-            columns["values"] = np.empty((steps + 1, *self.critic.shape[:2]), np.float32)
-            columns["final_values"] = np.empty((0, self.num_values), np.float32)
+        columns: dict[str, Array] = {}
+        for name in self._states:
+            state: Tensor = self._states[name]
+            shape: tuple[int, ...] = (-(-steps // self.chunk_length), *state.shape)
+            columns[f"{name}_state"] = arrays.empty(shape, np.float32)
+        critic: Tensor | None = self.critic
+        if critic is not None:
+            columns["values"] = arrays.empty((steps + 1, len(critic), self.num_values), np.float32)
+            columns["final_values"] = arrays.empty((0, self.num_values), np.float32)
         return columns
 
-    def write(self, rollout: TeamRollout[np.ndarray], t: int) -> None:
+    def write(self, rollout: TeamRollout[Array], t: int, arrays: Arrays[Array]) -> None:
         """Writes the hidden states before step t to the rollout, if a chunk begins there."""
         if t % self.chunk_length == 0:
             for name, state in self._states.items():
-                getattr(rollout, f"{name}_state")[t // self.chunk_length] = state.numpy()
+                getattr(rollout, f"{name}_state")[t // self.chunk_length] = arrays.of_tensor(state)
 
 
-class RunningCritic:
+class RunningCritic(Generic[Array]):
     """Steps a recurrent critic along with the actor and records its values; a no-op if `critic` is None.
 
     Records normalised values of the global state at every step, after the last step, and of the true last global states
     of truncated episodes and agents.
     """
 
-    def __init__(self, critic: MergedCritic | None, memory: Memory):
+    def __init__(self, critic: MergedCritic | None, memory: Memory, arrays: Arrays[Array]):
         self._critic, self._memory = critic, memory
-        self._final: list[np.ndarray] = []
+        self._arrays: Arrays[Array] = arrays
+        self._final: list[Array] = []
 
-    def record(self, rollout: TeamRollout[np.ndarray], t: int, step: TeamStep) -> None:
+    def record(self, rollout: TeamRollout[Array], t: int, step: TeamStep[Array]) -> None:
         """Records the values of step t and advances the hidden state; not at t = T, where the next rollout begins."""
         if self._critic is None:
             return
         with torch.inference_mode():
-            values, hidden = self._critic.step(torch.from_numpy(step.state), self._hidden())
-            rollout.values[t] = values.numpy()
+            values, hidden = self._critic.step(self._arrays.tensor(step.state), self._hidden())
+            rollout.values[t] = self._arrays.of_tensor(values)
             if t < rollout.num_steps:
                 self._memory.keep("critic", hidden)
 
-    def record_final(self, last: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> None:
-        """Records the values of the true last states of truncated slots: (slot, observations, global state) of each.
+    def record_final(self, slots: np.ndarray, state: Array) -> None:
+        """Records the values of the true last global states [F, ...] of truncated slots [F].
 
         Must be called before the memory is cleared.
         """
-        if self._critic is None or not last:
+        if self._critic is None or not len(slots):
             return
         with torch.inference_mode():
-            hidden = self._hidden()[torch.tensor([slot for slot, _, _ in last])]
-            values, _ = self._critic.step(torch.from_numpy(np.stack([state for _, _, state in last])), hidden)
-        self._final.append(values.numpy())
+            hidden = self._hidden()[torch.from_numpy(slots)]
+            values, _ = self._critic.step(self._arrays.tensor(state), hidden)
+        self._final.append(self._arrays.of_tensor(values))
 
     def _hidden(self) -> Tensor:
         assert self._memory.critic is not None, "this memory is for a feed-forward critic"
         return self._memory.critic
 
-    def finish(self, rollout: TeamRollout[np.ndarray]) -> None:
+    def finish(self, rollout: TeamRollout[Array]) -> None:
         if self._final:
-            rollout.final_values = np.concatenate(self._final)
+            rollout.final_values = self._arrays.concatenate(self._final)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lorasa_rllib.envs.base import TeamStep
+from lorasa_rllib.rollout.arrays import NUMPY
 from lorasa_rllib.rollout.episodes import EpisodeMeter, share_of_slots
 
 
@@ -14,7 +15,7 @@ def test_a_team_return_counts_a_shared_reward_once_and_adds_others_up(shared):
     rewards = np.array([[2.0]] if shared else [[2.0, 3.0]], np.float32)
     none = np.zeros(1, bool)
     step = TeamStep(None, None, rewards, none, ~none, None, np.array([0]), None, None)
-    meter = EpisodeMeter(1, rewards.shape[1])
+    meter = EpisodeMeter(1, rewards.shape[1], NUMPY)
     meter.add(step)
     (summary,) = meter.finish(step)
     assert summary.team_return == (2.0 if shared else 5.0) and summary.length == 1

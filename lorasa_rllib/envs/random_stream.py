@@ -1,0 +1,51 @@
+"""Random numbers of simulators that draw from the global generators of Python, NumPy and PyTorch."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class RandomStream:
+    """A random stream of one environment's own: as a context, it takes the place of the global generators.
+
+    with stream:
+        simulator.step()            # draws from the stream, wherever it draws from
+
+    device: whose generator of PyTorch is included beside the CPU's.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device if device.type == "cuda" else None
+        self._outside: Any = None
+        self._own = self._states()
+
+    def seed(self, seed: int) -> None:
+        """Begins the stream anew: as after seeding all generators."""
+        with self:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002 - simulators draw from this one
+            torch.manual_seed(seed)
+
+    def __enter__(self) -> None:
+        self._outside = self._states()
+        self._restore(self._own)
+
+    def __exit__(self, *error: object) -> None:
+        self._own = self._states()
+        self._restore(self._outside)
+
+    def _states(self) -> Any:
+        gpu = None if self._device is None else torch.cuda.get_rng_state(self._device)
+        return random.getstate(), np.random.get_state(), torch.get_rng_state(), gpu  # noqa: NPY002
+
+    def _restore(self, states: Any) -> None:
+        of_python, of_numpy, of_torch, of_gpu = states
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        torch.set_rng_state(of_torch)
+        if self._device is not None:
+            torch.cuda.set_rng_state(of_gpu, self._device)
