@@ -15,7 +15,7 @@ SHOWN = ("results/README.md", "cluster/README.md")
 
 
 def on_files(files: Files, config) -> Files:
-    """Adds settings, command line, results, cluster guide and changelog, with the pictures that they show."""
+    """Adds settings, command line, results, cluster guide and changelog, their pictures, and notebooks."""
     sys.path[:0] = [str(ROOT), str(HERE)]
     import cli_page
     import settings_page
@@ -30,6 +30,8 @@ def on_files(files: Files, config) -> Files:
     pictures = {(page.parent / name).resolve() for page, text in written for name in re.findall(r"[\w/.-]+\.png", text)}
     for place in sorted(picture for picture in pictures if picture.is_file()):
         files.append(File.generated(config, place.relative_to(ROOT).as_posix(), abs_src_path=str(place)))
+    for notebook in sorted((ROOT / "examples").glob("*.ipynb")):
+        files.append(File.generated(config, notebook.relative_to(ROOT).as_posix(), abs_src_path=str(notebook)))
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
     return files
@@ -37,6 +39,6 @@ def on_files(files: Files, config) -> Files:
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
     """Links are written for readers of the repository, where this folder stands beside the others."""
-    for folder in ("results", "cluster"):
+    for folder in ("results", "cluster", "examples"):
         markdown = markdown.replace(f"](../{folder}/", f"]({folder}/").replace(f"](../../{folder}/", f"](../{folder}/")
     return markdown

@@ -11,11 +11,14 @@ embeddings form one group, which also covers teams of two, for which no silhouet
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.cluster.vq import ClusterError, kmeans2
+from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 EMBEDDING, HIDDEN = 10, 64
@@ -27,6 +30,9 @@ TOLD_APART = 2.0
 
 MOST_GROUPS = 20
 """Largest number of groups tried; every number costs one run of k-means."""
+
+RUNS, ITERATIONS = 30, 40
+"""Of k-means."""
 
 SEED = 42
 
@@ -111,15 +117,39 @@ def cluster(mean: np.ndarray, std: np.ndarray) -> tuple[int, ...]:
         return (0,) * agents
     if agents == 2:
         return (0, 1)
-    from sklearn.cluster import KMeans
-    from sklearn.metrics import silhouette_score
-
-    most = min(agents, MOST_GROUPS + 1)
-    found = {k: KMeans(k, n_init=10, random_state=SEED).fit_predict(mean) for k in range(2, most)}
-    scores = {k: silhouette_score(mean, labels) for k, labels in found.items() if len(set(labels)) == k}
-    labels = found[max(scores, key=scores.__getitem__)].tolist()
+    distances = cdist(mean, mean)
+    found = [_k_means(mean, k) for k in range(2, min(agents, MOST_GROUPS + 1))]
+    best = max((labels for labels in found if labels is not None), key=lambda labels: _silhouette(distances, labels))
+    labels = best.tolist()
     first = list(dict.fromkeys(labels))
     return tuple(first.index(label) for label in labels)
+
+
+def _k_means(points: np.ndarray, k: int) -> np.ndarray | None:
+    """[N] clusters of points [N, d]: of `RUNS` runs with k-means++ starts, the one with the least squared distances
+    to means. None if no run has k clusters, as with fewer than k different points."""
+    if len(np.unique(points, axis=0)) < k:
+        return None
+    random, found = np.random.default_rng(SEED), dict[float, np.ndarray]()
+    for _ in range(RUNS):
+        with suppress(ClusterError):
+            centres, labels = kmeans2(points, k, ITERATIONS, minit="++", missing="raise", seed=random)
+            found[float(np.square(points - centres[labels]).sum())] = labels
+    return found[min(found)] if found else None
+
+
+def _silhouette(distances: np.ndarray, labels: np.ndarray) -> float:
+    """Mean silhouette (Rousseeuw 1987) of clusters [N], from the distances of points [N, N]: per point
+    (b - a) / max(a, b), where a is the mean distance to the others of its cluster and b the least mean distance to the
+    points of another one; 0 in a cluster of one."""
+    member = np.eye(labels.max() + 1)[labels]  # [N, k]
+    sizes, own = member.sum(0), member.astype(bool)
+    sums = distances @ member
+    within = sums[own] / np.maximum(sizes[labels] - 1, 1)
+    beyond = np.where(own, np.inf, sums / sizes).min(1)
+    largest = np.maximum(within, beyond)
+    scores = np.divide(beyond - within, largest, out=np.zeros_like(largest), where=largest > 0)
+    return float(np.where(sizes[labels] > 1, scores, 0.0).mean())
 
 
 def _standardised(x: Tensor) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
-from lorasa_rllib.sharing.seps import cluster, find_groups, transitions
+from lorasa_rllib.sharing.seps import _k_means, _silhouette, cluster, find_groups, transitions
 
 
 def rollout(kinds: list[int], steps: int = 1000, envs: int = 4, seed: int = 0) -> tuple[np.ndarray, ...]:
@@ -69,3 +72,33 @@ def test_an_agent_that_never_lived_is_named():
     active[:, :, 2] = False
     with pytest.raises(ValueError, match=r"agents \[2\]; give .sharing\(groups="):
         find_groups(transitions(obs, actions, active, ended), 3)
+
+
+def by_hand(points, labels):
+    """Mean silhouette, point by point."""
+    scores = []
+    for n, label in enumerate(labels):
+        away = {c: [np.linalg.norm(points[n] - p) for m, p in enumerate(points) if m != n and labels[m] == c]
+                for c in set(labels)}  # fmt: skip
+        own, other = away.pop(label), min(np.mean(d) for d in away.values())
+        scores.append((other - np.mean(own)) / max(other, np.mean(own)) if own else 0.0)
+    return np.mean(scores)
+
+
+def inertia(points, labels):
+    return sum(np.square(points[labels == c] - points[labels == c].mean(0)).sum() for c in set(labels.tolist()))
+
+
+@given(st.integers(0, 1000), st.integers(2, 3), st.integers(4, 7))
+def test_k_means_is_close_to_the_best_clusters_and_silhouettes_are_as_defined(seed, k, agents):
+    points = np.random.default_rng(seed).normal(0, 1, (agents, 10))
+    labels = _k_means(points, k)
+    every = [np.array(one) for one in itertools.product(range(k), repeat=agents) if len(set(one)) == k]
+    assert inertia(points, labels) <= 1.1 * min(inertia(points, one) for one in every)
+    assert _silhouette(cdist(points, points), labels) == pytest.approx(by_hand(points, labels.tolist()))
+
+
+def test_equal_points_make_no_more_clusters_than_there_are_different_ones():
+    points = np.eye(2, 10)[[0, 1, 0, 1, 1]]
+    assert _k_means(points, 3) is None
+    assert cluster(points, np.full_like(points, 0.01)) == (0, 1, 0, 1, 1)
