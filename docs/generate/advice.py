@@ -101,7 +101,9 @@ ADVICE: dict[str, dict[str, Advice]] = {
         "vf_loss_coeff": Advice("0.5 to 1", NOT_OFTEN, what="Weight of the value loss."),
         "grad_clip": Advice("0.5 to 10", "0.5 with small minibatches."),
         "huber_delta": Advice("10", NOT_OFTEN),
-        "target_kl": Advice("None, or 0.01 to 0.05", "As a guard with many passes."),
+        "target_kl": Advice(
+            "0.01 to 0.05, or None", "None if every pass should be made, as published; lower if returns fall again."
+        ),
         "adam_epsilon": Advice("1e-8 to 1e-5", NOT_OFTEN),
         "num_epochs": Advice(
             "3 to 15",

@@ -39,6 +39,7 @@ class A2POConfig(TeamConfig):
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or A2PO)
         self.critic_input = "agent_state"  # a single value per team would give all agents the same score
+        self.target_kl = None  # agents that share weights move each other, so their passes would end at once
         self.agent_order = "semi_greedy"
         self.agents_per_step = 1
         self.update_loop = "agent"

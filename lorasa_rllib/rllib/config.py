@@ -123,7 +123,7 @@ class TeamConfig(PPOConfig):
         self.joint_ratio = False
         self.policy_loss: PolicyLoss | None = None
         self.use_kl_loss = False
-        self.target_kl: float | None = None
+        self.target_kl: float | None = recipe.TARGET_KL
         self.recompute_advantages = False
         self.critic_input: CriticInput | None = None
         self.chunk_length = 10
@@ -342,7 +342,8 @@ class TeamConfig(PPOConfig):
                 each time; not available for recurrent critics.
             target_kl: stop passing over the batch once the KL divergence between the rollout's policy and the current
                 one, averaged over a pass, exceeds this (A2PO: ends the passes of that agent; with
-                update_loop="epoch", of all agents). 0.01 to 0.05 are usual. None: always `num_epochs` passes.
+                update_loop="epoch", of all agents). 0.01 to 0.05 are usual. None, A2PO's default: always `num_epochs`
+                passes.
             adam_epsilon: epsilon of all Adam optimisers.
             compile: run optimiser steps as one compiled graph, about four times faster for small minibatches. Only for
                 feed-forward MAPPO on a CPU with a C++ compiler, without adapters by role or reference=True. "auto":

@@ -16,6 +16,7 @@ class Preset:
     minibatch_size: environment steps per optimiser step, over all learners; None: the whole batch.
     lr_decay:    whether the learning rate decreases linearly to 0 over the budget.
     grad_clip:   maximum gradient norm per owner.
+    target_kl:   for MAPPO, see `TeamConfig.training`.
     obs, agent_obsk: observations in Multi-Agent MuJoCo.
     state:       kind of global state in battles, see `SMAXTeam`.
     network:     a key of `nn.network.PRESETS`; None: the configs' default.
@@ -28,6 +29,7 @@ class Preset:
     minibatch_size: int | None = recipe.MINIBATCH
     lr_decay: bool = True
     grad_clip: float = recipe.GRAD_CLIP
+    target_kl: float | None = recipe.TARGET_KL
     lambda_: float = recipe.LAMBDA
     num_envs: int = 16
     steps: int = recipe.BATCH // 16
@@ -60,7 +62,9 @@ MAMUJOCO = {
     "Humanoid-9|8": Preset(lambda_=0.90, obs="global", correction=PRODUCT),
 }
 
-_WHOLE_BATCH = Preset(num_epochs=5, minibatch_size=None, lr_decay=False, grad_clip=10.0, network="feedforward")
+_WHOLE_BATCH = Preset(
+    num_epochs=5, minibatch_size=None, lr_decay=False, grad_clip=10.0, target_kl=None, network="feedforward"
+)
 """One optimiser step per pass, a constant learning rate, and a LayerNorm of features: as published, and as used to find
 our own settings for battles."""
 

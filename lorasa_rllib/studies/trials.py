@@ -87,6 +87,8 @@ def config_of(options: StudyOptions, scenario: str, method: str, seed: int) -> T
             update_loop=preset.update_loop,
             two_stage_critic=preset.two_stage,
         )
+    else:
+        config.training(target_kl=preset.target_kl)
     env, env_config = environment_of(options, scenario)
     episodes = 2 if options.smoke else suite.episodes
     config = (

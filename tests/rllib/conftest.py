@@ -34,7 +34,7 @@ def small_config():
             .sharing("lora", **{"r": 2, "total_env_steps": 10_000, "phase_switch": 128} | sharing)
             .network(hidden_size=16)
             .env_runners(num_env_runners=0, num_envs_per_env_runner=4)
-            .training(train_batch_size_per_learner=64, num_epochs=2, lr=1e-2)
+            .training(train_batch_size_per_learner=64, num_epochs=2, lr=1e-2, target_kl=None)
             .debugging(seed=3, log_level="ERROR")
             .fault_tolerance(restart_failed_env_runners=False)
         )
