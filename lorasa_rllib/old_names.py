@@ -39,7 +39,10 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's complete state, as any version wrote it, in today's form. Before they existed, nothing decayed and no pass ended early."""
+    """A config's complete state, as any version wrote it, in today's form.
+
+    Settings that it lacks did not exist: nothing decayed, and no pass ended early.
+    """
     current = with_current_names(state)
     decaying = tuple(current.get("linear_decay", ()))
     current["linear_decay"] = tuple(name for name in decaying if name != DECAYS_WITH_BUDGET)
