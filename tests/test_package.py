@@ -8,8 +8,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
+from importlib.metadata import distribution
 from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
 
 import lorasa_rllib
 from lorasa_rllib.studies.options import parser
@@ -30,7 +35,8 @@ def run(*command, cwd, **environment):
     return answer.stdout
 
 
-def test_the_wheel_made_from_the_source_archive_works_elsewhere(tmp_path):
+@pytest.mark.slow
+def test_the_wheel_made_from_the_source_archive_trains_in_a_clean_environment(tmp_path):
     source = tmp_path / "source"
     shutil.copytree(ROOT / "lorasa_rllib", source / "lorasa_rllib", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
@@ -47,11 +53,54 @@ def test_the_wheel_made_from_the_source_archive_works_elsewhere(tmp_path):
     (metadata,) = (files.read(name).decode() for name in files.namelist() if name.endswith("METADATA"))
     assert f"\nVersion: {lorasa_rllib.__version__}\n" in metadata and "\nRequires-Python: >=3.11\n" in metadata
     assert "# lorasa-rllib" in metadata  # README, for the page of the registry
-    place = tmp_path / "installed"
-    files.extractall(place)
-    code = "import lorasa_rllib; from lorasa_rllib import MAPPOConfig; print(lorasa_rllib.__file__)"
-    assert str(place) in run("-c", code, cwd=tmp_path, PYTHONPATH=str(place))
-    assert lorasa_rllib.__version__ in run("-m", "lorasa_rllib.cli", "--version", cwd=tmp_path, PYTHONPATH=str(place))
+    run("-m", "twine", "check", "--strict", str(archive), str(wheel), cwd=tmp_path)
+    place = tmp_path / "venv"
+    clean_environment(place, re.findall(r"^Requires-Dist: ((?:(?!extra ==).)*)$", metadata, re.M))
+    run("-m", "pip", "--python", place, "install", "--no-deps", "--no-index", str(wheel), cwd=tmp_path, PYTHONPATH="")
+    assert lorasa_rllib.__version__ in installed(place, "--version", cwd=tmp_path)
+    printed = installed(place, "train", "--smoke", "--storage-path", str(tmp_path / "results"), cwd=tmp_path)
+    assert "1.2k/1.2k steps" in printed and list((tmp_path / "results").glob("*/*/checkpoint_*/policy"))
+    assert "mujoco" in installed(place, "doctor", cwd=tmp_path)
+
+
+def installed(place, *command, cwd):
+    """What the installed `lorasa` prints."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with tempfile.TemporaryDirectory(prefix="lorasa", ignore_cleanup_errors=True) as sockets:
+        answer = subprocess.run(
+            [place / "bin/lorasa", *command],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            cwd=cwd,
+            env={**environment, "RAY_TMPDIR": sockets, "PYTHONWARNINGS": "ignore"},
+        )
+    assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-2000:]
+    return answer.stdout
+
+
+def clean_environment(place, requirements):
+    """Makes a virtual environment that holds only what `requirements` need: links to packages of this one.
+
+    Installing them from a registry would take minutes. Packages that share a folder (`google`) come together.
+    """
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
+    (site,) = place.glob("lib/python*/site-packages")
+    left, seen = [Requirement(text) for text in requirements], set()
+    while left:
+        wanted = left.pop()
+        if wanted.name in seen and not wanted.extras:
+            continue
+        seen.add(wanted.name)
+        found = distribution(wanted.name)
+        assert wanted.specifier.contains(found.version, prereleases=True), f"{wanted} and not {found.version}"
+        for top in {file.parts[0] for file in found.files} - {"..", "__pycache__"}:
+            if not (site / top).exists():
+                (site / top).symlink_to(found.locate_file(top))
+        for needed in map(Requirement, found.requires or ()):
+            extras = ("", *wanted.extras)
+            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
+                left.append(needed)
 
 
 def test_the_container_runs_the_script_with_options_that_exist():
