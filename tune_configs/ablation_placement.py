@@ -5,7 +5,7 @@
 
 A placement is all, head, first, hidden (lorasa_rllib/studies/methods.py) or layer patterns joined by +.
 
-Suites: mamujoco (--scenario), smax and smac (--map), pettingzoo (--env-name); all other options are those of
+Suites: mamujoco and vmas (--scenario), smax and smac (--map), pettingzoo (--env-name); all other options are those of
 tune_configs/mamujoco.py. Ends with a table, a figure and their CSVs; --resume continues an interrupted run.
 """
 

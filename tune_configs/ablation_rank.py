@@ -3,7 +3,7 @@
     python tune_configs/ablation_rank.py --scenario HalfCheetah-2x3 --ranks 2 4 8 16 64 --seeds 3
     python tune_configs/ablation_rank.py --suite smax --map 3s5z --base lora-joint
 
-Suites: mamujoco (--scenario), smax and smac (--map), pettingzoo (--env-name); all other options are those of
+Suites: mamujoco and vmas (--scenario), smax and smac (--map), pettingzoo (--env-name); all other options are those of
 tune_configs/mamujoco.py. Ends with a table, a figure and their CSVs; --resume continues an interrupted run.
 """
 

@@ -5,7 +5,7 @@
 
 Every fork has the same total budget as a full run. Also runs --methods, by default PS and joint training.
 
-Suites: mamujoco (--scenario), smax and smac (--map), pettingzoo (--env-name); all other options are those of
+Suites: mamujoco and vmas (--scenario), smax and smac (--map), pettingzoo (--env-name); all other options are those of
 tune_configs/mamujoco.py. Ends with a table, a figure and their CSVs; --resume continues an interrupted run.
 """
 

@@ -3,7 +3,7 @@
     python tune_configs/compare_methods.py --scenario HalfCheetah-2x3 --seeds 3 --total-env-steps 1000000
     python tune_configs/compare_methods.py --suite smax --map 2s3z --methods ps nps lora lora-joint lora-role-joint
 
-Suites: mamujoco (--scenario), smax and smac (--map), pettingzoo (--env-name); all other options are those of
+Suites: mamujoco and vmas (--scenario), smax and smac (--map), pettingzoo (--env-name); all other options are those of
 tune_configs/mamujoco.py. Ends with a table, a figure and their CSVs; --resume continues an interrupted run.
 """
 

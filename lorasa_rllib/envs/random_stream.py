@@ -21,7 +21,7 @@ class RandomStream:
     def __init__(self, device: torch.device):
         self._device = device if device.type == "cuda" else None
         self._outside: Any = None
-        self._own = self._states()
+        self._own = random.Random().getstate(), np.random.MT19937(), torch.get_rng_state(), self._of_gpu()
 
     def seed(self, seed: int) -> None:
         """Begins the stream anew: as after seeding all generators."""
@@ -39,13 +39,15 @@ class RandomStream:
         self._restore(self._outside)
 
     def _states(self) -> Any:
-        gpu = None if self._device is None else torch.cuda.get_rng_state(self._device)
-        return random.getstate(), np.random.get_state(), torch.get_rng_state(), gpu  # noqa: NPY002
+        return random.getstate(), np.random.get_bit_generator(), torch.get_rng_state(), self._of_gpu()
+
+    def _of_gpu(self) -> Any:
+        return None if self._device is None else torch.cuda.get_rng_state(self._device)
 
     def _restore(self, states: Any) -> None:
         of_python, of_numpy, of_torch, of_gpu = states
         random.setstate(of_python)
-        np.random.set_state(of_numpy)  # noqa: NPY002
+        np.random.set_bit_generator(of_numpy)  # copying its state would take longer than all the others
         torch.set_rng_state(of_torch)
         if self._device is not None:
             torch.cuda.set_rng_state(of_gpu, self._device)

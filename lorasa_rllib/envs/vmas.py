@@ -109,6 +109,8 @@ class VMASTeam(VectorTeamEnv[Tensor]):
 
     @torch.inference_mode()
     def step(self, actions: Tensor) -> TeamStep[Tensor]:
+        """Steps every world once. actions: tensors on the device; arrays, such as `spec.to_environment` gives, too."""
+        actions = torch.as_tensor(actions, device=self.device)
         with self._stream:
             obs, rewards, terminated = self._worlds.step(actions)
             self._steps += 1

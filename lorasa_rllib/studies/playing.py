@@ -154,6 +154,8 @@ def environment_of(
     try:
         if rendered:
             env_config = environment_class(name).to_be_rendered(env_config)
+        if str(env_config.get("device")).startswith("cuda"):  # where it was trained; here the policy acts on the CPU
+            env_config = env_config | {"device": "cpu"}
         env = make_environment(name, num_envs, env_config)
     except (ValueError, ImportError):
         raise
@@ -185,7 +187,7 @@ def episodes(
     The same seed and number of copies give the same episodes. watch: called with each episode as it ends. Raises
     ValueError if an environment fails, or if no episode has ended for `patience` seconds.
     """
-    memory = Memory(policy.saved.config, env.num_envs, chunk_length=1)
+    memory = Memory(policy.saved.config, env.num_envs, 1, env.device)
     collector = Collector(env, memory, seed, on_episode_end=lambda episode, slot: watch(episode))
     try:
         return collector.episodes(count, policy.acting, "mode" if greedy else "sample", patience).episodes
@@ -241,12 +243,12 @@ def record(
     pictures, interrupted = 0, False
     policy.seed(seed)
     with _film(path, fps) as add:
-        step, state = env.reset(seed), None
+        step, state = env.reset(seed).on_host(), None
         try:
             for pictures in range(1, steps + 1):
                 add(_picture(env))
                 actions, state = policy.choose(step.obs, state, roles=step.roles, mask=step.masks, greedy=greedy)
-                step = env.step(actions)
+                step = env.step(actions).on_host()
                 shown(pictures)
                 if 0 in step.ended:
                     break

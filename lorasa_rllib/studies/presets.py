@@ -106,6 +106,10 @@ SMAX = {
 """Our settings, which win 3s5z within 0.5 M steps. The learning rate is too high for adapters, as each sees few rows:
 they do better at about a third of it (results/README.md, "Roles")."""
 
+VMAS = {"*": Preset(num_envs=64, steps=100, gamma=0.9, lambda_=0.9)}
+"""The recipe with the discount that the simulator's authors train with (BenchMARL): rewards are shaped, and episodes
+have 100 steps."""
+
 SYNTHETIC = {"*": replace(_WHOLE_BATCH, num_epochs=10, num_envs=16, steps=64, lr=2e-3, gamma=0.0, network="raw_inputs")}
 """Our settings. Rewards depend only on the current step, and on the scale of observations, which a feature norm would
 remove."""
@@ -117,6 +121,7 @@ PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
         "smax": SMAX,
         "pettingzoo": {"*": Preset()},
         "synthetic": SYNTHETIC,
+        "vmas": VMAS,
     },
     "published": {"mamujoco": PUBLISHED_MAMUJOCO, "smac": SMAC},
 }

@@ -77,6 +77,10 @@ def _pettingzoo(options: StudyOptions, scenario: str) -> tuple[str, dict[str, An
     return "pettingzoo", {"env": scenario} | ({"max_episode_steps": SMOKE_EPISODE} if options.smoke else {})
 
 
+def _vmas(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
+    return "vmas", {"scenario": scenario} | ({"max_episode_steps": SMOKE_EPISODE} if options.smoke else {})
+
+
 def _synthetic(options: StudyOptions, scenario: str) -> tuple[str, dict[str, Any]]:
     """Agents have individual rewards, so that results depend on sharing rather than on credit assignment."""
     agents, _, settings = scenario.partition(":")
@@ -117,6 +121,9 @@ SUITES = {
     "pettingzoo": Suite(
         "env-name", "a module with a parallel environment", "mpe2.simple_spread_v3", _pettingzoo, _units, 10,
         "PettingZoo", named=("env",),
+    ),
+    "vmas": Suite(
+        "scenario", "a scenario of VMAS", "navigation", _vmas, _units, 32, "VMAS", named=("scenario",)
     ),
     "synthetic": Suite(
         "num-agents", "a number of agents, such as 64, and settings, such as 64:difference=0.25,roles=4", "4",

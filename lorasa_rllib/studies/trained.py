@@ -82,7 +82,7 @@ def play(checkpoint: Path, num_envs: int, env_steps: int, seed: int = 0, trust: 
     env = environment_of(saved, num_envs, {}, environment=Environment(origin.environment, origin.env_config, trust))
     try:
         steps = -(-env_steps // num_envs)
-        collector = Collector(env, Memory(saved.config, num_envs, chunk_length=steps), seed, first_seed(seed))
+        collector = Collector(env, Memory(saved.config, num_envs, steps, env.device), seed, first_seed(seed))
         rollout, _ = collector.steps(steps, LoadedPolicy(saved).acting)
     finally:
         env.close()
