@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.random import mtrand
 
 
 class RandomStream:
@@ -39,7 +40,7 @@ class RandomStream:
         self._restore(self._outside)
 
     def _states(self) -> Any:
-        return random.getstate(), np.random.get_bit_generator(), torch.get_rng_state(), self._of_gpu()
+        return random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state(), self._of_gpu()
 
     def _of_gpu(self) -> Any:
         return None if self._device is None else torch.cuda.get_rng_state(self._device)
@@ -47,7 +48,7 @@ class RandomStream:
     def _restore(self, states: Any) -> None:
         of_python, of_numpy, of_torch, of_gpu = states
         random.setstate(of_python)
-        np.random.set_bit_generator(of_numpy)  # copying its state would take longer than all the others
+        mtrand.set_bit_generator(of_numpy)  # copying its state would take longer than all the others
         torch.set_rng_state(of_torch)
         if self._device is not None:
             torch.cuda.set_rng_state(of_gpu, self._device)

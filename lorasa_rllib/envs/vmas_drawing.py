@@ -28,7 +28,8 @@ def picture(world: Any, scenario: Any, index: int = 0) -> np.ndarray:
         color = np.asarray(body.color if not hasattr(body.color, "tolist") else body.color.tolist(), float)
         color = np.clip(color[index] if color.ndim > 1 else color, 0, 1)
         place = Affine2D().rotate(float(body.state.rot[index])).translate(x, y)
-        shape = _shape(body.shape, tuple(color[:3].tolist()), float(getattr(body, "_alpha", 1.0)))
+        red, green, blue = color[:3].tolist()
+        shape = _shape(body.shape, (red, green, blue), float(getattr(body, "_alpha", 1.0)))
         shape.set_transform(place + axes.transData)
         axes.add_artist(shape)
     reach = np.abs([agent.state.pos[index].tolist() for agent in world.agents]).max(0)
@@ -40,7 +41,7 @@ def picture(world: Any, scenario: Any, index: int = 0) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _shape(shape: Any, color: tuple[float, ...], alpha: float) -> Any:
+def _shape(shape: Any, color: tuple[float, float, float], alpha: float) -> Any:
     """A shape of the package around the origin."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Circle, Rectangle
