@@ -145,6 +145,8 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):
         return len(one) == len(other) and all(map(_same, one, other))
     try:
+        if isinstance(one, float | np.floating) and one != one:  # NaN, which loses its identity when it is pickled
+            return type(one) is type(other) and bool(other != other)
         return type(one) is type(other) and bool(np.all(one == other))
     except (TypeError, ValueError):
         return False

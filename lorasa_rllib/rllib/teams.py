@@ -24,9 +24,14 @@ def team_spec(config: TeamConfig) -> TeamSpec:
 def learn_team(config: TeamConfig, keep: bool = False, worker: Worker | None = None) -> KnownTeam:
     """The known team behind `team_spec`; determines it if necessary, by building a copy of the environment.
 
-    keep: leave a copy that has to be built open for `environments`. worker: its env runner; None: the driver's.
+    keep: leave a copy that has to be built open for `environments`. worker: its env runner; None: the driver's. Remote
+    env runners take the team over from the driver as it is, and compare their environments with it.
     """
     known = config.known_team
+    if known is not None and worker is not None and worker.worker_index:
+        # The driver decided the order. Settings that do not equal their own copies must not bring another one.
+        known = known.moved_to(config.env, config.env_config)
+        know(config, known)
     if known is None or not known.belongs_to(config.env, config.env_config):
         if known is not None:
             known.seen.close()

@@ -44,7 +44,7 @@ class CountedGame(games.Game):
 
     names = ("ann", "bob", "cleo")
 
-    def __init__(self, log, length=9, order_by=0):
+    def __init__(self, log, length=9, order_by=0, other=None):
         super().__init__(length)
         self.log = log
         note(log, "built")

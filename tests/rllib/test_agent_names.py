@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lorasa_rllib import MAPPO, MAPPOConfig
-from lorasa_rllib.envs.base import TeamEnvError
+from lorasa_rllib.envs.base import TeamEnvError, Worker
 from lorasa_rllib.policies.folder import read_policy
 from lorasa_rllib.rllib.checkpoints import read_checkpoint
+from lorasa_rllib.rllib.teams import learn_team
 from lorasa_rllib.studies.playing import Environment, environment_of
 from tests.rllib import counted
 from tests.rllib.test_phases_and_restore import weights_of
@@ -112,6 +113,30 @@ def test_rows_belong_to_the_same_agents_in_every_process(game_config, build, tmp
         assert list(env.spec.agents) == agents
         np.testing.assert_allclose(env.reset(0).obs[0, :, 3], [counted.CountedGame.names.index(a) / 10 for a in agents])
         env.close()
+
+
+class EqualToNothing:
+    def __eq__(self, other):
+        return False
+
+    def __hash__(self):
+        return 0
+
+
+@pytest.mark.parametrize("other", [float("nan"), {"a": [np.float32("nan")]}, EqualToNothing()])
+def test_settings_that_do_not_equal_their_copies_leave_the_order_as_it_is(game_config, other):
+    config = game_config(other=other)
+    agents = config.team_spec().agents
+    there = pickle.loads(pickle.dumps(config))  # on its way to another process, NaN loses its identity
+    assert there.known_team.belongs_to(there.env, there.env_config)
+    there.env_config["order_by"] = 1  # no longer equal: the driver's order stays
+    assert learn_team(there, worker=Worker(1)).spec.agents == there.team_spec().agents == agents
+
+
+def test_nan_in_env_config_does_not_change_the_order_on_env_runners(game_config, build):
+    algo = build(game_config(other=float("nan")).env_runners(num_env_runners=1))
+    agents = list(algo.config.team_spec().agents)
+    assert algo.env_runner_group.foreach_env_runner(rows_of, local_env_runner=False) == [agents]
 
 
 @pytest.mark.parametrize("table", [None, (0, 1, 1)])
