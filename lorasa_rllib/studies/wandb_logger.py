@@ -74,5 +74,6 @@ class WandB(WandbLoggerCallback):
         super()._cleanup_logging_actors(timeout, kill_on_timeout)
 
     def log_film(self, trial: Trial, film: Path, env_steps: int) -> None:
-        video = wandb.Video(str(film), caption=f"{env_steps:,} environment steps", format=film.suffix[1:])
+        caption = f"{env_steps:,} environment steps"
+        video = wandb.Video(str(film), caption=caption, format="gif" if film.suffix == ".gif" else "mp4")
         self._trial_queues[trial].put((_QueueItem.RESULT, {"film": video}))
