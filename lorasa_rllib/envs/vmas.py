@@ -14,6 +14,7 @@ from torch import Tensor
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.devices import checked_device
 from lorasa_rllib.envs.random_stream import RandomStream
+from lorasa_rllib.envs.settings import flag, whole_number
 from lorasa_rllib.envs.vmas_renewal import Renewal
 from lorasa_rllib.envs.vmas_worlds import Worlds, import_vmas
 from lorasa_rllib.spec import TeamSpec
@@ -57,7 +58,7 @@ class VMASTeam(VectorTeamEnv[Tensor]):
         **options: Any,
     ):
         self.device, self.num_envs = checked_device(device), num_envs
-        self._limit = _checked_limit(max_episode_steps)
+        self._limit = whole_number("max_episode_steps", max_episode_steps, 1)
         kind = _kind_of_actions(continuous_actions, multidiscrete_actions)
         self._stream = RandomStream(self.device)
 
@@ -68,7 +69,7 @@ class VMASTeam(VectorTeamEnv[Tensor]):
 
         self._worlds = worlds(num_envs)
         self._renewal = Renewal(self._worlds, worlds(num_envs + 1))  # the extra one tells the axis of worlds apart
-        self.spec = self._worlds.spec(id_capacity)
+        self.spec = self._worlds.spec(whole_number("id_capacity", id_capacity))
         self._is_new = True
         self._steps = torch.zeros(num_envs, dtype=torch.int64, device=self.device)
         self._active = torch.ones(num_envs, self.spec.num_agents, dtype=torch.bool, device=self.device)
@@ -86,10 +87,13 @@ class VMASTeam(VectorTeamEnv[Tensor]):
         id_capacity: int = 0,
         **options: Any,
     ) -> TeamSpec:
-        _checked_limit(max_episode_steps)
+        whole_number("max_episode_steps", max_episode_steps, 1)
+        ids = whole_number("id_capacity", id_capacity)
         kind, stream = _kind_of_actions(continuous_actions, multidiscrete_actions), RandomStream(torch.device("cpu"))
         with stream, torch.inference_mode():
-            return Worlds(scenario, 1, torch.device("cpu"), kind, options).spec(id_capacity)
+            return Worlds(scenario, 1, torch.device("cpu"), kind, options).spec(
+                whole_number("id_capacity", id_capacity)
+            )
 
     @classmethod
     def check_machine(cls) -> None:
@@ -156,13 +160,8 @@ class VMASTeam(VectorTeamEnv[Tensor]):
         return flat if self._shown is None else flat.index_select(1, self._shown)
 
 
-def _checked_limit(steps: int) -> int:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"max_episode_steps={steps!r} must be a number of steps of at least 1.")
-    return steps
-
-
 def _kind_of_actions(continuous: bool, several: bool) -> str:
+    continuous, several = flag("continuous_actions", continuous), flag("multidiscrete_actions", several)
     if several and continuous:
         raise ValueError("multidiscrete_actions=True is for discrete actions: set continuous_actions=False, too.")
     return "continuous" if continuous else "components" if several else "discrete"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from lorasa_rllib.envs.known_team import KnownTeam
 from lorasa_rllib.envs.registry import ENVIRONMENTS, environment_class, make_environment
@@ -48,6 +49,15 @@ BAD = {
         ({"max_episode_steps": 10.5}, "max_episode_steps=10.5 must be"),
         ({"state": "agent", "death_mask": "no"}, "death_mask='no' must be True or False"),
     ],
+    "vmas": [
+        ({"scenario": "navigtion"}, "scenario='navigtion' is unknown to VMAS"),
+        ({"scenario": ["navigation"]}, r"scenario=\['navigation'\] is unknown to VMAS"),
+        ({"max_episode_steps": 10.5}, "max_episode_steps=10.5 must be a whole number of at least 1"),
+        ({"max_episode_steps": "5"}, "max_episode_steps='5' must be"),
+        ({"continuous_actions": "false"}, "continuous_actions='false' must be True or False"),
+        ({"multidiscrete_actions": 1}, "multidiscrete_actions=1 must be True or False"),
+        ({"n_agent": 3}, "refuses these options"),
+    ],
 }
 FOR_ALL = [({"id_capacity": 9.5}, "id_capacity=9.5 must be"), ({"num_envs": 3}, "env_config must not set 'num_envs'")]
 
@@ -74,8 +84,9 @@ def test_numbers_of_numpy_and_whole_floats_are_whole_numbers(name):
     if name != "synthetic":
         limited = make_environment(name, 1, {**least, "max_episode_steps": np.int64(3)}, 0)
         step, steps = limited.reset(0), 0
-        none = np.zeros((1, plain.num_agents, *[plain.action_size] * plain.continuous), step.obs.dtype)
+        none = np.zeros((1, plain.num_agents, *[plain.action_size] * plain.continuous), np.float32)
         actions = none if plain.continuous else none.astype(np.int64)
+        actions = actions if limited.device is None else torch.from_numpy(actions)
         while not len(step.ended):
             actions = actions if step.masks is None else step.masks.argmax(-1)
             step, steps = limited.step(actions), steps + 1
