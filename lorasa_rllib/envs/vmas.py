@@ -91,9 +91,7 @@ class VMASTeam(VectorTeamEnv[Tensor]):
         ids = whole_number("id_capacity", id_capacity)
         kind, stream = _kind_of_actions(continuous_actions, multidiscrete_actions), RandomStream(torch.device("cpu"))
         with stream, torch.inference_mode():
-            return Worlds(scenario, 1, torch.device("cpu"), kind, options).spec(
-                whole_number("id_capacity", id_capacity)
-            )
+            return Worlds(scenario, 1, torch.device("cpu"), kind, options).spec(ids)
 
     @classmethod
     def check_machine(cls) -> None:
