@@ -6,11 +6,11 @@ import torch
 
 
 def checked_device(device: str | torch.device) -> torch.device:
-    """The device that `env_config` names. Raises ValueError if there is no such device here."""
+    """The device named in `env_config`. Raises ValueError if this machine does not have it."""
     try:
         found = torch.device(device)
     except RuntimeError:
-        raise ValueError(f'device={device!r} is no device; use "cpu", "cuda", or a GPU such as "cuda:1".') from None
+        raise ValueError(f'device={device!r} is not a device; use "cpu", "cuda", or a GPU such as "cuda:1".') from None
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device={str(device)!r} asks for a GPU, but PyTorch finds {torch.cuda.device_count()} of them in this "

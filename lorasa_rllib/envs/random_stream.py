@@ -25,7 +25,7 @@ class RandomStream:
         self._own = random.Random().getstate(), np.random.MT19937(), torch.get_rng_state(), self._of_gpu()
 
     def seed(self, seed: int) -> None:
-        """Begins the stream anew: as after seeding all generators."""
+        """Restarts the stream, as if all generators had just been seeded."""
         with self:
             random.seed(seed)
             np.random.seed(seed % 2**32)  # noqa: NPY002 - simulators draw from this one

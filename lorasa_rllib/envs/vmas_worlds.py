@@ -41,7 +41,7 @@ class Worlds:
     def __init__(self, scenario: Any, num_envs: int, device: torch.device, actions: str, options: Mapping[str, Any]):
         self.scenario = loaded(scenario)
         for name in sorted(set(options) & set(RENAMED)):
-            raise ValueError(f"{name}={options[name]!r} is no option of a scenario; use {RENAMED[name]}.")
+            raise ValueError(f"{name}={options[name]!r} is not an option of a scenario; use {RENAMED[name]}.")
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", "Scenario kwargs", UserWarning)  # options that it does not know

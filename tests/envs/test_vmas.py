@@ -214,7 +214,7 @@ def test_a_gpu_that_is_not_there_is_named_with_the_remedy():
         pytest.skip("there is one")
     with pytest.raises(ValueError, match="num_gpus_per_env_runner=1"):
         VMASTeam(1, device="cuda")
-    with pytest.raises(ValueError, match="is no device"):
+    with pytest.raises(ValueError, match="is not a device"):
         VMASTeam(1, device="gpu")
 
 

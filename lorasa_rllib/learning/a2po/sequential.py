@@ -25,7 +25,7 @@ from lorasa_rllib.learning.batch import in_time, value_rows
 from lorasa_rllib.learning.cuda_graphs import Graphs
 from lorasa_rllib.learning.normalisers import AllSum, alone, update_obs_norm
 from lorasa_rllib.learning.passes import shuffled
-from lorasa_rllib.learning.replayed import key_of, why_not_recorded
+from lorasa_rllib.learning.replayed import changed, key_of, why_not_recorded
 from lorasa_rllib.learning.step import Optimisers, arrange, moved_far
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.rollout.columns import TeamRollout
@@ -52,6 +52,7 @@ def update(
     noise = torch.Generator(generator.device).manual_seed(pick(2**31))
     sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum, graphs)
     steps = sequence.run()
+    changed(optimisers)  # replayed steps count on the device only
     update_obs_norm(policy, rollout, settings.obs_norm_in_adapter_phase, all_sum)
     return sequence.log | summary(steps, settings, -(-rollout.num_agents // settings.units_per_step))
 
