@@ -2,7 +2,9 @@
 #     docker build -t lorasa . && docker run --rm -v "$PWD/results/runs:/results" lorasa
 #     docker run --rm -v "$PWD/results/runs:/results" lorasa --scenario Ant-4x2 --methods ps lora --seeds 3
 # The image of clusters on Kubernetes is another one: cluster/Dockerfile.
-FROM python:3.11-slim
+# By digest, of amd64 and arm64 alike: what a tag names may change overnight. PYTHON_IMAGE takes another one.
+ARG PYTHON_IMAGE=python:3.11.14-slim@sha256:c8271b1f627d0068857dce5b53e14a9558603b527e46f1f901722f935b786a39
+FROM ${PYTHON_IMAGE}
 RUN apt-get update && apt-get install -y --no-install-recommends g++ libegl1 libgl1 && rm -rf /var/lib/apt/lists/*
 WORKDIR /lorasa-rllib
 COPY setup.cfg pyproject.toml constraints.txt README.md LICENSE ./

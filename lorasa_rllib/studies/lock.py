@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from pyarrow.fs import FileSystem, FileType
@@ -48,17 +49,27 @@ def locked(folder: str) -> Iterator[None]:
 
 
 def _take(folder: str, filesystem: FileSystem, file: str, mine: dict[str, Any]) -> None:
-    if (here := local_folder(folder)) is not None:  # O_EXCL decides who was first
-        try:
-            os.close(os.open(here / FILE, os.O_CREAT | os.O_EXCL, 0o644))
-        except FileExistsError:
-            _check_free(folder, _read(filesystem, file))
-    else:
-        _check_free(folder, _read(filesystem, file))
+    if (here := local_folder(folder)) is not None and _created(here / FILE, mine):
+        return
+    _check_free(folder, _read(filesystem, file))
     _write(filesystem, file, mine)
     time.sleep(0.2)  # if two processes take over a stale lock, the later writer wins
     if (owner := _read(filesystem, file)).get("token") != mine["token"]:
         raise ValueError(_refused(folder, owner))
+
+
+def _created(file: Path, mine: dict[str, Any]) -> bool:
+    """Creates the lock, unless there is one, together with its content: a process may be killed at any time."""
+    own = file.with_name(f"{file.name}.{mine['token']}")
+    try:
+        own.write_bytes(_content(mine))
+        os.link(own, file)  # fails if there is one
+    except OSError:  # or there are no links: the later writer will win
+        return False
+    finally:
+        with suppress(OSError):
+            own.unlink()
+    return True
 
 
 def _check_free(folder: str, owner: dict[str, Any]) -> None:
@@ -96,7 +107,11 @@ def _renew(filesystem: FileSystem, file: str, mine: dict[str, Any], done: thread
 
 def _write(filesystem: FileSystem, file: str, mine: dict[str, Any]) -> None:
     with filesystem.open_output_stream(file) as stream:
-        stream.write(json.dumps(mine | {"renewed": time.time()}).encode())
+        stream.write(_content(mine))
+
+
+def _content(mine: dict[str, Any]) -> bytes:
+    return json.dumps(mine | {"renewed": time.time()}).encode()
 
 
 def _read(filesystem: FileSystem, file: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -34,6 +35,23 @@ def test_the_second_start_is_refused_and_a_killed_ones_lock_is_taken_over(tmp_pa
     with locked(folder):
         assert json.loads((tmp_path / "experiment" / FILE).read_text())["pid"] == os.getpid()
     assert not (tmp_path / "experiment" / FILE).exists()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_start_that_is_killed_while_it_creates_the_lock_is_taken_over_at_once(tmp_path, when):
+    killed = f"""
+import os, signal
+link = os.link
+def dies(*names):
+    if {when == "after"}:
+        link(*names)
+    os.kill(os.getpid(), signal.SIGKILL)
+os.link = dies
+{HOLD}"""
+    first = subprocess.run([sys.executable, "-c", killed, str(tmp_path)], stdin=subprocess.DEVNULL, check=False)
+    assert first.returncode == -signal.SIGKILL
+    with locked(str(tmp_path)):
+        assert json.loads((tmp_path / FILE).read_text())["pid"] == os.getpid()
 
 
 @pytest.mark.parametrize(("age", "free"), [(STALE - 10, False), (STALE + 10, True)])
