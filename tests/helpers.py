@@ -299,11 +299,13 @@ def random_rollout(
     dead: tuple[int, ...] = (),
     chunk_length: int = 2,
     noise: float = 0.2,
+    absent_forget: bool = True,
 ) -> TeamRollout:
     """A rollout of numpy arrays in double precision with random deaths, terminations and truncations.
 
     Actions are drawn from the policy, log-probabilities are then disturbed by `noise`: ratios differ from 1.
-    The agents `dead` never live. Recurrent networks start from zero states and forget at the ends of episodes.
+    The agents `dead` never live. Recurrent networks start from zero states and forget at the ends of episodes; unless
+    `absent_forget` is False, agents also forget while they are absent.
     """
     spec, owners, network = policy.config.spec, policy.config.owners, policy.config.network
     rng = np.random.default_rng(seed)
@@ -314,23 +316,27 @@ def random_rollout(
     state = rng.standard_normal((steps + 1, envs, *spec.state_shape))
     keep = torch.as_tensor(np.concatenate([np.ones((1, envs), bool), ~(terminated | truncated)])).unsqueeze(-1)
     extra: dict[str, Any] = {}
+    if network.critic_recurrent:
+        extra["final_values"] = rng.standard_normal((truncated.sum(), policy.critic.num_values))
+    final_index = rng.permutation(np.argwhere(truncated))
+    active = rng.random((steps, envs, spec.num_agents)) < 0.7
+    active[..., list(dead)] = False
+    of_actor = keep.expand(-1, -1, spec.num_agents).clone()
+    if absent_forget:
+        of_actor[1:] &= torch.as_tensor(active)
     with torch.no_grad():
         distribution, states = policy.actor.unroll(
-            obs, roles=roles, masks=masks, keep=keep[:-1], adapters=policy.adapters_on
+            obs, roles=roles, masks=masks, keep=of_actor[:-1], adapters=policy.adapters_on
         )
         actions = distribution.sample(seeded(seed))
         log_probs = distribution.log_prob(actions)
         if network.recurrent:
-            extra["actor_state"] = _into_chunks(states, keep, chunk_length)
+            extra["actor_state"] = _into_chunks(states, of_actor, chunk_length)
         if network.critic_recurrent:
             values, states = policy.critic.unroll(torch.as_tensor(state), keep=keep)
             extra |= {"values": values.numpy(), "critic_state": _into_chunks(states[:-1], keep, chunk_length)}
-            extra["final_values"] = rng.standard_normal((truncated.sum(), values.shape[-1]))
     disturbance = noise * torch.randn(log_probs.shape, generator=seeded(seed), dtype=torch.double)
     real = torch.as_tensor(spec.dims_mask())
-    final_index = rng.permutation(np.argwhere(truncated))
-    active = rng.random((steps, envs, spec.num_agents)) < 0.7
-    active[..., list(dead)] = False
     return TeamRollout(
         obs=obs.numpy(),
         state=state,

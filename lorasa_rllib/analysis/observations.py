@@ -18,7 +18,8 @@ class ObservationBank:
     """Pooled trajectories of all agents: B columns of T steps, each from one agent.
 
     obs:    [T, B, o] observations, padded to the widest agent.
-    keep:   bool [T, B], False where an episode begins, which resets the hidden state; None: True everywhere.
+    keep:   bool [T, B], False where an episode begins or the agent was absent in the step before, which resets the
+            hidden state; None: True everywhere.
     masks:  bool [T, B, choices], available choices (discrete teams); None: all.
     active: bool [T, B], True where the agent was alive; None: everywhere. Policies are unrolled through all rows, but
             only active ones are evaluated.
@@ -72,11 +73,16 @@ def bank_of(
     columns = _evenly(envs * agents, limit)
     agent = columns // envs
     env = (columns + agent) % envs  # otherwise a limit of N columns would cover only one environment
+    kept = None if keep is None else keep[:, env]
+    alive = None if active is None else active[:, env, agent]
+    if alive is not None:
+        kept = np.ones_like(alive) if kept is None else kept.copy()
+        kept[1:] &= alive[:-1]  # as in acting and training, agents begin without memory
     return ObservationBank(
         obs=obs[:, env, agent],
-        keep=None if keep is None else keep[:, env],
+        keep=kept,
         masks=None if masks is None else masks[:, env, agent],
-        active=None if active is None else active[:, env, agent],
+        active=alive,
         agents=agent,
     )
 
@@ -94,7 +100,7 @@ def inputs_of(policy: TeamPolicy, bank: ObservationBank) -> Iterator[dict[str, A
 
     Agent i's policy receives every observation as its own: with its id features, weights and adapter, and, if
     observation sizes differ, with as many entries as it has (those that the observing agent lacks are 0). Recurrent
-    policies start from zero hidden states and reset them where the bank's episodes begin. Role k's policy receives
+    policies start from zero hidden states and reset them where the bank says so (`keep`). Role k's policy receives
     every row with role k and otherwise as the row's own agent. Adapters are used only in phases that use them.
     """
     spec, router = policy.config.spec, policy.actor.router

@@ -49,7 +49,8 @@ class Batch:
     targets [L, C, V]: normalised returns
     masks bool [L, C, N, a] or None  roles int64 [L, C, N] or None, -1 for roles without an adapter
     Recurrent networks: actor_state [C, N, h], critic_state [C, V, h], hidden states before the first step; keep bool
-    [L, C, 1], False where an episode begins within a sequence.
+    [L, C, 1], False where an episode begins within a sequence; actor_keep bool [L, C, N], also False where an agent
+    was absent in the step before (unless `Rules.absent_forget` is off): it joins or returns without memory.
     """
 
     obs: Tensor
@@ -66,6 +67,7 @@ class Batch:
     actor_state: Tensor | None = None
     critic_state: Tensor | None = None
     keep: Tensor | None = None
+    actor_keep: Tensor | None = None
 
     def __len__(self) -> int:
         """C."""
@@ -153,7 +155,7 @@ def in_batch(
     """As `prepare`, from precomputed targets."""
     counted = value_rows(targets.returns, rollout.active, settings)
     settings.rules.before_passes(policy, targets.returns, counted, all_sum)
-    batch = _in_sequences(policy, rollout, targets, settings.chunk_length, all_sum)
+    batch = _in_sequences(policy, rollout, targets, settings, all_sum)
     explained = _explained(values=targets.baseline, returns=targets.returns, all_sum=all_sum)
     return batch, {"vf_explained_var": explained}
 
@@ -222,19 +224,20 @@ def standardise(advantages: Tensor, active: Tensor, all_sum: AllSum = alone, sum
 
 
 def _in_sequences(
-    policy: TeamPolicy, rollout: TeamRollout[Tensor], targets: Targets, chunk_length: int, all_sum: AllSum
+    policy: TeamPolicy, rollout: TeamRollout[Tensor], targets: Targets, settings: MAPPOSettings, all_sum: AllSum
 ) -> Batch:
     """A rollout and its targets, cut into sequences."""
     recurrent = policy.config.network.recurrent or policy.config.network.critic_recurrent
-    length = chunk_length if recurrent else 1
+    length = settings.chunk_length if recurrent else 1
     if rollout.num_steps % length:
         raise ValueError(f"{rollout.num_steps} steps cannot be cut into chunks of chunk_length={length}.")
-    keep = None
+    keep = actor_keep = None
     if recurrent:
-        begins = torch.zeros_like(rollout.terminated)
-        begins[1:] = (rollout.terminated | rollout.truncated)[:-1]
-        keep = in_sequences(~begins, length).unsqueeze(-1)
-        keep[0] = True  # the stored hidden states already account for resets
+        ended = (rollout.terminated | rollout.truncated).unsqueeze(-1)
+        keep = _into_next(~ended, length)
+        if policy.config.network.recurrent:
+            remembers = rollout.active if settings.rules.absent_forget else torch.ones_like(rollout.active)
+            actor_keep = _into_next(~ended & remembers, length)
     roles = rollout.roles
     return Batch(
         obs=in_sequences(rollout.obs, length),
@@ -248,7 +251,18 @@ def _in_sequences(
         actor_state=None if rollout.actor_state is None else rollout.actor_state.flatten(0, 1),
         critic_state=None if rollout.critic_state is None else rollout.critic_state.flatten(0, 1),
         keep=keep,
+        actor_keep=actor_keep,
     )
+
+
+def _into_next(after: Tensor, length: int) -> Tensor:
+    """bool [T, E, ...], whether memory outlasts each step -> [L, C, ...]: whether it reaches the step.
+
+    True in the first steps of sequences, whose stored hidden states already account for it.
+    """
+    kept = in_sequences(after.roll(1, 0), length)
+    kept[0] = True
+    return kept
 
 
 def in_sequences(column: Tensor, length: int) -> Tensor:

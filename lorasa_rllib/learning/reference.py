@@ -31,6 +31,9 @@ class Quirks(A2PORules):
     narrow_fresh_norm:     the value normaliser starts with standard deviation 0.1. Off: 1.
     norm_every_step:       the value normaliser is updated with the returns at every optimiser step, just before they
                            are normalised. Off: once per rollout.
+    absent_memory:         the hidden states of absent and dead agents move on with observations of zeros, in sampling
+                           and evaluation as in training. Off: agents begin without memory when they join or return,
+                           as in `load_policy().act` by name.
 
     A2PO only:
 
@@ -49,6 +52,7 @@ class Quirks(A2PORules):
     zero_time_limits: bool = False
     narrow_fresh_norm: bool = False
     norm_every_step: bool = False
+    absent_memory: bool = False
     lambda_twice: bool = False
     first_position: bool = False
     score_over_value: bool = False
@@ -80,6 +84,10 @@ class Quirks(A2PORules):
             return targets
         update_value_norm(policy, returns, counted(), all_sum, agents)
         return policy.value_norm.normalise(returns, slice(None) if agents is None else list(agents))
+
+    @property
+    def absent_forget(self) -> bool:
+        return not self.absent_memory
 
     @property
     def why_not_compiled(self) -> str | None:
@@ -183,7 +191,7 @@ class _SingleSteps:
     @torch.no_grad()
     def __init__(self, policy: TeamPolicy, batch: Batch):
         self._policy, self._batch = policy, batch
-        keep = _present(batch.keep)
+        keep = _present(batch.actor_keep)
         _, after = policy.actor.unroll(
             batch.obs,
             roles=batch.roles,

@@ -116,7 +116,7 @@ def loss_sums(
     everyone: True if all rows are known to be live.
     """
     distribution = policy.distribution(
-        batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep
+        batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.actor_keep
     )
     loss, stats = policy_sums(distribution, batch, settings, policy.actor.real_actions(), noise, everyone=everyone)
     values, _ = policy.critic.unroll(batch.state, batch.critic_state, batch.keep)

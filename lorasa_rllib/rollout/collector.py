@@ -177,7 +177,7 @@ class Collector(Generic[Array]):
                 hidden=self._memory.actor,
             )
             if hidden is not None:
-                self._memory.keep("actor", hidden)
+                self._memory.keep_actor(hidden, arrays.tensor(step.active))
             if draw == "mode":
                 actions = distribution.mode()
             elif draw == "random":

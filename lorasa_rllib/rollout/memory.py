@@ -18,13 +18,25 @@ from lorasa_rllib.rollout.columns import TeamRollout
 class Memory:
     """Hidden states of actor [E, N, h] and critic [E, V, h]; None if the network is feed-forward.
 
-    device: `VectorTeamEnv.device` of the environments.
+    Agents that are absent forget: they begin with a hidden state of zeros when they join or return, as with
+    `load_policy().act` by name. The critic, which is used in training only and reads the global state, remembers all
+    steps.
+
+    device: `VectorTeamEnv.device` of the environments. absent_forget: False: the hidden states of absent agents move
+    on with observations of zeros (`Rules.absent_forget`).
     """
 
-    def __init__(self, config: PolicyConfig, num_envs: int, chunk_length: int, device: torch.device | None = None):
+    def __init__(
+        self,
+        config: PolicyConfig,
+        num_envs: int,
+        chunk_length: int,
+        device: torch.device | None = None,
+        absent_forget: bool = True,
+    ):
         network, spec = config.network, config.spec
         self.recurrent = network.recurrent
-        self.chunk_length = chunk_length
+        self.chunk_length, self._absent_forget = chunk_length, absent_forget
         self.num_values = 1 if config.critic_input == "state" else spec.num_agents
         sizes = {"actor": spec.num_agents, "critic": self.num_values}
         used = {"actor": network.recurrent, "critic": network.critic_recurrent}
@@ -46,9 +58,16 @@ class Memory:
         for state in self._states.values():
             state[slice(None) if slots is None else torch.from_numpy(slots)] = 0.0
 
-    def keep(self, network: str, state: Tensor) -> None:
-        """Stores the hidden state [E, N or V, h] of "actor" or "critic" after a step."""
-        self._states[network].copy_(state)
+    def keep_actor(self, state: Tensor, active: Tensor) -> None:
+        """Stores the actor's hidden state [E, N, h] after a step. active bool [E, N]: the agents that took it."""
+        if self._absent_forget:
+            torch.mul(state, active.unsqueeze(-1), out=self._states["actor"])
+        else:
+            self._states["actor"].copy_(state)
+
+    def keep_critic(self, state: Tensor) -> None:
+        """Stores the critic's hidden state [E, V, h] after a step."""
+        self._states["critic"].copy_(state)
 
     def columns(self, steps: int, arrays: Arrays[Array]) -> dict[str, Array]:
         """The recurrent networks' columns of a rollout of `steps` steps, uninitialised."""
@@ -90,7 +109,7 @@ class RunningCritic(Generic[Array]):
             values, hidden = self._critic.step(self._arrays.tensor(step.state), self._hidden())
             rollout.values[t] = self._arrays.of_tensor(values)
             if t < rollout.num_steps:
-                self._memory.keep("critic", hidden)
+                self._memory.keep_critic(hidden)
 
     def record_final(self, slots: np.ndarray, state: Array) -> None:
         """Records the values of the true last global states [F, ...] of truncated slots [F].

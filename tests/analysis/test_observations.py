@@ -22,7 +22,9 @@ def test_columns_are_whole_trajectories_of_all_agents_alike(steps, envs, agents,
     t, e, n = np.moveaxis(bank.obs, -1, 0)
     assert (t == np.arange(steps)[:, None]).all() and (e == e[0]).all() and (n == bank.agents).all()
     assert len({*zip(e[0], n[0], strict=True)}) == e.shape[1] == min(limit, envs * agents)
-    np.testing.assert_array_equal(bank.keep, keep[t, e])
+    remembers = keep[t, e]
+    remembers[1:] &= active[t, e, n][:-1]  # agents forget while they are absent
+    np.testing.assert_array_equal(bank.keep, remembers)
     np.testing.assert_array_equal(bank.masks, masks[t, e, n])
     np.testing.assert_array_equal(bank.active, active[t, e, n])
     per_agent = np.bincount(bank.agents, minlength=agents)

@@ -162,6 +162,45 @@ class LateMasks(Game):
         return int(action) - 1
 
 
+class Guests(Game):
+    """Agents come late, go and return; what they see tells steps and agents apart. Written down for the last game."""
+
+    present: ClassVar = {"ann": {0, 1, 4, 5, 6, 7, 8, 9, 11}, "bob": {2, 3, 7, 8}, "cleo": set(range(12)) - {6}}
+    told: ClassVar = []  # of every step: whether an episode begins, the observations, and the actions
+
+    def acts(self, agent):
+        return spaces.Box(-1, 1, (2,), np.float32)
+
+    def who(self):
+        return [agent for agent in self.possible_agents if self.time in self.present[agent]]
+
+    def observe(self, agent):
+        n = self.possible_agents.index(agent)
+        return np.sin(3.0 * np.arange(4) + 5 * n + 2 * self.time + self.place[agent]).reshape(2, 2).astype(np.float32)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed)
+        self.agents = self.who()
+        self.seen = {agent: self.observe(agent) for agent in self.agents}
+        return self.seen, self.infos()
+
+    def step(self, actions):
+        self.told.append((self.time == 0, self.seen, actions))
+        acted = self.agents
+        self.time += 1
+        for agent, action in actions.items():
+            self.place[agent] = float(np.clip(self.place[agent] + action[0], 0, self.places - 1))
+        over = self.time >= self.length
+        self.agents = [] if over else self.who()
+        there = {agent: agent in self.agents for agent in acted}
+        self.seen = {agent: self.observe(agent) for agent in self.agents}
+        obs = self.seen | {agent: self.observe(agent) for agent in acted}
+        rewards = {agent: float(self.place[agent]) for agent in acted}
+        cuts = {agent: over for agent in acted}
+        ends = {agent: not (over or there[agent]) for agent in acted}
+        return obs, rewards, ends, cuts, self.infos(list(obs))
+
+
 class Stuck(Masked):
     """After some steps bob has no choice left."""
 

@@ -64,7 +64,7 @@ def finished_gradients(optimiser):
 
 def row_losses(policy, batch, config):
     """Policy loss [L, B, N] and value loss [L, B, V] of every row, written out."""
-    sequence = {"state": batch.actor_state, "keep": batch.keep}
+    sequence = {"state": batch.actor_state, "keep": batch.actor_keep}
     distribution = policy.distribution(batch.obs, roles=batch.roles, masks=batch.masks, **sequence)
     log_ratio = distribution.log_prob(batch.actions) - batch.log_probs
     ratio = (log_ratio.sum(-1, keepdim=True) if config.joint_ratio else log_ratio).exp()

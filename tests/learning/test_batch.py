@@ -39,10 +39,12 @@ def test_sequences_unrolled_from_stored_states_repeat_what_was_acted(chunks, len
     with torch.no_grad():
         keep = torch.ones(rollout.num_steps, envs, 1, dtype=torch.bool)
         keep[1:] = ~(rollout.terminated | rollout.truncated)[:-1].unsqueeze(-1)
+        keep = keep.expand(rollout.active.shape).clone()
+        keep[1:] &= rollout.active[:-1]  # agents forget while they are absent
         whole, _ = policy.actor.unroll(rollout.obs, keep=keep)
         rollout.log_probs = whole.log_prob(rollout.actions)
         batch, _ = prepare(policy, rollout, MAPPOSettings(chunk_length=length))
-        again, _ = policy.actor.unroll(batch.obs, state=batch.actor_state, keep=batch.keep)
+        again, _ = policy.actor.unroll(batch.obs, state=batch.actor_state, keep=batch.actor_keep)
         values, _ = policy.critic.unroll(batch.state, batch.critic_state, batch.keep)
     assert len(batch) == chunks * envs and batch.env_steps == chunks * length * envs
     torch.testing.assert_close(again.log_prob(batch.actions), batch.log_probs)
@@ -61,6 +63,8 @@ def test_columns_of_a_sequence_are_consecutive_steps_of_one_environment():
             assert torch.equal(batch.actor_state[sequence], rollout.actor_state[chunk, e])
             ended = (rollout.terminated | rollout.truncated)[steps, e]
             assert batch.keep[:, sequence, 0].tolist() == [True, *(~ended[:-1]).tolist()]
+            remembers = ~ended[:-1, None] & rollout.active[steps, e][:-1]
+            assert batch.actor_keep[0, sequence].all() and torch.equal(batch.actor_keep[1:, sequence], remembers)
 
 
 def test_steps_that_cannot_be_cut_into_chunks_are_refused():

@@ -12,6 +12,7 @@ from lorasa_rllib.learning.batch import prepare
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import shards_of_learners
+from tests.envs.games import Guests
 
 ENVIRONMENTS = {
     "unequal agents": ("synthetic", {"num_agents": 3, "unequal": True, "episode_length": 9, "termination": 0.05}),
@@ -23,6 +24,7 @@ ENVIRONMENTS = {
         "synthetic",
         {"num_agents": 4, "num_roles": 3, "role_changes": 0.3, "episode_length": 9, "termination": 0.05},
     ),
+    "agents that go and return": ("pettingzoo", {"env": Guests}),
     "HalfCheetah 6x1": ("mamujoco", {"scenario": "HalfCheetah", "agent_conf": "6x1", "max_episode_steps": 11}),
 }
 
@@ -55,13 +57,13 @@ def live(x, batch):
 @pytest.mark.parametrize("phase", ["backbone", "adapters", "joint"])
 @pytest.mark.parametrize("env", ENVIRONMENTS)
 def test_log_probs_and_values_on_the_learner_equal_those_of_two_runners_in_every_live_row(
-    small_config, env, phase, network
+    small_config, env, phase, network, reference=False
 ):
     name, env_config = ENVIRONMENTS[env]
     by_role = {"adapter_key": "role"} if "num_roles" in env_config else {}
     config = small_config(name, env_config, **by_role).network(**NETWORKS[network])
     config = config.env_runners(num_env_runners=2, num_envs_per_env_runner=3)
-    config = config.training(train_batch_size_per_learner=6 * 20, chunk_length=5)
+    config = config.training(train_batch_size_per_learner=6 * 20, chunk_length=5, reference=reference)
     learner = config.build_learner(spaces=config.spaces())
     distinct_adapters(learner.policy)
     learner.policy.set_phase(phase)
@@ -79,7 +81,7 @@ def test_log_probs_and_values_on_the_learner_equal_those_of_two_runners_in_every
         batch, _ = prepare(copy.deepcopy(learner.policy), rollout, config.plan().update)
         with torch.no_grad():
             distribution = learner.policy.distribution(
-                batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep
+                batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.actor_keep
             )
             log_probs = distribution.log_prob(batch.actions)
             values, _ = learner.policy.critic.unroll(batch.state, batch.critic_state, batch.keep)
@@ -91,6 +93,12 @@ def test_log_probs_and_values_on_the_learner_equal_those_of_two_runners_in_every
     assert ended > 6
     for runner in runners:
         runner.stop()
+
+
+def test_runners_remember_for_absent_agents_where_the_learner_does(small_config):
+    test_log_probs_and_values_on_the_learner_equal_those_of_two_runners_in_every_live_row(
+        small_config, "agents that go and return", "joint", "published", reference=True
+    )
 
 
 def check_stored_values(policy, rollout):

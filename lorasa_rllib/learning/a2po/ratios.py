@@ -35,7 +35,7 @@ class Ratios:
         moved = None if unit is None else moved_by(policy, unit)
         if moved is None:
             everyone = policy.distribution(
-                batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep
+                batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.actor_keep
             )
             self.log_probs = everyone.log_prob(batch.actions)
             self.log_ratio = self.log_ratio_of(self.log_probs)

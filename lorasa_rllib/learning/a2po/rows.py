@@ -85,7 +85,7 @@ class SequencePlace:
 class UnitRows:
     """The rows of a unit, for the actor. Names as in `Batch`.
 
-    agent: the agents of the rows, as for `Actor.unroll`. active: live rows of this unit.
+    agent: the agents of the rows, as for `Actor.unroll`. active: live rows of this unit. keep: `Batch.actor_keep`.
     """
 
     place: Place
@@ -101,7 +101,7 @@ class UnitRows:
     agent: Agent
 
     @classmethod
-    def at(cls, place: Place, batch: Batch, active: Tensor, keep: Tensor | None, agent: Agent) -> UnitRows:
+    def at(cls, place: Place, batch: Batch, active: Tensor, agent: Agent) -> UnitRows:
         """The rows of a batch at a place. active: bool [L, C, N]."""
         return cls(
             place,
@@ -113,7 +113,7 @@ class UnitRows:
             None if batch.masks is None else place.take(batch.masks),
             None if batch.roles is None else place.take(batch.roles),
             None if batch.actor_state is None else place.take_hidden(batch.actor_state),
-            keep,
+            None if batch.actor_keep is None else place.take(batch.actor_keep),
             agent,
         )
 

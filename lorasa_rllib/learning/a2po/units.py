@@ -117,7 +117,7 @@ class AgentUnit(Unit):
 
     def rows(self, batch: Batch) -> UnitRows:
         place = AgentPlace(index_of(self.members, batch.obs.device))
-        return UnitRows.at(place, batch, batch.active, batch.keep, self.members)
+        return UnitRows.at(place, batch, batch.active, self.members)
 
     def values(self, batch: Batch, counted: Tensor) -> CriticRows:
         return CriticRows.of_agents(batch, self.members, counted) if batch.per_agent else CriticRows.of(batch, counted)
@@ -158,9 +158,8 @@ class RoleUnit(Unit):
         """The whole sequences in which its roles occur, as recurrent policies need; only its own rows are active."""
         held = self._held(batch.roles)
         place = SequencePlace(held.any(0).flatten().nonzero().squeeze(1), held.shape[2])
-        keep = None if batch.keep is None else place.take(batch.keep.expand_as(held))
         agent = torch.arange(held.shape[2], device=held.device).expand_as(held)
-        return UnitRows.at(place, batch, batch.active & held, keep, place.take(agent))
+        return UnitRows.at(place, batch, batch.active & held, place.take(agent))
 
     def values(self, batch: Batch, counted: Tensor) -> CriticRows:
         return CriticRows.of(batch, counted & self._held(batch.roles) if batch.per_agent else counted)

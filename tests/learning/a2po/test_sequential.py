@@ -114,7 +114,7 @@ def test_cached_ratios_match_the_current_policy(method, phase, recurrent, loop, 
     rollout = random_rollout(policy, 4, 3, seed=data.draw(st.integers(0, 1000)), noise=0.0)
     run = sequence(policy, rollout, dataclasses.replace(LOOPS[loop], units_per_step=data.draw(st.sampled_from([1, 2]))))
     batch, refresh, checked = run.batch, run.ratios.refresh, 0
-    inputs = {"roles": batch.roles, "masks": batch.masks, "state": batch.actor_state, "keep": batch.keep}
+    inputs = {"roles": batch.roles, "masks": batch.masks, "state": batch.actor_state, "keep": batch.actor_keep}
 
     def refresh_and_compare(unit=None):
         nonlocal checked
@@ -149,7 +149,7 @@ def test_roles_are_corrected_for_what_agents_remember_from_the_steps_of_others(l
         rollout = random_rollout(policy, 8, 3, noise=0.0, seed=seed, chunk_length=4)
         run = sequence(copy.deepcopy(policy), rollout, config)
         batch = run.batch
-        inputs = {"roles": batch.roles, "masks": batch.masks, "state": batch.actor_state, "keep": batch.keep}
+        inputs = {"roles": batch.roles, "masks": batch.masks, "state": batch.actor_state, "keep": batch.actor_keep}
         corrections = []
 
         def watch(event, run=run, inputs=inputs, corrections=corrections):
