@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -11,12 +10,12 @@ from lorasa_rllib.envs.base import TeamEnvError
 from lorasa_rllib.spaces import MASK, AgentView, OutsideSpace, available, described
 
 
-def given_masks(observation: Any, info: Any) -> list[Any]:
+def given_masks(observation: object, info: object) -> list[object]:
     """The masks of one agent: the "action_mask" entries of its observation and its infos; either may be absent."""
     return [part[MASK] for part in (observation, info) if isinstance(part, Mapping) and part.get(MASK) is not None]
 
 
-def write_mask(view: AgentView, agent: Any, observation: Any, info: Any, row: np.ndarray | None) -> None:
+def write_mask(view: AgentView, agent: object, observation: object, info: object, row: np.ndarray | None) -> None:
     """Writes the available actions of an agent to `row`, bool [A]; `row` is None for continuous actions.
 
     Without a mask every choice of the agent is available; with two masks, those that both allow. Raises TeamEnvError if
@@ -34,7 +33,7 @@ def write_mask(view: AgentView, agent: Any, observation: Any, info: Any, row: np
     choices = view.action_size
     row[:choices] = True
     row[choices:] = False
-    if view.masked and MASK not in observation:
+    if view.masked and not (isinstance(observation, Mapping) and MASK in observation):
         raise TeamEnvError(
             f"agent {agent!r} came with no {MASK} in its observation, which its space declares; give it one of "
             f"{choices} entries at every step."
@@ -49,7 +48,7 @@ def write_mask(view: AgentView, agent: Any, observation: Any, info: Any, row: np
         row[:choices] &= flags
 
 
-def _flags(mask: Any, choices: int) -> np.ndarray | None:
+def _flags(mask: object, choices: int) -> np.ndarray | None:
     """The mask as bool [choices], or None if it is not a valid mask."""
     try:
         flags = available(mask).reshape(-1)

@@ -124,14 +124,14 @@ class VectorTeamEnv(ABC, Generic[Array]):
 
     @classmethod
     @abstractmethod
-    def team_spec(cls, *args: Any, **env_config: Any) -> TeamSpec:
+    def team_spec(cls, *args: object, **env_config: object) -> TeamSpec:
         """The spec of this environment under `env_config`. Raises ValueError for invalid settings."""
 
     @classmethod
     def make(
         cls,
         num_envs: int,
-        env_config: Mapping[str, Any],
+        env_config: Mapping[str, object],
         first_seed: int | None = None,
         worker: Worker = Worker(),
     ) -> Self:
@@ -161,11 +161,11 @@ class VectorTeamEnv(ABC, Generic[Array]):
     def step(self, actions: Array) -> TeamStep[Array]:
         """Steps every copy once."""
 
-    def get_state(self) -> Mapping[str, Any] | None:
+    def get_state(self) -> Mapping[str, object] | None:
         """None by default: checkpoints do not include episodes in progress."""
 
     @classmethod
-    def to_be_rendered(cls, env_config: Mapping[str, Any]) -> dict[str, Any]:
+    def to_be_rendered(cls, env_config: Mapping[str, object]) -> dict[str, Any]:
         """`env_config` plus the settings required by `render`."""
         return dict(env_config)
 

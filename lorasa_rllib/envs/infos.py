@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
-from typing import Any, SupportsFloat, TypeGuard
+from typing import SupportsFloat, TypeGuard
 
 METRICS_KEY = "metrics"
 COMMON = "__common__"
@@ -27,12 +27,12 @@ class EpisodeInfos:
         """Discards the metrics of the running episode of environment e."""
         self._of[e].clear()
 
-    def add(self, e: int, agents: Iterable[str], infos: Mapping[str, Any] | None) -> None:
+    def add(self, e: int, agents: Iterable[str], infos: Mapping[str, object] | None) -> None:
         """Adds the infos of agents at their last step."""
         if isinstance(infos, Mapping):
             self._of[e] += [found for agent in agents if (found := numbers_in(infos.get(agent), self._key))]
 
-    def finish(self, e: int, infos: Mapping[str, Any] | None) -> dict[str, float]:
+    def finish(self, e: int, infos: Mapping[str, object] | None) -> dict[str, float]:
         """Ends an episode and returns the mean of each metric over the agents that reported it."""
         self.add(e, (COMMON,), infos)
         given, self._of[e] = self._of[e], []
@@ -41,15 +41,15 @@ class EpisodeInfos:
         return {name: sum(of_agents) / len(of_agents) for name, of_agents in values.items()}
 
 
-def numbers_in(info: Any, key: str) -> dict[str, float]:
+def numbers_in(info: object, key: str) -> dict[str, float]:
     """The finite numbers under `info[key]`, by name."""
     found = info.get(key) if isinstance(info, Mapping) else None
     entries = found.items() if isinstance(found, Mapping) else ((key, found),)
     return {str(name): float(value) for name, value in entries if _is_number(value) and math.isfinite(value)}
 
 
-def _is_number(value: Any) -> TypeGuard[SupportsFloat]:
+def _is_number(value: object) -> TypeGuard[SupportsFloat]:
     """Whether `value` is a single number: from Python or NumPy, or an array or tensor without dimensions."""
     if getattr(value, "shape", None) == ():
-        return getattr(value.dtype, "kind", "f") in "biuf"
+        return getattr(getattr(value, "dtype", None), "kind", "f") in "biuf"
     return isinstance(value, Real)

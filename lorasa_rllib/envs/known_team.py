@@ -25,7 +25,7 @@ class Seen:
     def __init__(self) -> None:
         self.checked = False
         self._env: VectorTeamEnv | None = None
-        self._closes: Any = None
+        self._closes: weakref.finalize | None = None
 
     def keep(self, env: VectorTeamEnv) -> None:
         """Keeps an environment open for `take`; it is closed when this object is garbage-collected."""
@@ -44,10 +44,10 @@ class Seen:
         if env is not None:
             env.close()
 
-    def __deepcopy__(self, memo: Any) -> Seen:
+    def __deepcopy__(self, memo: object) -> Seen:
         return self
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> tuple[type[Seen], tuple[()]]:
         return Seen, ()
 
 
@@ -63,8 +63,8 @@ class KnownTeam:
     @classmethod
     def of(
         cls,
-        env: Any,
-        env_config: Mapping[str, Any],
+        env: object,
+        env_config: Mapping[str, object],
         first_seed: int | None = None,
         keep: bool = False,
         worker: Worker = Worker(),  # noqa: B008 - frozen
@@ -87,11 +87,11 @@ class KnownTeam:
         seen.checked = True
         return cls(env, _snapshot(env_config), spec, seen)
 
-    def belongs_to(self, env: Any, env_config: Mapping[str, Any]) -> bool:
+    def belongs_to(self, env: object, env_config: Mapping[str, object]) -> bool:
         """Whether this is the team of `env` under `env_config`."""
         return _same(self.env, env) and _same(self.env_config, env_config)
 
-    def moved_to(self, env: Any, env_config: Mapping[str, Any]) -> KnownTeam:
+    def moved_to(self, env: object, env_config: Mapping[str, object]) -> KnownTeam:
         """The same team for an environment with other settings, not yet checked against it."""
         return self if self.belongs_to(env, env_config) else KnownTeam(env, _snapshot(env_config), self.spec)
 
@@ -125,18 +125,18 @@ class KnownTeam:
         if not self.seen.checked:
             self.environments(1).close()
 
-    def __deepcopy__(self, memo: Any) -> KnownTeam:
+    def __deepcopy__(self, memo: dict[int, Any]) -> KnownTeam:
         return KnownTeam(deepcopy(self.env, memo), deepcopy(self.env_config, memo), self.spec, self.seen)
 
 
-def _snapshot(settings: Any) -> Any:
+def _snapshot(settings: object) -> Any:
     """Copies nested dictionaries and lists; the other objects in them are shared."""
     if isinstance(settings, Mapping):
         return {name: _snapshot(value) for name, value in settings.items()}
     return [_snapshot(value) for value in settings] if isinstance(settings, list) else settings
 
 
-def _same(one: Any, other: Any) -> bool:
+def _same(one: object, other: object) -> bool:
     """Whether settings are equal; they may contain arrays and arbitrary objects."""
     if one is other:
         return True

@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from lorasa_rllib.envs.mamujoco_library import make_library_environment, unknown
 from lorasa_rllib.envs.mamujoco_loop import LibraryLoop
 from lorasa_rllib.envs.settings import time_limit, whole_number
 from lorasa_rllib.spec import TeamSpec
+
+if TYPE_CHECKING:
+    from gymnasium_robotics.envs.multiagent_mujoco.mujoco_multi import MultiAgentMujocoEnv
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ class MAMuJoCo(VectorTeamEnv):
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
         threads: int = 1,
-        **options: Any,
+        **options: object,
     ):
         self._settings = self._checked(scenario, agent_conf, obs, agent_obsk, options)
         self._threads = whole_number("threads", threads, 1)
@@ -90,7 +93,7 @@ class MAMuJoCo(VectorTeamEnv):
             self._library.append(self._one_more())
         return LibraryLoop(self._library, width, state_size)
 
-    def _one_more(self) -> Any:
+    def _one_more(self) -> MultiAgentMujocoEnv:
         """Builds one copy with the library. Raises ValueError for unknown settings."""
         try:
             return make_library_environment(**self._settings)
@@ -161,7 +164,7 @@ class MAMuJoCo(VectorTeamEnv):
         return self._answer(ended & ~simulations.terminated, over, final_obs, final_state)
 
     @classmethod
-    def to_be_rendered(cls, env_config: Mapping[str, Any]) -> dict[str, Any]:
+    def to_be_rendered(cls, env_config: Mapping[str, object]) -> dict[str, object]:
         return {**env_config, "render_mode": "rgb_array"}
 
     def render(self) -> np.ndarray:
@@ -196,7 +199,7 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def _spec_of(library: Any, obs: Observed, id_capacity: int) -> TeamSpec:
+def _spec_of(library: MultiAgentMujocoEnv, obs: Observed, id_capacity: int) -> TeamSpec:
     agents = tuple(library.possible_agents)
     state_size = library.single_agent_env.unwrapped.observation_space.shape[0]
     spaces = [library.action_space(agent) for agent in agents]

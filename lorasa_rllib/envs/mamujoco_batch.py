@@ -8,13 +8,16 @@ may keep mujoco below 4.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorasa_rllib.envs.mamujoco_formulas import Formula, formula_of
 from lorasa_rllib.envs.mamujoco_gather import DERIVED, RawEntries, find_origins
 from lorasa_rllib.envs.mamujoco_loop import local_observations
+
+if TYPE_CHECKING:
+    from gymnasium_robotics.envs.multiagent_mujoco.mujoco_multi import MultiAgentMujocoEnv
 
 
 class CannotBatchError(Exception):
@@ -37,7 +40,9 @@ class NativeBatch:
     Raises CannotBatchError.
     """
 
-    def __init__(self, library: Any, num_envs: int, width: int | None, state_size: int, threads: int = 1):
+    def __init__(
+        self, library: MultiAgentMujocoEnv, num_envs: int, width: int | None, state_size: int, threads: int = 1
+    ):
         import mujoco
 
         task = library.single_agent_env.unwrapped

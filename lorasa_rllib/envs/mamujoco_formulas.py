@@ -6,9 +6,12 @@ Each class repeats the arithmetic of its task's `step` in the same order, so tha
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
+
+Task: TypeAlias = Any
+"""An environment of Gymnasium's: every formula reads constants of its own task, which the base class lacks."""
 
 
 def _squares(values: np.ndarray) -> np.ndarray:
@@ -30,7 +33,7 @@ class Formula:
 
     reads: ClassVar[tuple[str, ...]] = ()  # derived arrays of MjData that are needed; state arrays always exist
 
-    def __init__(self, task: Any, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, task: Task, arrays: Mapping[str, np.ndarray]):
         self.task = task
         self.arrays = arrays
         self.qpos, self.qvel = arrays["qpos"], arrays["qvel"]
@@ -95,7 +98,7 @@ class Ant(Walker):
 
     reads = ("xpos", "cfrc_ext")
 
-    def __init__(self, task: Any, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, task: Task, arrays: Mapping[str, np.ndarray]):
         super().__init__(task, arrays)
         self._x = arrays["xpos"][:, task.data.body(task._main_body).id, 0]
 
@@ -145,7 +148,7 @@ class Standup(Formula):
 class Reacher(Formula):
     reads = ("xpos",)
 
-    def __init__(self, task: Any, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, task: Task, arrays: Mapping[str, np.ndarray]):
         super().__init__(task, arrays)
         self._tip, self._target = (task.data.body(name).id for name in ("fingertip", "target"))
 
@@ -166,7 +169,7 @@ class Reacher(Formula):
 class Pusher(Formula):
     reads = ("xpos",)
 
-    def __init__(self, task: Any, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, task: Task, arrays: Mapping[str, np.ndarray]):
         super().__init__(task, arrays)
         self._object, self._tips, self._goal = (task.data.body(name).id for name in ("object", "tips_arm", "goal"))
 
@@ -191,7 +194,7 @@ _OF_TASK: dict[str, type[Formula]] = {
 }
 
 
-def formula_of(task: Any) -> type[Formula] | None:
+def formula_of(task: Task) -> type[Formula] | None:
     """The formula of a task; None for a class other than Gymnasium's own, whose `step` may do anything."""
     kind = type(task)
     module, _, name = kind.__module__.rpartition(".")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mujoco import MjData
 
 RAW_ARRAYS = ("qpos", "qvel", "cfrc_ext", "cvel", "cinert", "qfrc_actuator", "xpos")
 """Arrays of MjData whose entries may appear in observations."""
@@ -48,7 +51,7 @@ class Origins:
         return {names[n] for n in np.unique(np.searchsorted(ends, self.index[self.index >= 0], side="right"))}
 
 
-def find_origins(build: Callable[[], Sequence[np.ndarray]], data: Any, derive: Derive | None = None) -> Origins:
+def find_origins(build: Callable[[], Sequence[np.ndarray]], data: MjData, derive: Derive | None = None) -> Origins:
     """Determines which raw entry each entry of some observations copies, and how it is clipped.
 
     Fills the raw arrays with distinct numbers, lets the library build the observations, and looks up where each number

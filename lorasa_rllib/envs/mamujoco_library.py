@@ -10,10 +10,14 @@ import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lorasa_rllib.envs.settings import flag, number, whole_number
 from lorasa_rllib.suggestion import did_you_mean
+
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium_robotics.envs.multiagent_mujoco.mujoco_multi import MultiAgentMujocoEnv
 
 FACTORISATIONS: dict[str, tuple[str, ...]] = {
     "Ant": ("2x4", "2x4d", "4x2"),
@@ -84,7 +88,7 @@ def check_categories(options: Mapping[str, Any], agent_obsk: int) -> None:
             raise ValueError(f"{name}: {unknown[0]!r} is unknown{meant} Choose among {list(CATEGORIES)}.")
 
 
-def check_task_options(scenario: str, options: Mapping[str, Any]) -> None:
+def check_task_options(scenario: str, options: Mapping[str, object]) -> None:
     """Raises ValueError for options of the Gymnasium task of another kind than its default: numbers, flags, text."""
     for name, parameter in _parameters_of(task_of(scenario)).items():
         default = parameter.default
@@ -100,11 +104,13 @@ def check_task_options(scenario: str, options: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}={options[name]!r} must be text, such as {default!r}.")
 
 
-def _is_list(given: Any) -> bool:
+def _is_list(given: object) -> bool:
     return isinstance(given, Sequence) and not isinstance(given, str)
 
 
-def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: int | None, **options: Any) -> Any:
+def make_library_environment(
+    scenario: str, agent_conf: str | None, agent_obsk: int | None, **options: Any
+) -> MultiAgentMujocoEnv:
     """Builds a `mamujoco_v1.parallel_env`. Raises ValueError for unknown names, ImportError without the package."""
     check_names(scenario, agent_conf)
     check_categories(options, agent_obsk or 0)
@@ -117,7 +123,7 @@ def make_library_environment(scenario: str, agent_conf: str | None, agent_obsk: 
                 'Run: pip install "gymnasium-robotics>=1.4" mujoco'
             ) from error
         check_task_options(scenario, options)
-        library: dict[str, Any] = {name: options.pop(name) for name in LIBRARY_SETTINGS if name in options}
+        library: dict[str, object] = {name: options.pop(name) for name in LIBRARY_SETTINGS if name in options}
         if scenario in SEGMENTED:
             library["gym_env"] = _segmented(scenario, str(agent_conf), options)
             options = {}
@@ -179,7 +185,7 @@ def _quietly() -> Iterator[None]:
             mujoco.set_mju_user_warning(usual)
 
 
-def _segmented(scenario: str, agent_conf: str, options: dict[str, Any]) -> Any:
+def _segmented(scenario: str, agent_conf: str, options: dict[str, Any]) -> gymnasium.Env:
     """The single-agent task of a segmented scenario, built from a temporary model file.
 
     The library would write a shared file into its own folder and delete it, which races between concurrent env runners

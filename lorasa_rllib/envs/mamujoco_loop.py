@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lorasa_rllib.envs.mamujoco_gather import RawEntries, find_origins
+
+if TYPE_CHECKING:
+    from gymnasium_robotics.envs.multiagent_mujoco.mujoco_multi import MultiAgentMujocoEnv
+    from mujoco import MjData
 
 
 class LibraryLoop:
@@ -20,7 +24,7 @@ class LibraryLoop:
     rewards     float32 [E, 1]                  terminated  bool [E]; all four are updated in place
     """
 
-    def __init__(self, libraries: Sequence[Any], width: int | None, state_size: int):
+    def __init__(self, libraries: Sequence[MultiAgentMujocoEnv], width: int | None, state_size: int):
         num_envs, first = len(libraries), libraries[0]
         self._libraries, self._first = libraries, first
         self._tasks = [library.single_agent_env.unwrapped for library in libraries]
@@ -78,7 +82,7 @@ class LibraryLoop:
                 self.obs[e].reshape(-1)[self._gather.computed] = built[self._from_library]
 
 
-def local_observations(library: Any, data: Any) -> list[np.ndarray]:
+def local_observations(library: MultiAgentMujocoEnv, data: MjData) -> list[np.ndarray]:
     """The library's observations of all agents, computed from `data`, an MjData."""
     from gymnasium_robotics.envs.multiagent_mujoco.obsk import build_obs
 

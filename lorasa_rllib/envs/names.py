@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def name_of(thing: Any) -> str | None:
+def name_of(thing: object) -> str | None:
     """The name of a class or function; None if it cannot be imported by name (lambdas, local definitions).
 
     For the running script the module is the file's name: `train:Meet` under `python train.py`.

@@ -110,7 +110,7 @@ class OrderedTeam(TeamWrapper):
         )
 
 
-def _few(values: Any) -> str:
+def _few(values: object) -> str:
     """The first eight entries of a list, or a single value, as text."""
     if not isinstance(values, tuple | list):
         return repr(values)

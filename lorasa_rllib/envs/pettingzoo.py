@@ -41,6 +41,10 @@ OURS = ("team_reward", "max_episode_steps", "id_capacity", "metrics_key")
 """Settings that are not handed on to the environment."""
 
 
+Seen = tuple[np.ndarray, np.ndarray]
+"""Observations [N, o] and global state [S] or [N, S] at the end of an episode or of an agent's part in it."""
+
+
 class PettingZooTeam(VectorTeamEnv):
     """E copies of a PettingZoo parallel environment, stepped one after another.
 
@@ -78,7 +82,7 @@ class PettingZooTeam(VectorTeamEnv):
         self,
         num_envs: int = 1,
         *,
-        env: Any = None,
+        env: object = None,
         team_reward: Literal["mean", "sum"] | None = None,
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
@@ -148,7 +152,7 @@ class PettingZooTeam(VectorTeamEnv):
     @classmethod
     def team_spec(  # type: ignore[override]
         cls,
-        env: Any = None,
+        env: object = None,
         team_reward: Literal["mean", "sum"] | None = None,
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
@@ -178,8 +182,8 @@ class PettingZooTeam(VectorTeamEnv):
         rewards = np.zeros(self._active.shape, np.float32)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         left, cut = np.zeros(self._active.shape, bool), np.zeros(self._active.shape, bool)
-        final: list[tuple[np.ndarray, np.ndarray]] = []
-        parting: list[tuple[np.ndarray, np.ndarray]] = []
+        final: list[Seen] = []
+        parting: list[Seen] = []
         metrics: list[dict[str, float]] = []
         self._time += 1
         for e, game in enumerate(self._games):
@@ -212,7 +216,7 @@ class PettingZooTeam(VectorTeamEnv):
         return replace(self._answer(rewards, terminated, truncated, left, cut, final, parting), metrics=metrics)
 
     @classmethod
-    def to_be_rendered(cls, env_config: Mapping[str, Any]) -> dict[str, Any]:
+    def to_be_rendered(cls, env_config: Mapping[str, object]) -> dict[str, Any]:
         return {**env_config, "render_mode": "rgb_array"}
 
     def render(self) -> np.ndarray:
@@ -246,12 +250,12 @@ class PettingZooTeam(VectorTeamEnv):
         self._infos.restart(e)
         self._observe(e, alive_after_reset(self._games[e]), obs, infos)
 
-    def _last(self, e: int, agents: Iterable[Any], obs: Answer) -> tuple[np.ndarray, np.ndarray]:
+    def _last(self, e: int, agents: Iterable[object], obs: Answer) -> Seen:
         """The last observations and global state of copy e, including agents that are leaving; copies."""
         self._observe(e, list(agents), obs, None)
         return self._obs[e].copy(), self._state[e].copy()
 
-    def _observe(self, e: int, agents: Sequence[Any], obs: Answer, infos: Answer | None) -> None:
+    def _observe(self, e: int, agents: Sequence[object], obs: Answer, infos: Answer | None) -> None:
         """Fills the rows of `agents`, zeros elsewhere. infos: None for last observations, which need no masks."""
         self._obs[e], self._active[e] = 0.0, False
         if self._masks is not None:
@@ -280,8 +284,8 @@ class PettingZooTeam(VectorTeamEnv):
         truncated: np.ndarray,
         left: np.ndarray,
         cut: np.ndarray,
-        final: list[Any],
-        parting: list[Any],
+        final: Sequence[Seen],
+        parting: Sequence[Seen],
     ) -> TeamStep:
         final_obs, final_state = _stacked(final, self._obs, self._state)
         cut_obs, cut_state = _stacked(parting, self._obs, self._state)
@@ -314,16 +318,16 @@ def _warn_of_likeness(name: str) -> None:
         )
 
 
-def _stacked(seen: Sequence[Any], obs: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _stacked(seen: Sequence[Seen], obs: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Stacks pairs of observations and global state; without pairs, zero rows of `obs` and `state`."""
     return (np.stack([o for o, _ in seen]), np.stack([s for _, s in seen])) if seen else (obs[:0], state[:0])
 
 
 def _describe(
     game: ParallelEnv[Any, Any, Any],
-    agents: Sequence[Any],
+    agents: Sequence[object],
     shown: tuple[Answer, Answer],
-    env: Any,
+    env: object,
     team_reward: str | None,
     id_capacity: int,
 ) -> tuple[TeamSpec, list[AgentView], bool]:
@@ -375,7 +379,7 @@ def _describe(
     return spec, views, state is not None
 
 
-def _check_gone(gone: Sequence[Any], onward: Sequence[Any]) -> None:
+def _check_gone(gone: Sequence[object], onward: Sequence[object]) -> None:
     """Raises TeamEnvError if an agent that has just ended is still among those that act next."""
     if staying := [agent for agent in gone if agent in onward]:
         raise TeamEnvError(
@@ -384,7 +388,7 @@ def _check_gone(gone: Sequence[Any], onward: Sequence[Any]) -> None:
         )
 
 
-def _space(game: ParallelEnv[Any, Any, Any], which: str, agent: Any) -> Any:
+def _space(game: ParallelEnv[Any, Any, Any], which: str, agent: object) -> Any:
     """The space of one agent. Raises ValueError if the environment does not define it."""
     try:
         return getattr(game, which)(agent)

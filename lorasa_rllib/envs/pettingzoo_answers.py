@@ -16,7 +16,7 @@ Answer = Mapping[Any, Any]
 """Values by agent id."""
 
 
-def of_reset(env: Any, answer: Any) -> tuple[Answer, Answer]:
+def of_reset(env: object, answer: object) -> tuple[Answer, Answer]:
     """Observations and infos returned by reset(); infos of None become {}.
 
     Raises TeamEnvError for the older API, which has no infos.
@@ -29,7 +29,7 @@ def of_reset(env: Any, answer: Any) -> tuple[Answer, Answer]:
     )
 
 
-def of_step(env: Any, answer: Any) -> tuple[Answer, Answer, Answer, Answer, Answer]:
+def of_step(env: object, answer: object) -> tuple[Answer, Answer, Answer, Answer, Answer]:
     """Observations, rewards, terminations, truncations and infos. Raises TeamEnvError for the older API."""
     if isinstance(answer, tuple | list) and len(answer) == 5:
         return (*answer[:4], _infos("step()", env, answer[4]))
@@ -41,7 +41,7 @@ def of_step(env: Any, answer: Any) -> tuple[Answer, Answer, Answer, Answer, Answ
     )
 
 
-def ids_of(env: Any, *attributes: str) -> tuple[Any, ...]:
+def ids_of(env: object, *attributes: str) -> tuple[Any, ...]:
     """The ids of all agents of an environment, as in the first of `attributes` that lists any.
 
     Raises ValueError if there are none or two share a name.
@@ -58,7 +58,7 @@ def ids_of(env: Any, *attributes: str) -> tuple[Any, ...]:
     )
 
 
-def alive(env: Any) -> tuple[Any, ...]:
+def alive(env: object) -> tuple[Any, ...]:
     """The ids of the agents that act next. Raises TeamEnvError if `env.agents` is missing or not a list of ids."""
     listed = getattr(env, "agents", ...)
     ids = () if listed is None else _ids(listed)
@@ -71,7 +71,7 @@ def alive(env: Any) -> tuple[Any, ...]:
     return ids
 
 
-def alive_after_reset(env: Any) -> tuple[Any, ...]:
+def alive_after_reset(env: object) -> tuple[Any, ...]:
     """`alive(env)`. Raises TeamEnvError if nobody is."""
     if not (ids := alive(env)):
         raise TeamEnvError(
@@ -91,7 +91,7 @@ def _ids(listed: Any) -> tuple[Any, ...] | None:
         return None
 
 
-def _infos(method: str, env: Any, infos: Any) -> Answer:
+def _infos(method: str, env: object, infos: object) -> Answer:
     if infos is None or isinstance(infos, Mapping):
         return infos or {}
     raise TeamEnvError(
@@ -99,7 +99,7 @@ def _infos(method: str, env: Any, infos: Any) -> Answer:
     )
 
 
-def of_each(agents: Sequence[Any], given: Answer, what: str) -> list[Any]:
+def of_each(agents: Sequence[object], given: Answer, what: str) -> list[object]:
     """The values that reset() or step() returned for `agents`. Raises TeamEnvError if one is missing."""
     try:
         return [given[agent] for agent in agents]
@@ -114,7 +114,7 @@ def of_each(agents: Sequence[Any], given: Answer, what: str) -> list[Any]:
         ) from None
 
 
-def flags(given: Sequence[Any], agents: Sequence[Any], what: str) -> list[bool]:
+def flags(given: Sequence[object], agents: Sequence[object], what: str) -> list[bool]:
     """Terminations or truncations as bool. Raises TeamEnvError if one is not True, False, 1 or 0."""
     return [
         flag if flag is True or flag is False else _flag(flag, agent, what)
@@ -122,7 +122,7 @@ def flags(given: Sequence[Any], agents: Sequence[Any], what: str) -> list[bool]:
     ]
 
 
-def _flag(given: Any, agent: Any, what: str) -> bool:
+def _flag(given: object, agent: object, what: str) -> bool:
     array = _array(given)
     if array.size != 1 or array.dtype.kind not in "biuf" or array.item() not in (0, 1):
         raise TeamEnvError(
@@ -131,7 +131,7 @@ def _flag(given: Any, agent: Any, what: str) -> bool:
     return bool(array.item())
 
 
-def _array(given: Any) -> np.ndarray:
+def _array(given: object) -> np.ndarray:
     """A number, an array, a tensor or nested lists of numbers as an array; of type object if it is nothing of these."""
     try:
         return np.asarray(given.detach().cpu() if hasattr(given, "detach") else given)
@@ -139,7 +139,7 @@ def _array(given: Any) -> np.ndarray:
         return np.empty(0, object)
 
 
-def numbers(rewards: list[Any], agents: Sequence[Any]) -> list[Any]:
+def numbers(rewards: list[Any], agents: Sequence[object]) -> list[Any]:
     """Returns `rewards`. Raises TeamEnvError if one is not a single number."""
     for agent, reward in zip(agents, rewards, strict=True):
         if not _is_number(reward):
@@ -179,12 +179,12 @@ def own_state(game: Any) -> np.ndarray | None:
     return None if state is None else state_numbers(game, state)
 
 
-def _inherits_state(game: Any) -> bool:
+def _inherits_state(game: object) -> bool:
     """Whether `state()` is PettingZoo's own, which only raises (AttributeError for environments without metadata)."""
     return getattr(type(getattr(game, "unwrapped", game)), "state", None) is ParallelEnv.state
 
 
-def state_numbers(game: Any, state: Any, size: int | None = None) -> np.ndarray:
+def state_numbers(game: object, state: object, size: int | None = None) -> np.ndarray:
     """The result of `state()` as a flat array [size], or of any size but 0. Raises TeamEnvError otherwise."""
     array = _array(state)
     if array.dtype.kind not in "fiub" or not array.size:

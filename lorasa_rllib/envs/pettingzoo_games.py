@@ -21,8 +21,8 @@ TURNS = "Where agents may act at once, hand over a function that wraps it in pet
 
 
 def make_game(
-    env: Any,
-    env_kwargs: Mapping[str, Any],
+    env: object,
+    env_kwargs: Mapping[str, object],
     worker: Worker = Worker(),  # noqa: B008 - frozen
     vector_index: int = 0,
 ) -> ParallelEnv[Any, Any, Any]:
@@ -69,13 +69,13 @@ def make_game(
     return game
 
 
-def close_game(game: Any) -> None:
+def close_game(game: object) -> None:
     """Closes an environment if it has a method `close()`."""
     if callable(close := getattr(game, "close", None)):
         close()
 
 
-def _about_settings(function: Callable[..., Any], settings: Mapping[str, Any], problem: TypeError) -> bool:
+def _about_settings(function: Callable[..., Any], settings: Mapping[str, object], problem: TypeError) -> bool:
     """Whether a call failed because of the names of its settings rather than inside the constructor."""
     if not takes_config(function, settings) and not _takes(function, settings):
         return True
@@ -83,7 +83,7 @@ def _about_settings(function: Callable[..., Any], settings: Mapping[str, Any], p
     return named is not None and named[1] in settings
 
 
-def _takes(function: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
+def _takes(function: Callable[..., Any], settings: Mapping[str, object]) -> bool:
     try:
         inspect.signature(function).bind(**settings)
     except TypeError:
@@ -93,7 +93,7 @@ def _takes(function: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
     return True
 
 
-def _function(env: Any) -> Callable[..., Any]:
+def _function(env: object) -> Callable[..., Any]:
     refuse_wrapper(env)
     if callable(env):
         return env

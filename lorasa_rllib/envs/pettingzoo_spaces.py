@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from gymnasium import spaces
 
@@ -25,11 +23,12 @@ from lorasa_rllib.spaces import (
 from lorasa_rllib.spec import WIDEST
 
 
-def view_from(agent: Any, observation: Any, action: Any) -> AgentView:
+def view_from(agent: object, observation: spaces.Space, action: spaces.Space) -> AgentView:
     """The view of `agent` with these spaces. Raises ValueError for unsupported spaces."""
     acts = _actions(agent, action)
-    masked = isinstance(observation, spaces.Dict) and MASK in set(observation)
-    if masked:
+    masked = False
+    if isinstance(observation, spaces.Dict) and MASK in set(observation):
+        masked = True
         mask = observation[MASK]
         observation = spaces.Dict([(key, space) for key, space in observation.items() if key != MASK])
         if acts.kind == "continuous":
@@ -42,7 +41,7 @@ def view_from(agent: Any, observation: Any, action: Any) -> AgentView:
     return AgentView(_plain(agent, observation, observation), acts, masked)
 
 
-def observe(view: AgentView, agent: Any, observation: Any, row: np.ndarray) -> None:
+def observe(view: AgentView, agent: object, observation: object, row: np.ndarray) -> None:
     """Calls `AgentView.observe` for `agent`. Raises TeamEnvError if the observation is not in its space."""
     try:
         view.observe(observation, row)
@@ -53,7 +52,7 @@ def observe(view: AgentView, agent: Any, observation: Any, row: np.ndarray) -> N
         ) from None
 
 
-def _actions(agent: Any, space: Any) -> ActionSpace:
+def _actions(agent: object, space: object) -> ActionSpace:
     if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n), int(space.start))
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) and np.prod(space.shape):
@@ -74,7 +73,7 @@ def _actions(agent: Any, space: Any) -> ActionSpace:
     return Box(space.shape, str(space.dtype), low, high)
 
 
-def _plain(agent: Any, space: Any, whole: Any) -> Space:
+def _plain(agent: object, space: object, whole: object) -> Space:
     """An observation space as plain data. whole: the space that contains it, for messages."""
     if isinstance(space, spaces.Box):
         return Box(space.shape, str(space.dtype))

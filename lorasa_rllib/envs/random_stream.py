@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.random import mtrand
+from torch import Tensor
+
+States: TypeAlias = tuple[tuple[Any, ...], np.random.BitGenerator, Tensor, Tensor | None]
+"""Of the generators of Python, NumPy, and PyTorch on the CPU and on a GPU."""
 
 
 class RandomStream:
@@ -21,8 +25,8 @@ class RandomStream:
 
     def __init__(self, device: torch.device):
         self._device = device if device.type == "cuda" else None
-        self._outside: Any = None
-        self._own = random.Random().getstate(), np.random.MT19937(), torch.get_rng_state(), self._of_gpu()
+        self._outside: States | None = None
+        self._own: States = random.Random().getstate(), np.random.MT19937(), torch.get_rng_state(), self._of_gpu()
 
     def seed(self, seed: int) -> None:
         """Restarts the stream, as if all generators had just been seeded."""
@@ -37,18 +41,19 @@ class RandomStream:
 
     def __exit__(self, *error: object) -> None:
         self._own = self._states()
+        assert self._outside is not None, "it was entered"
         self._restore(self._outside)
 
-    def _states(self) -> Any:
+    def _states(self) -> States:
         return random.getstate(), mtrand.get_bit_generator(), torch.get_rng_state(), self._of_gpu()
 
-    def _of_gpu(self) -> Any:
+    def _of_gpu(self) -> Tensor | None:
         return None if self._device is None else torch.cuda.get_rng_state(self._device)
 
-    def _restore(self, states: Any) -> None:
+    def _restore(self, states: States) -> None:
         of_python, of_numpy, of_torch, of_gpu = states
         random.setstate(of_python)
         mtrand.set_bit_generator(of_numpy)  # copying its state would take longer than all the others
         torch.set_rng_state(of_torch)
-        if self._device is not None:
+        if of_gpu is not None and self._device is not None:
             torch.cuda.set_rng_state(of_gpu, self._device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
 
 from lorasa_rllib.envs.base import VectorTeamEnv, Worker
 from lorasa_rllib.envs.settings import check_names
@@ -21,7 +20,7 @@ ENVIRONMENTS = {
 """Environment name -> "module:class"."""
 
 
-def environment_class(env: Any) -> type[VectorTeamEnv]:
+def environment_class(env: object) -> type[VectorTeamEnv]:
     """The class registered as `env`, or `env` itself if it is a VectorTeamEnv class. Raises ValueError otherwise."""
     if isinstance(env, type) and issubclass(env, VectorTeamEnv):
         return env
@@ -35,7 +34,7 @@ def environment_class(env: Any) -> type[VectorTeamEnv]:
     return getattr(importlib.import_module(module), name)
 
 
-def check_settings(kind: type[VectorTeamEnv], env_config: Mapping[str, Any]) -> None:
+def check_settings(kind: type[VectorTeamEnv], env_config: Mapping[str, object]) -> None:
     """Raises ValueError for settings that an environment does not know, and for those that env runners pass on."""
     if taken := [name for name in ("num_envs", "first_seed", "for_worker") if name in env_config]:
         raise ValueError(
@@ -47,9 +46,9 @@ def check_settings(kind: type[VectorTeamEnv], env_config: Mapping[str, Any]) -> 
 
 
 def make_environment(
-    env: Any,
+    env: object,
     num_envs: int,
-    env_config: Mapping[str, Any],
+    env_config: Mapping[str, object],
     first_seed: int | None = None,
     worker: Worker = Worker(),  # noqa: B008 - frozen
 ) -> VectorTeamEnv:

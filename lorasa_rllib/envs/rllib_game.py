@@ -47,7 +47,7 @@ class RLlibGame:
     def action_space(self, agent: str) -> Any:
         return self.env.get_action_space(self.ids[agent])
 
-    def reset(self, seed: int | None = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(self, seed: int | None = None, options: object = None) -> tuple[dict[str, Any], dict[str, Any]]:
         obs, infos = map(_by_name, of_reset(self.env, self.env.reset(seed=seed, options=options)))
         self._ended = set()
         self._go_on(obs, [str(agent) for agent in getattr(self.env, "agents", None) or ()])
@@ -55,7 +55,7 @@ class RLlibGame:
             raise TeamEnvError(f"reset() of {type(self.env).__name__} gave no observation; no agent can act.")
         return obs, infos
 
-    def step(self, actions: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    def step(self, actions: Mapping[str, object]) -> tuple[dict[str, Any], ...]:
         """Returns obs, rewards, terminations, truncations and infos as in PettingZoo, without "__all__"."""
         answer = self.env.step({self.ids[agent]: action for agent, action in actions.items()})
         obs, rewards, terminated, truncated, infos = map(_by_name, of_step(self.env, answer))
@@ -113,7 +113,7 @@ def is_rllib_game(kind: type) -> bool:
     return any((base.__module__, base.__name__) == MULTI_AGENT_ENV for base in kind.__mro__)
 
 
-def refuse_wrapper(env: Any) -> None:
+def refuse_wrapper(env: object) -> None:
     """Raises ValueError for RLlib's wrapper classes and their instances, which need an environment to wrap."""
     kind = env if isinstance(env, type) else type(env)
     if kind.__module__.startswith(WRAPPERS):
@@ -123,7 +123,7 @@ def refuse_wrapper(env: Any) -> None:
         )
 
 
-def takes_config(make: Callable[..., Any], settings: Mapping[str, Any]) -> bool:
+def takes_config(make: Callable[..., Any], settings: Mapping[str, object]) -> bool:
     """Whether `make` takes one dictionary of settings, as in RLlib, rather than keyword arguments.
 
     False if all settings are names of parameters. Otherwise true for MultiAgentEnv classes and functions whose first
@@ -149,7 +149,7 @@ class Context(dict[str, Any]):
     """An environment's settings, with the fields of `Worker` as attributes: `EnvContext` without Ray."""
 
 
-def env_context(settings: Mapping[str, Any], worker: Worker, vector_index: int) -> dict[str, Any]:
+def env_context(settings: Mapping[str, object], worker: Worker, vector_index: int) -> dict[str, Any]:
     """The constructor argument of RLlib environments: the settings, with the fields of `Worker` and `vector_index`.
 
     An `EnvContext` if RLlib's has been imported, otherwise a `Context`.
@@ -166,7 +166,7 @@ def env_context(settings: Mapping[str, Any], worker: Worker, vector_index: int) 
     return context
 
 
-def _flags(given: Mapping[str, Any], what: str) -> defaultdict[str, bool]:
+def _flags(given: Mapping[str, object], what: str) -> defaultdict[str, bool]:
     """Terminations or truncations by agent, False where there is none."""
     return defaultdict(bool, zip(given, flags(list(given.values()), list(given), what), strict=True))
 

@@ -13,14 +13,14 @@ import numpy as np
 from lorasa_rllib.suggestion import suggestion
 
 
-def whole_number(name: str, value: Any, least: int = 0) -> int:
+def whole_number(name: str, value: object, least: int = 0) -> int:
     """`value` as an int, also if it is a NumPy integer or a whole float. Raises ValueError otherwise."""
     if isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer() and float(value) >= least:
         return int(float(value))
     raise ValueError(f"{name}={value!r} must be a whole number of at least {least}.")
 
 
-def time_limit(value: Any) -> int | None:
+def time_limit(value: object) -> int | None:
     """`max_episode_steps` as an int; None stays None. Raises ValueError unless it is a whole number from 1 up."""
     if value is None:
         return None
@@ -30,14 +30,14 @@ def time_limit(value: Any) -> int | None:
         raise ValueError(f"max_episode_steps={value!r} must be a whole number of at least 1, or None.") from None
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """`value` as a bool. Raises ValueError unless it is True or False."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     raise ValueError(f"{name}={value!r} must be True or False.")
 
 
-def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+def number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
     """`value` as a float. Raises ValueError unless it is a finite number from low to high."""
     if isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and low <= float(value) <= high:
         return float(value)
@@ -45,7 +45,7 @@ def number(name: str, value: Any, low: float = -math.inf, high: float = math.inf
     raise ValueError(f"{name}={value!r} must be a number{within}.")
 
 
-def check_names(takes: Callable[..., Any], given: Mapping[str, Any]) -> None:
+def check_names(takes: Callable[..., Any], given: Mapping[str, object]) -> None:
     """Raises ValueError, with the nearest name, for settings that `takes`, without `**kwargs`, has no parameter for."""
     parameters = inspect.signature(takes).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lorasa_rllib.envs.starcraft import StarCraftTeam
+from lorasa_rllib.envs.starcraft_game import StarCraftPackage
 from lorasa_rllib.envs.starcraft_package import check_options, import_package
 
 
@@ -12,7 +13,7 @@ class SMACTeam(StarCraftTeam):
     """Battles on SMAC's maps, `map_name` 3s5z, MMM2, corridor, ...; other settings: see `StarCraftTeam`."""
 
     @classmethod
-    def make_game(cls, seed: int | None, map_name: str = "3s5z", **options: Any) -> Any:
+    def make_game(cls, seed: int | None, map_name: str = "3s5z", **options: Any) -> StarCraftPackage:
         package = import_package("smac", "smac.env.starcraft2.starcraft2")
         maps = import_package("smac", "smac.env.starcraft2.maps.smac_maps").get_smac_map_registry()
         if map_name not in maps:

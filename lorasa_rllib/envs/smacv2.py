@@ -9,6 +9,7 @@ from typing import Any
 
 from lorasa_rllib.envs.smacv2_draws import draw_under_seed
 from lorasa_rllib.envs.starcraft import StarCraftTeam
+from lorasa_rllib.envs.starcraft_game import StarCraftPackage
 from lorasa_rllib.envs.starcraft_package import check_options, import_package
 
 TEAMS: dict[str, dict[str, Any]] = {
@@ -51,7 +52,7 @@ class SMACv2Team(StarCraftTeam):
         map_name: str = "terran_5_vs_5",
         capability_config: Mapping[str, Any] | None = None,
         **options: Any,
-    ) -> Any:
+    ) -> StarCraftPackage:
         named = re.fullmatch(r"(terran|protoss|zerg)_([1-9]\d*)_vs_([1-9]\d*)", map_name)
         if named is None:
             raise ValueError(

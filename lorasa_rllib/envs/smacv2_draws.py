@@ -6,15 +6,18 @@ import copy
 import importlib
 import importlib.util
 import random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from smacv2.env.starcraft2.wrapper import StarCraftCapabilityEnvWrapper
 
 SOURCES = ("choice", "shuffle", "default_rng")
 """Random sources of the package's distributions module: Python's global stream and unseeded generators."""
 
 
-def draw_under_seed(game: Any, seed: int) -> None:
+def draw_under_seed(game: StarCraftCapabilityEnvWrapper, seed: int) -> None:
     """Replaces the distributions of a `StarCraftCapabilityEnvWrapper` with seeded ones.
 
     They come from a private copy of the package's module whose random sources are replaced with streams derived from

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,11 @@ from lorasa_rllib.envs.jax_setup import import_jax
 from lorasa_rllib.envs.settings import whole_number
 from lorasa_rllib.envs.smax_options import Value, checked_options, for_package
 from lorasa_rllib.spec import TeamSpec
+
+if TYPE_CHECKING:
+    from jax import Array
+
+    from lorasa_rllib.envs.smax_battles import Battles, Carry
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +69,12 @@ class SMAXTeam(VectorTeamEnv):
         death_mask: bool | None = None,
         max_episode_steps: int = 101,
         id_capacity: int = 0,
-        **options: Any,
+        **options: object,
     ):
         self.spec = self.team_spec(map_name, state, death_mask, max_episode_steps, id_capacity, **options)
         self.num_envs = num_envs
         self._battles = _battles(map_name, int(max_episode_steps), state, is_death_masked(state, death_mask), options)
-        self._carry: Any = None
+        self._carry: Carry | None = None
         self._called = map_name, num_envs
         self._at_once = max(1, num_envs // RENEWED)
         spec, shape = self.spec, (num_envs, self.spec.num_agents)
@@ -86,7 +92,7 @@ class SMAXTeam(VectorTeamEnv):
         death_mask: bool | None = None,
         max_episode_steps: int = 101,
         id_capacity: int = 0,
-        **options: Any,
+        **options: object,
     ) -> TeamSpec:
         check_state_kind(state)
         steps = whole_number("max_episode_steps", max_episode_steps, 1)
@@ -162,7 +168,7 @@ class SMAXTeam(VectorTeamEnv):
             self._carry, seen = self._battles.renew(self._carry, places)
             self._look(some, [column[: len(some)] for column in map(np.asarray, seen)])
 
-    def _look(self, which: Any, seen: Any) -> None:
+    def _look(self, which: slice | Sequence[int] | np.ndarray, seen: Sequence[np.ndarray | Array]) -> None:
         """Copies the battles' outputs to this environment's own arrays, as JAX's are read-only."""
         mine: list[np.ndarray] = [self._obs, self._state, self._active, self._masks, self._roles]
         for own, shown in zip(mine, seen, strict=True):
@@ -193,7 +199,7 @@ class SMAXTeam(VectorTeamEnv):
         )
 
 
-def _battles(map_name: str, max_steps: int, state: str, death_mask: bool, options: dict[str, Any]) -> Any:
+def _battles(map_name: str, max_steps: int, state: str, death_mask: bool, options: dict[str, object]) -> Battles:
     """The compiled functions of a map, shared by all environments in a process."""
     if not isinstance(map_name, str):
         raise ValueError(f"map_name={map_name!r} must be the name of one map, such as '3s5z'.")
@@ -202,7 +208,9 @@ def _battles(map_name: str, max_steps: int, state: str, death_mask: bool, option
 
 
 @lru_cache(maxsize=32)
-def _made(map_name: str, max_steps: int, state: str, death_mask: bool, options: tuple[tuple[str, Value], ...]) -> Any:
+def _made(
+    map_name: str, max_steps: int, state: str, death_mask: bool, options: tuple[tuple[str, Value], ...]
+) -> Battles:
     from jaxmarl.environments.smax import HeuristicEnemySMAX
     from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 

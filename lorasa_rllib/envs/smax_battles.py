@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-Seen = tuple[Any, Any, Any, Any, Any]
+if TYPE_CHECKING:
+    from jax import Array
+    from jaxmarl.environments.smax import HeuristicEnemySMAX
+    from jaxmarl.environments.smax.smax_env import State
+
+Carry: TypeAlias = "tuple[Array, State, object, Array]"
+"""Random key, game state, the scripted enemy's memory and observations."""
+
+Seen: TypeAlias = "tuple[Array, Array, Array, Array, Array]"
 """obs [E, N, o], state [E, S] or [E, N, S], active bool [E, N], masks bool [E, N, actions], roles [E, N]."""
 
 
@@ -20,7 +28,7 @@ class Battles:
     are identical. library: a `HeuristicEnemySMAX`. kind, death_mask: `state` and `death_mask` of `SMAXTeam`.
     """
 
-    def __init__(self, library: Any, kind: str, death_mask: bool):
+    def __init__(self, library: HeuristicEnemySMAX, kind: str, death_mask: bool):
         self.library, self._kind, self._death_mask = library, kind, death_mask
         seen = jax.eval_shape(lambda seed: self._begin(seed)[1], jnp.uint32(0))
         self.state_size = seen[1].shape[-1]
@@ -30,17 +38,17 @@ class Battles:
 
     # One battle
 
-    def _begin(self, seed: Any) -> tuple[Any, Seen]:
+    def _begin(self, seed: Array) -> tuple[Carry, Seen]:
         return self._fresh(jax.random.PRNGKey(seed))
 
-    def _fresh(self, key: Any) -> tuple[Any, Seen]:
+    def _fresh(self, key: Array) -> tuple[Carry, Seen]:
         key, now = jax.random.split(key)
         of_policy, of_battle = jax.random.split(now)
         obs, units = self.library._env.reset(of_battle)
         memory = self.library.get_enemy_policy_initial_state(of_policy)
         return _strong((key, units, memory, self._of_enemies(obs))), self._seen(obs, units)
 
-    def _step(self, carry: Any, actions: Any) -> tuple[Any, Seen, Any, Any, Any, Any]:
+    def _step(self, carry: Carry, actions: Array) -> tuple[Carry, Seen, Array, Array, Array, Array]:
         """actions int32 [N] -> carry, seen, reward, ended, truncated, won. Does not start the next battle."""
         library = self.library
         key, units, memory, of_enemies = carry
@@ -56,10 +64,10 @@ class Battles:
         carry = _strong((key, units, memory, self._of_enemies(obs)))
         return carry, self._seen(obs, units), reward, ended, ended & any_ally & any_enemy, any_ally & ~any_enemy
 
-    def _of_enemies(self, obs: Any) -> Any:
+    def _of_enemies(self, obs: dict[str, Array]) -> Array:
         return jnp.stack([obs[enemy] for enemy in self.library.enemy_agents])
 
-    def _seen(self, obs: Any, units: Any) -> Seen:
+    def _seen(self, obs: dict[str, Array], units: State) -> Seen:
         library, own = self.library, self.library.num_allies
         shown = jnp.stack([obs[agent] for agent in library.agents])
         masks = library._env.get_avail_actions(units)
@@ -69,7 +77,7 @@ class Battles:
 
     # What the critic sees
 
-    def _state(self, world: Any, obs: Any, units: Any) -> Any:
+    def _state(self, world: Array, obs: Array, units: State) -> Array:
         library = self.library
         count, features = library.num_allies + library.num_enemies, len(library.own_features)
         size = jnp.array([library.map_width, library.map_height])
@@ -86,7 +94,7 @@ class Battles:
             views = jnp.where(units.unit_alive[: library.num_allies, None], views, 0.0)
         return jnp.concatenate([views, jnp.eye(library.num_allies)], axis=1)
 
-    def _around(self, table: Any, units: Any, size: Any, agent: Any) -> Any:
+    def _around(self, table: Array, units: State, size: Array, agent: Array) -> Array:
         """All units relative to one agent: offsets from it, last actions, whether it sees them; its own position."""
         library, alive = self.library, units.unit_alive
         offset = units.unit_positions - units.unit_positions[agent]
@@ -99,7 +107,7 @@ class Battles:
 
     # Some of the battles
 
-    def _renew(self, carry: Any, places: Any) -> tuple[Any, Seen]:
+    def _renew(self, carry: Carry, places: Array) -> tuple[Carry, Seen]:
         """Starts new battles at indices `places`, int32 [k], each from its index's random key; ignores indices >= E.
 
         Returns the carry of all E battles, and what is seen of the k new ones.
@@ -109,6 +117,6 @@ class Battles:
         return jax.tree.map(lambda old, new: old.at[places].set(new, mode="drop"), carry, fresh), seen
 
 
-def _strong(tree: Any) -> Any:
+def _strong(tree: Carry) -> Carry:
     """Removes JAX's weak types, so that all functions use the same carry types and each compiles only once."""
     return jax.tree.map(lambda x: jnp.asarray(x).astype(jnp.result_type(x)), tree)

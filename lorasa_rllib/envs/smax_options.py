@@ -33,7 +33,7 @@ ATTACK_MODES = ("closest", "random")
 Value = bool | int | float | str | tuple[float, ...]
 
 
-def checked_options(options: Mapping[str, Any], ours: Collection[str]) -> tuple[tuple[str, Value], ...]:
+def checked_options(options: Mapping[str, object], ours: Collection[str]) -> tuple[tuple[str, Value], ...]:
     """The options sorted by name, lists and arrays as tuples. Needs the package, see `jax_setup`.
 
     ours: names of settings that are not the package's, for messages.
@@ -68,7 +68,7 @@ def for_package(options: tuple[tuple[str, Value], ...]) -> dict[str, Any]:
     return {name: jnp.array(value) if name in arrays else value for name, value in options}
 
 
-def _checked(name: str, value: Any, default: Any) -> Value:
+def _checked(name: str, value: object, default: Any) -> Value:
     if name == "attack_mode":
         if value in ATTACK_MODES:
             return str(value)

@@ -16,7 +16,7 @@ import numpy as np
 from lorasa_rllib.envs.agent_states import StateKind, check_state_kind, is_death_masked, masked_with_id, with_own_view
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.settings import time_limit, whole_number
-from lorasa_rllib.envs.starcraft_game import SEEDS, Game, Shown
+from lorasa_rllib.envs.starcraft_game import SEEDS, Game, Shown, StarCraftPackage
 from lorasa_rllib.spec import TeamSpec
 
 INSTALL = "bash cluster/install_starcraft.sh"
@@ -46,7 +46,7 @@ class StarCraftTeam(VectorTeamEnv):
         death_mask: bool | None = None,
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
-        **options: Any,
+        **options: object,
     ):
         named = {} if map_name is None else {"map_name": map_name}
         self.spec = self.team_spec(
@@ -71,7 +71,7 @@ class StarCraftTeam(VectorTeamEnv):
 
     @classmethod
     @abstractmethod
-    def make_game(cls, seed: int | None, **settings: Any) -> Any:
+    def make_game(cls, seed: int | None, **settings: Any) -> StarCraftPackage:
         """Builds one environment of the package without starting a game. Raises ValueError for invalid settings."""
 
     # The interface
@@ -84,7 +84,7 @@ class StarCraftTeam(VectorTeamEnv):
         death_mask: bool | None = None,
         max_episode_steps: int | None = None,
         id_capacity: int = 0,
-        **settings: Any,
+        **settings: object,
     ) -> TeamSpec:
         check_state_kind(state)
         is_death_masked(state, death_mask)
@@ -108,7 +108,7 @@ class StarCraftTeam(VectorTeamEnv):
         )
 
     @classmethod
-    def size_of_state(cls, **settings: Any) -> int:
+    def size_of_state(cls, **settings: object) -> int:
         """Size S of the package's own state."""
         return int(cls.make_game(None, **settings).get_env_info()["state_shape"])
 

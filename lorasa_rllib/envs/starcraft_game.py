@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 
@@ -42,24 +42,52 @@ class Outcome:
     won: bool = False
 
 
+class StarCraftPackage(Protocol):
+    """What is used of the environments of `smac` and `smacv2`."""
+
+    n_agents: int
+    n_enemies: int
+    unit_type_bits: int
+    episode_limit: int
+    force_restarts: int
+    timeouts: int
+    agents: Mapping[int, object]
+
+    def reset(self) -> object: ...
+    def step(self, actions: Sequence[int]) -> tuple[float, bool, Mapping[str, object]]: ...
+    def close(self) -> None: ...
+    def get_env_info(self) -> Mapping[str, int]: ...
+    def get_obs(self) -> Sequence[np.ndarray]: ...
+    def get_state(self) -> np.ndarray: ...
+    def get_avail_actions(self) -> Sequence[Sequence[int]]: ...
+    def get_unit_type_id(self, unit: object, ally: bool) -> int: ...
+    def get_ally_num_attributes(self) -> int: ...
+    def get_enemy_num_attributes(self) -> int: ...
+
+
 class Game:
     """A StarCraft game run through a package's environment, built by `make(seed)` and rebuilt if it fails.
 
     limit: steps per episode; None: the map's. restarts: number of failures so far, each followed by a restart.
     """
 
-    def __init__(self, make: Callable[[int | None], Any], seed: int | None, limit: int | None = None):
+    def __init__(self, make: Callable[[int | None], StarCraftPackage], seed: int | None, limit: int | None = None):
         self._make, self._seed, self._limit = make, seed, limit
-        self._package: Any = None
+        self._package: StarCraftPackage | None = None
         self._any_over = False
         self._last: Shown | None = None
         self._fresh: Shown | None = None  # the same, until the first step of the episode
         self.restarts = 0
 
     @property
+    def _running(self) -> StarCraftPackage:
+        assert self._package is not None, "reset comes first"
+        return self._package
+
+    @property
     def rows_of_state(self) -> tuple[int, int, int]:
         """Features per ally, number of enemies, and features per enemy in the package's state."""
-        package = self._package
+        package = self._running
         return package.get_ally_num_attributes(), package.n_enemies, package.get_enemy_num_attributes()
 
     def reset(self) -> Shown:
@@ -83,9 +111,10 @@ class Game:
         raise TeamEnvError(f"StarCraft II did not start in {ATTEMPTS} attempts: {error}") from error
 
     def _begin(self) -> Shown:
-        failed = self._package.force_restarts
-        self._package.reset()  # may return None: SMACv2 loses the result when it retries
-        if self._package.force_restarts > failed:  # the game failed meanwhile and has no units
+        package = self._running
+        failed = package.force_restarts
+        package.reset()  # may return None: SMACv2 loses the result when it retries
+        if package.force_restarts > failed:  # the game failed meanwhile and has no units
             raise ConnectionError("StarCraft II failed while an episode began")
         return self._look()
 
@@ -93,7 +122,7 @@ class Game:
         """Steps the game with actions [N]. After the episode has ended, `reset` starts the next one."""
         assert self._last is not None, "reset comes first"
         last, self._fresh = self._last, None
-        package = self._package
+        package = self._running
         cut = package.timeouts
         try:
             reward, over, info = package.step(actions)
@@ -108,7 +137,7 @@ class Game:
         return Outcome(shown, float(reward), over and not timeout, over and timeout, bool(info["battle_won"]))
 
     def _look(self) -> Shown:
-        package = self._package
+        package = self._running
         units = [package.agents[n] for n in range(package.n_agents)]
         typed = package.unit_type_bits > 0
         return Shown(

@@ -6,14 +6,14 @@ import importlib
 import inspect
 import sys
 from collections.abc import Collection
-from typing import Any
+from types import ModuleType
 
 from lorasa_rllib.envs.starcraft import INSTALL
 from lorasa_rllib.install import missing_part
 from lorasa_rllib.suggestion import did_you_mean
 
 
-def import_package(name: str, module: str) -> Any:
+def import_package(name: str, module: str) -> ModuleType:
     """Imports a module of "smac" or "smacv2". Raises ImportError with a remedy; ValueError if the other is loaded."""
     other = {"smac": "smacv2", "smacv2": "smac"}[name]
     if f"{other}.env" in sys.modules:
@@ -31,9 +31,9 @@ def import_package(name: str, module: str) -> Any:
         raise ImportError(f"environment {name!r} {why}. Neither SMAC is on PyPI; run: {INSTALL}") from error
 
 
-def check_options(package_class: Any, options: Collection[str], ours: Collection[str]) -> None:
+def check_options(package_class: type, options: Collection[str], ours: Collection[str]) -> None:
     """Raises ValueError for options that are unknown to the package or that we set ourselves (`ours`)."""
-    known = set(inspect.signature(package_class.__init__).parameters) - {"self", "kwargs", *ours}
+    known = set(inspect.signature(package_class).parameters) - {"self", "kwargs", *ours}
     if unknown := sorted(set(options) - known):
         meant = did_you_mean(unknown[0], known)
         raise ValueError(f"env_config has unknown options {unknown}{meant} The package knows {sorted(known)}.")

@@ -7,6 +7,7 @@ known; if they differ, a shared policy that cannot identify the agent does not s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ class SyntheticTeam(VectorTeamEnv):
         self._roles = np.zeros(self._obs.shape[:2], np.int64) if spec.num_roles else None
 
     @classmethod
-    def team_spec(
+    def team_spec(  # type: ignore[override]
         cls,
         num_agents: int = 3,
         obs_size: int = 4,
@@ -161,7 +162,7 @@ class SyntheticTeam(VectorTeamEnv):
             return np.einsum("eno,enod->end", self._obs, self._targets[self._roles])
         return np.einsum("eno,nod->end", self._obs, self._targets)
 
-    def _begin(self, which: Any) -> None:
+    def _begin(self, which: Sequence[int] | np.ndarray) -> None:
         """Starts new episodes in the copies `which`."""
         self._time[which], self._active[which] = 0, True
         self._observe(which)
@@ -170,7 +171,7 @@ class SyntheticTeam(VectorTeamEnv):
                 self._roles[e] = self._random[e].integers(self.spec.num_roles, size=self.spec.num_agents)
         self._show_roles()
 
-    def _observe(self, which: Any) -> None:
+    def _observe(self, which: Sequence[int] | np.ndarray) -> None:
         """Draws new observations and masks in the copies `which`."""
         for e in which:
             self._random[e].standard_normal(out=self._obs[e], dtype=np.float32)

@@ -5,8 +5,6 @@ The package is GPL-3, so it is optional and none of its code is here.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -49,13 +47,13 @@ class VMASTeam(VectorTeamEnv[Tensor]):
         self,
         num_envs: int = 1,
         *,
-        scenario: Any = "navigation",
+        scenario: object = "navigation",
         device: str | torch.device = "cpu",
         continuous_actions: bool = True,
         multidiscrete_actions: bool = False,
         max_episode_steps: int = 100,
         id_capacity: int = 0,
-        **options: Any,
+        **options: object,
     ):
         self.device, self.num_envs = checked_device(device), num_envs
         self._limit = whole_number("max_episode_steps", max_episode_steps, 1)
@@ -79,13 +77,13 @@ class VMASTeam(VectorTeamEnv[Tensor]):
     @classmethod
     def team_spec(  # type: ignore[override]
         cls,
-        scenario: Any = "navigation",
+        scenario: object = "navigation",
         device: str | torch.device = "cpu",
         continuous_actions: bool = True,
         multidiscrete_actions: bool = False,
         max_episode_steps: int = 100,
         id_capacity: int = 0,
-        **options: Any,
+        **options: object,
     ) -> TeamSpec:
         whole_number("max_episode_steps", max_episode_steps, 1)
         ids = whole_number("id_capacity", id_capacity)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from vmas.simulator.core import Agent, World
 
 
 class ActionTable:
@@ -19,7 +22,7 @@ class ActionTable:
     says, evenly spaced, the first of an odd number being 0; what is spoken is one of `dim_c` words.
     """
 
-    def __init__(self, world: Any, agents: Sequence[Any], kind: str):
+    def __init__(self, world: World, agents: Sequence[Agent], kind: str):
         self._world, self._agents, self._kind = world, agents, kind
         self._sizes = [int(agent.action_size) for agent in agents]
         self._words = [0 if agent.silent else int(world.dim_c) for agent in agents]

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from vmas.simulator.core import Shape, World
+    from vmas.simulator.scenario import BaseScenario
 
 SIDE = 480
 """Pixels of the longer side of a picture."""
 
 
-def picture(world: Any, scenario: Any, index: int = 0) -> np.ndarray:
+def picture(world: World, scenario: BaseScenario, index: int = 0) -> np.ndarray:
     """The shapes in one world, uint8 [height, width, 3]; every agent is in view."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,7 +46,7 @@ def picture(world: Any, scenario: Any, index: int = 0) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _shape(shape: Any, color: tuple[float, float, float], alpha: float) -> Any:
+def _shape(shape: Shape, color: tuple[float, float, float], alpha: float) -> Artist:
     """A shape of the package around the origin."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Circle, Rectangle

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lorasa_rllib.envs.vmas_worlds import Worlds
+
+if TYPE_CHECKING:
+    from vmas.simulator.scenario import BaseScenario
 
 Place = tuple[Any, Any]
 """Where a tensor is: a dictionary (of attributes, too) or list, and the key or index in it."""
@@ -66,7 +69,7 @@ class Renewal:
             own.index_copy_(axis, which, source.narrow(axis, first, len(which)))
 
 
-def _pairs(mine: Any, theirs: Any) -> Iterator[tuple[Place, Place, int]]:
+def _pairs(mine: BaseScenario, theirs: BaseScenario) -> Iterator[tuple[Place, Place, int]]:
     """Tensors of worlds at the same places of two scenarios, and the axis of the worlds."""
     bodies = list(zip(mine.world.entities, theirs.world.entities, strict=True))
     seen = {id(one) for one, _ in bodies}  # by their order, as what refers to one may be drawn, such as a goal
@@ -92,7 +95,7 @@ LEAVES = (
 """Kinds of values that hold no state of worlds."""
 
 
-def _entries(one: Any, other: Any) -> Iterator[tuple[Place, Place]]:
+def _entries(one: object, other: object) -> Iterator[tuple[Place, Place]]:
     """The same places in two objects: entries, or attributes."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = [(key, key) for key in one if key in other]

@@ -10,7 +10,7 @@ import difflib
 import importlib
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +18,11 @@ from torch import Tensor
 from lorasa_rllib.envs.vmas_actions import ActionTable
 from lorasa_rllib.install import installing
 from lorasa_rllib.spec import TeamSpec
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from vmas.simulator.scenario import BaseScenario
 
 RENAMED = {
     "max_steps": "max_episode_steps",
@@ -38,7 +43,9 @@ class Worlds:
     Draws from the global random generators, see `random_stream`. Raises ValueError for unknown scenarios and options.
     """
 
-    def __init__(self, scenario: Any, num_envs: int, device: torch.device, actions: str, options: Mapping[str, Any]):
+    def __init__(
+        self, scenario: object, num_envs: int, device: torch.device, actions: str, options: Mapping[str, object]
+    ):
         self.scenario = loaded(scenario)
         for name in sorted(set(options) & set(RENAMED)):
             raise ValueError(f"{name}={options[name]!r} is not an option of a scenario; use {RENAMED[name]}.")
@@ -100,14 +107,14 @@ class Worlds:
         return self._padded
 
 
-def _row(observation: Any) -> Tensor:
+def _row(observation: Tensor | Mapping[str, Tensor]) -> Tensor:
     """An observation, a tensor or nested dictionaries of tensors [E, ...], as [E, o]."""
     if isinstance(observation, Mapping):
         return torch.cat([_row(part) for part in observation.values()], dim=1)
     return observation.flatten(1).float()
 
 
-def loaded(scenario: Any) -> Any:
+def loaded(scenario: object) -> BaseScenario:
     """A new scenario, of a name or class. Raises ValueError if it is unknown, ImportError without the package."""
     vmas = import_vmas()
     if isinstance(scenario, type):
@@ -120,7 +127,7 @@ def loaded(scenario: Any) -> Any:
     return importlib.import_module("vmas.scenarios").load(f"{scenario}.py").Scenario()
 
 
-def import_vmas() -> Any:
+def import_vmas() -> ModuleType:
     """The module `vmas`. Raises ImportError with a remedy."""
     try:
         with warnings.catch_warnings():

@@ -26,13 +26,13 @@ class TeamWrapper(VectorTeamEnv[Any]):
         """Transforms the result of a reset or step."""
 
     @classmethod
-    def team_spec(cls, *args: Any, **env_config: Any) -> TeamSpec:
+    def team_spec(cls, *args: object, **env_config: object) -> TeamSpec:
         raise NotImplementedError(f"the team of {cls.__name__} follows from the environment inside.")
 
     def reset(self, seed: int | None = None) -> TeamStep[Any]:
         return self._changed(self.env.reset(seed))
 
-    def step(self, actions: Any) -> TeamStep[Any]:
+    def step(self, actions: object) -> TeamStep[Any]:
         return self._changed(self.env.step(actions))
 
     @property
@@ -43,7 +43,7 @@ class TeamWrapper(VectorTeamEnv[Any]):
     def stepping(self) -> int | None:  # type: ignore[override]
         return self.env.stepping
 
-    def get_state(self) -> Mapping[str, Any] | None:
+    def get_state(self) -> Mapping[str, object] | None:
         return self.env.get_state()
 
     def render(self) -> np.ndarray:
