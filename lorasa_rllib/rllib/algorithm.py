@@ -38,6 +38,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
     WEIGHTS_SEQ_NO,
 )
+from ray.rllib.utils.typing import StateDict
 
 from lorasa_rllib.envs.ordered import check_team
 from lorasa_rllib.nn.policy import PHASES, Phase, TeamPolicy
@@ -83,7 +84,7 @@ logger = logging.getLogger(__name__)
 class TeamAlgorithm(EvaluatingPPO):
     """Synchronous on-policy training of a team: sample, update, broadcast weights."""
 
-    def __init__(self, config: Any = None, env: Any = None, **kwargs: Any):
+    def __init__(self, config: object = None, env: object = None, **kwargs: object):
         config = _as_config(config, self.get_default_config())
         if env is not None:
             config.environment(env)
@@ -105,14 +106,14 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @classmethod
     @override(PPO)
-    def default_resource_request(cls, config: TeamConfig | Mapping[str, Any]) -> Any:
+    def default_resource_request(cls, config: TeamConfig | Mapping[str, object]) -> Any:
         """The placement group of a trial. Raises ValueError if this machine is all there is, and it is too small."""
         group = cls.placement_of_trial(config)
         check_machine(_as_config(config, cls.get_default_config()), group.bundles[0])
         return group
 
     @classmethod
-    def placement_of_trial(cls, config: TeamConfig | Mapping[str, Any]) -> Any:
+    def placement_of_trial(cls, config: TeamConfig | Mapping[str, object]) -> Any:
         """The placement group of a trial, whether or not this machine has room for it."""
         return super().default_resource_request(config)
 
@@ -130,7 +131,7 @@ class TeamAlgorithm(EvaluatingPPO):
         # Set before `_build_all` calls the on_algorithm_init callbacks, which may restore a checkpoint.
         self.__dict__.pop("_sampling", None)
         self._episodes = RecentEpisodes(self.config.metrics_num_episodes_for_smoothing)
-        self._gauges = Gauges(config.trial_name or getattr(config.env, "__name__", config.env))
+        self._gauges = Gauges(config.trial_name or str(getattr(config.env, "__name__", config.env)))
         self._build_all(config)
         if self.config.backbone is not None:
             self._start_from(backbone_weights(self.config.backbone, self._plan.policy))
@@ -309,8 +310,8 @@ class TeamAlgorithm(EvaluatingPPO):
         components: str | Collection[str] | None = None,
         *,
         not_components: str | Collection[str] | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+        **kwargs: object,
+    ) -> StateDict:
         state = super().get_state(components, not_components=not_components, **kwargs)
         if COMPONENT_METRICS_LOGGER in state:
             state[COMPONENT_METRICS_LOGGER] = with_safe_names(state[COMPONENT_METRICS_LOGGER], self.metrics.stats)
@@ -320,7 +321,7 @@ class TeamAlgorithm(EvaluatingPPO):
         return state
 
     @override(PPO)
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: StateDict) -> None:
         super().set_state(state)
         if COMPONENT_METRICS_LOGGER in state:
             self.metrics.stats = with_own_names(self.metrics.stats)
@@ -333,7 +334,7 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @override(PPO)
     def restore_from_path(
-        self, path: str | Path, *, component: str | None = None, filesystem: Any = None, **kwargs: Any
+        self, path: str | Path, *, component: str | None = None, filesystem: object = None, **kwargs: object
     ) -> None:
         """Restores a checkpoint; all env runners use it from the next `sample()` or `evaluate()`.
 
@@ -393,7 +394,7 @@ class TeamAlgorithm(EvaluatingPPO):
         return saved(policy, origin_of(self.config, self._env_steps()))
 
     @override(PPO)
-    def save_to_path(self, path: str | Path | None = None, *, filesystem: Any = None, **kwargs: Any) -> str:
+    def save_to_path(self, path: str | Path | None = None, *, filesystem: object = None, **kwargs: object) -> str:
         """Writes a checkpoint, including the policy files, and returns its path.
 
         path: a relative or absolute path, or a URI; None: a temporary folder.
@@ -412,7 +413,7 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @classmethod
     @override(PPO)
-    def from_checkpoint(cls, path: str | Path, filesystem: Any = None, **kwargs: Any) -> Any:
+    def from_checkpoint(cls, path: str | Path, filesystem: object = None, **kwargs: object) -> Any:
         """Builds the saved algorithm. path: a local path or URI of a checkpoint, or of a trial (its last checkpoint).
 
         config: replaces the saved settings, for example to use fewer env runners. Raises MissingCode if the saved ones

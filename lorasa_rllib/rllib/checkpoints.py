@@ -96,7 +96,7 @@ def is_whole(path: Path) -> bool:
     return all(_ends(file) for file in path.rglob("*.pkl"))  # written by an older version
 
 
-def _contents_of(folder: Path) -> dict[str, list[Any]]:
+def _contents_of(folder: Path) -> dict[str, list[object]]:
     """Size and checksum of every file of a checkpoint except `FILES` and hidden ones, which other tools may add."""
     found = {}
     for file in sorted(folder.rglob("*")):

@@ -13,6 +13,7 @@ from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.utils.annotations import override
+from ray.rllib.utils.typing import StateDict
 
 from lorasa_rllib.envs.base import TeamStep
 from lorasa_rllib.envs.known_team import KnownTeam
@@ -70,7 +71,7 @@ class TeamConfig(PPOConfig):
         super().__init__(algo_class=algo_class)
         # .environment and .env_runners
         self.known_team: KnownTeam | None = None
-        self.env: Any = None
+        self.env: object = None
         self.env_runner_cls = TeamEnvRunner
         self.num_env_runners = 0
         self.num_envs_per_env_runner = 8
@@ -135,7 +136,9 @@ class TeamConfig(PPOConfig):
         self.trial_name: str | None = None  # set by studies that run several trials
 
     @override(PPOConfig)
-    def environment(self, env: Any = NotProvided, *, env_config: dict[str, Any] = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
+    def environment(
+        self, env: object = NotProvided, *, env_config: dict[str, Any] = NotProvided, **kwargs: Any
+    ) -> Self:  # type: ignore[override]
         """Sets the environment. Returns this config.
 
         Args:
@@ -161,7 +164,7 @@ class TeamConfig(PPOConfig):
         return self
 
     @override(PPOConfig)
-    def build_algo(self, env: Any = None, use_copy: bool = True) -> Any:
+    def build_algo(self, env: object = None, use_copy: bool = True) -> Any:
         """Builds the algorithm. env: see `environment`."""
         if env is not None:
             self.environment(env)
@@ -268,7 +271,7 @@ class TeamConfig(PPOConfig):
 
     @override(PPOConfig)
     @knows_its_keywords()
-    def evaluation(self, *, evaluation_config: Mapping[str, Any] | None = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
+    def evaluation(self, *, evaluation_config: Mapping[str, object] | None = NotProvided, **kwargs: Any) -> Self:  # type: ignore[override]
         """Sets RLlib's evaluation settings. Returns this config.
 
         Args:
@@ -371,7 +374,7 @@ class TeamConfig(PPOConfig):
         return self._store({**given, "critic_lr": self._decaying("critic_lr", critic_lr)})
 
     @override(PPOConfig)
-    def update_from_dict(self, config_dict: Mapping[str, Any]) -> Self:
+    def update_from_dict(self, config_dict: Mapping[str, object]) -> Self:
         """Sets settings by name, as Tune and `evaluation_config` give them. Raises ValueError for unknown names."""
         if not isinstance(config_dict, Mapping | AlgorithmConfig):  # RLlib also passes configs, which have items()
             raise ValueError(f"{short(config_dict)} must be a dictionary of settings by name.")
@@ -391,7 +394,7 @@ class TeamConfig(PPOConfig):
         return super().update_from_dict(rest).environment(config_dict["env"])
 
     @override(PPOConfig)
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> StateDict:
         """State from which `from_state` restores this config; algorithms are built from such a copy.
 
         Raises ValueError for numbers set to -1, which RLlib would drop.
@@ -401,11 +404,11 @@ class TeamConfig(PPOConfig):
 
     @classmethod
     @override(PPOConfig)
-    def from_state(cls, state: Mapping[str, Any]) -> Any:
+    def from_state(cls, state: Mapping[str, object]) -> Any:
         """Restores a config from `get_state` of this or an older version."""
         return super().from_state(upgraded(state))
 
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
+    def __setstate__(self, state: Mapping[str, object]) -> None:
         self.__dict__.update(upgraded(state))
 
     # Values derived from the settings
@@ -483,7 +486,7 @@ class TeamConfig(PPOConfig):
         usual = name == "lr" and self.lr_is_default and self.total_env_steps is not None
         return name in self.linear_decay or (usual and not isinstance(self.lr, list | tuple))
 
-    def _decaying(self, name: str, given: Any) -> Any:
+    def _decaying(self, name: str, given: object) -> Any:
         """The value to store for `name`; "linear" and ("linear", value) also record it in `linear_decay`."""
         if given is NotProvided:
             return given
@@ -497,7 +500,7 @@ class TeamConfig(PPOConfig):
         self.lr_is_default = self.lr_is_default and name != "lr"
         return value
 
-    def _store(self, given: Mapping[str, Any]) -> Self:
+    def _store(self, given: Mapping[str, object]) -> Self:
         """Stores the arguments of a setter that were given, each as the attribute of its name, as RLlib does."""
         for name, value in given.items():
             if value is not NotProvided and name not in ("self", "kwargs", "__class__"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ class EvaluatingPPO(PPO):
         return Evaluation(self.evaluation_config, self._faults)
 
     @override(PPO)
-    def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:
+    def evaluate(self, parallel_train_future: object = None) -> dict[str, Any]:
         """Runs `evaluation_duration` episodes (or steps) and returns their results.
 
         Raises ValueError if there is no env runner to evaluate with, EvaluationSkipped if the evaluation env runners
@@ -58,7 +59,7 @@ class EvaluatingPPO(PPO):
         return super().evaluate(parallel_train_future)
 
     @override(PPO)
-    def _run_one_evaluation(self, parallel_train_future: Any = None) -> dict[str, Any]:
+    def _run_one_evaluation(self, parallel_train_future: object = None) -> dict[str, Any]:
         try:
             results = super()._run_one_evaluation(parallel_train_future)
         except EvaluationSkipped as reason:
@@ -80,7 +81,7 @@ class EvaluatingPPO(PPO):
         return self._evaluated(self._evaluation.remotely(self.eval_env_runner_group))
 
     @override(PPO)
-    def _evaluate_with_auto_duration(self, parallel_train_future: Any) -> NoBatches:
+    def _evaluate_with_auto_duration(self, parallel_train_future: Future) -> NoBatches:
         seconds = self.metrics.peek((TIMERS, TRAINING_ITERATION_TIMER), default=0.0)
         group = self.eval_env_runner_group
         return self._evaluated(self._evaluation.while_training(group, parallel_train_future.done, seconds))

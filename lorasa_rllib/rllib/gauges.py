@@ -5,10 +5,10 @@ Ray adds the prefix `ray_`; `cluster/grafana_dashboard.json` plots them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_AGENT_RETURN_MEAN, EPISODE_RETURN_MEAN, LEARNER_RESULTS
+from ray.rllib.utils.typing import ResultDict
 from ray.util.metrics import Gauge
 
 from lorasa_rllib.rllib.learner import ADAPTER_NORM
@@ -38,7 +38,7 @@ class Gauges:
         for gauge in self._gauges.values():
             gauge.set_default_tags({"run": _ascii(run)})
 
-    def show(self, results: Mapping[str, Any], env_runners: int) -> None:
+    def show(self, results: ResultDict, env_runners: int) -> None:
         """Sets the gauges from the results of an iteration."""
         for (name, *tag), value in values_of(results, env_runners).items():
             self._gauges[name].set(value, dict(zip(SERIES[name][1], map(_ascii, tag), strict=True)))
@@ -49,7 +49,7 @@ def _ascii(tag: str) -> str:
     return tag.encode("ascii", "backslashreplace").decode()
 
 
-def values_of(results: Mapping[str, Any], env_runners: int) -> dict[tuple[str, ...], float]:
+def values_of(results: ResultDict, env_runners: int) -> dict[tuple[str, ...], float]:
     """(series, tag if any) -> value, from the results of an iteration; omits missing values."""
     runners, learner = results[ENV_RUNNER_RESULTS], results.get(LEARNER_RESULTS, {}).get(MODULE_ID, {})
     split = results.get(SPLIT, {})

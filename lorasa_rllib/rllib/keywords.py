@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from ray.rllib.algorithms.algorithm_config import DEPRECATED_VALUE
 
@@ -44,7 +44,7 @@ def knows_its_keywords(*more: str) -> Callable[[Callable[Concatenate[S, P], R]],
     def decorate(setter: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
         @functools.wraps(setter)
         def checked(self: S, *args: P.args, **settings: P.kwargs) -> R:
-            current, old = _keywords(cast(Any, type(self)), setter.__name__)
+            current, old = _keywords(cast(type, type(self)), setter.__name__)
             if unknown := sorted(set(settings) - {*current, *old, *more}):
                 raise TypeError(f".{setter.__name__}({unknown[0]}=...): {suggestion(unknown[0], [*current, *more])}")
             return setter(self, *args, **settings)
@@ -62,7 +62,7 @@ def whose_setters_know_their_keywords(config: type[C]) -> type[C]:
 
 
 @functools.cache
-def _keywords(cls: Any, setter: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _keywords(cls: type, setter: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Current and deprecated keywords of a setter and of those it overrides. RLlib reports the deprecated ones."""
     current: set[str] = set()
     old: set[str] = set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
@@ -30,7 +30,7 @@ RESOURCES = (
 )
 
 
-def check_is_settings(name: str, given: Any) -> None:
+def check_is_settings(name: str, given: object) -> None:
     """Raises ValueError unless `given` is a dictionary of settings, or None."""
     if isinstance(given, AlgorithmConfig):
         raise ValueError(
@@ -64,7 +64,7 @@ def check_tables(config: TeamConfig) -> None:
             raise ValueError(f"{name}={short(given)} must be the path of a checkpoint or of a policy's files{other}.")
 
 
-def of_other_kinds(config: Any) -> list[str]:
+def of_other_kinds(config: AlgorithmConfig) -> list[str]:
     """Problems with settings that are words, dictionaries or functions."""
     problems = [
         f"{name}={short(value)} must be one of {', '.join(map(repr, choices))}."
@@ -90,18 +90,18 @@ def of_other_kinds(config: Any) -> list[str]:
     return problems
 
 
-def _is_amounts(given: Any) -> bool:
+def _is_amounts(given: object) -> bool:
     return isinstance(given, Mapping) and all(
         isinstance(name, str) and isinstance(n, Real) and float(n) >= 0 for name, n in given.items()
     )
 
 
-def is_callbacks(given: Any) -> bool:
+def is_callbacks(given: object) -> bool:
     """Whether `given` is a class of callbacks, or a function that makes one."""
     return issubclass(given, RLlibCallback) if isinstance(given, type) else callable(given)
 
 
-def short(value: Any, most: int = 120) -> str:
+def short(value: object, most: int = 120) -> str:
     """`repr(value)` for messages, truncated to `most` characters: RLlib's dictionaries can be long."""
     text = repr(value)
     return text if len(text) <= most else f"{text[: most - 4]} ..."

@@ -24,6 +24,7 @@ from ray.rllib.utils.metrics import (
     NUM_TRAINABLE_PARAMETERS,
 )
 from ray.rllib.utils.schedules.scheduler import Scheduler
+from ray.rllib.utils.typing import StateDict
 from torch import Tensor
 
 from lorasa_rllib.learning.batch import MAPPOSettings
@@ -83,7 +84,7 @@ class TeamLearner(TorchLearner):
         """Disabled: `update_policy` sums gradients itself, as DDP does not support freezing parameters during a run."""
 
     @override(TorchLearner)
-    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+    def configure_optimizers_for_module(self, module_id: str, config: object = None) -> None:
         for group in GROUPS:
             params = list(self.policy.parameters_of(group).values())
             if params:
@@ -107,7 +108,7 @@ class TeamLearner(TorchLearner):
         timesteps: dict[str, Any],
         phase: Phase,
         _no_metrics_reduce: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> Any:
         """Runs one iteration on the rollouts of this learner, in the given phase.
 
@@ -186,15 +187,15 @@ class TeamLearner(TorchLearner):
         components: str | Collection[str] | None = None,
         *,
         not_components: str | Collection[str] | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
+        **kwargs: object,
+    ) -> StateDict:
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(GENERATOR, components, not_components):
             state[GENERATOR] = self._generator.get_state().numpy()
         return state
 
     @override(Learner)
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: StateDict) -> None:
         """Loads weights whatever their sequence number, as a restored checkpoint may be older than the current ones."""
         if COMPONENT_RL_MODULE in state:
             self.module.set_state(state[COMPONENT_RL_MODULE])
@@ -203,7 +204,7 @@ class TeamLearner(TorchLearner):
             restore_generator(self._generator, torch.as_tensor(state[GENERATOR]))
 
     @override(Learner)
-    def compute_loss_for_module(self, **kwargs: Any) -> Any:
+    def compute_loss_for_module(self, **kwargs: object) -> Any:
         raise NotImplementedError("the loss is computed on whole teams, see `update_policy`.")
 
 

@@ -13,10 +13,11 @@ from ray.rllib.core.rl_module.rl_module import RLModule
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.torch_utils import convert_to_torch_tensor
+from ray.rllib.utils.typing import StateDict
 from torch import Tensor
 
 from lorasa_rllib.nn.bank import ADAPTER_PARAMETERS
-from lorasa_rllib.nn.distributions import CONTINUOUS, Categorical, Categoricals
+from lorasa_rllib.nn.distributions import CONTINUOUS, Categorical, Categoricals, Gaussian, SquashedGaussian
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
 
 MODULE_ID = "shared_policy"
@@ -32,7 +33,7 @@ ACTING = (
 """Remedy in errors about RLlib's own action APIs, which are not supported."""
 
 
-def map_to_shared_policy(agent_id: Any, episode: Any = None, **kwargs: Any) -> str:
+def map_to_shared_policy(agent_id: object, episode: object = None, **kwargs: object) -> str:
     """Policy mapping function: maps every agent to the shared module."""
     return MODULE_ID
 
@@ -61,7 +62,7 @@ class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         return [*critic, "policy.value_norm"]
 
     @override(TorchRLModule)
-    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+    def _forward(self, batch: dict[str, Any], **kwargs: object) -> dict[str, Any]:
         rows = batch[Columns.OBS]
         if not isinstance(rows, Mapping) or OBS not in rows or AGENT not in rows:
             given = f"a dictionary of {sorted(rows)}" if isinstance(rows, Mapping) else f"of type {type(rows).__name__}"
@@ -79,7 +80,7 @@ class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         return {Columns.ACTION_DIST_INPUTS: distribution_inputs(distribution)}
 
     @override(ValueFunctionAPI)
-    def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
+    def compute_values(self, batch: dict[str, Any], embeddings: object = None) -> Tensor:
         """Values [B], in units of reward."""
         rows = batch[Columns.OBS]
         values = self.policy.value_norm.denormalise(self.policy.critic(rows[STATE]))  # [B, V]
@@ -88,7 +89,7 @@ class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         return values.gather(-1, rows[AGENT].long().view(-1, 1)).squeeze(-1)
 
     @override(TorchRLModule)
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: StateDict) -> None:
         """Loads weights. Raises ValueError if they do not fit; inference-only modules ignore learner-only entries."""
         check_state(self.state_dict(), state, self.get_non_inference_attributes() if self.inference_only else [])
         self.load_state_dict(convert_to_torch_tensor(dict(state)), strict=False)
@@ -127,7 +128,9 @@ def distribution_inputs(distribution: Any) -> Tensor:
     return torch.cat([mean, std, real], dim=-1)
 
 
-def row_distribution(head: Any, components: int | None = None) -> type[TorchDistribution]:
+def row_distribution(
+    head: type[Gaussian | SquashedGaussian] | None, components: int | None = None
+) -> type[TorchDistribution]:
     """RLlib distribution class for a continuous head (None: discrete). Log-probabilities are summed over dimensions.
 
     components: number of components of a discrete action; None: an action is a single integer.
@@ -138,7 +141,7 @@ def row_distribution(head: Any, components: int | None = None) -> type[TorchDist
 class _RowDistribution(TorchDistribution):
     """Adapts a distribution of `nn.distributions` to RLlib's interface."""
 
-    head: Any = None
+    head: type[Gaussian | SquashedGaussian] | None = None
     components: int | None = None
 
     def __init__(self, inputs: Tensor):
@@ -155,16 +158,16 @@ class _RowDistribution(TorchDistribution):
         return self.head.from_std(mean, std, real > 0)
 
     @classmethod
-    def from_logits(cls, logits: Tensor, **kwargs: Any) -> _RowDistribution:
+    def from_logits(cls, logits: Tensor, **kwargs: object) -> _RowDistribution:
         return cls(logits)
 
     @staticmethod
-    def required_input_dim(space: Any, **kwargs: Any) -> int:
+    def required_input_dim(space: Any, **kwargs: object) -> int:
         if hasattr(space, "nvec"):
             return int(space.nvec.sum())
         return int(space.n) if hasattr(space, "n") else 3 * int(space.shape[0])
 
-    def logp(self, value: Tensor, **kwargs: Any) -> Tensor:
+    def logp(self, value: Tensor, **kwargs: object) -> Tensor:
         single = self.head is None and not self.components and value.dim() < self.inputs.dim()
         actions = value.unsqueeze(-1) if single else value
         return self._dist.log_prob(actions).sum(-1)
@@ -172,7 +175,7 @@ class _RowDistribution(TorchDistribution):
     def entropy(self) -> Tensor:
         return self._dist.entropy().sum(-1)
 
-    def kl(self, other: _RowDistribution, **kwargs: Any) -> Tensor:
+    def kl(self, other: _RowDistribution, **kwargs: object) -> Tensor:
         if self.head is None:
             mine, theirs = self._dist.log_probs, other._dist.log_probs
             return (mine.exp() * (mine - theirs).nan_to_num(0.0)).sum(-1)
@@ -180,10 +183,10 @@ class _RowDistribution(TorchDistribution):
         squares = (p.std.square() + (p.mean - q.mean).square()) / (2 * q.std.square())
         return torch.where(p.real, torch.log(q.std / p.std) + squares - 0.5, 0.0).sum(-1)
 
-    def sample(self, **kwargs: Any) -> Tensor:
+    def sample(self, **kwargs: object) -> Tensor:
         return self._shaped(self._dist.sample())
 
-    def rsample(self, **kwargs: Any) -> Tensor:
+    def rsample(self, **kwargs: object) -> Tensor:
         return self._shaped(self._dist.sample())
 
     def to_deterministic(self) -> Any:

@@ -97,7 +97,7 @@ class Setting:
             return int(number) if number == int(number) else None
         return number
 
-    def _checked_schedule(self, value: Any) -> list[list[Any]]:
+    def _checked_schedule(self, value: list | tuple) -> list[list[float]]:
         steps, plain = [], []
         for point in value:
             if not isinstance(point, list | tuple) or len(point) != 2:
@@ -215,7 +215,7 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 
-def check_not_dropped(settings: Mapping[str, Any]) -> None:
+def check_not_dropped(settings: Mapping[str, object]) -> None:
     """Raises ValueError for settings of -1, which RLlib treats as "not set" when it copies a config."""
     for setting in SETTINGS:
         value = settings.get(setting.attribute or setting.name)

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -17,6 +17,7 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
+from ray.rllib.utils.typing import StateDict
 
 from lorasa_rllib.envs.base import TeamEnvError, VectorTeamEnv, Worker
 from lorasa_rllib.nn.acting import Acting
@@ -34,6 +35,9 @@ from lorasa_rllib.rollout.collector import Collector, Draw
 from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.rollout.episodes import EndlessEpisode, Sampled
 from lorasa_rllib.rollout.memory import Memory
+
+if TYPE_CHECKING:
+    from lorasa_rllib.rllib.config import TeamConfig
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +59,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         discard the actor and the reason with it.
     """
 
-    def __init__(self, *, config: Any, **kwargs: Any):
+    def __init__(self, *, config: TeamConfig, **kwargs: object):
         Checkpointable.__init__(self)
         EnvRunner.__init__(self, config=config, **kwargs)
         torch.set_num_threads(1)
@@ -65,7 +69,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._snapshots: tuple[Acting, MergedCritic | None] | None = None
         self.collector: Collector[Any] | None = None
         self.env: VectorTeamEnv[Any] | None = None
-        self.module: Any = None
+        self.module: Any = None  # MultiRLModule
         self.fault: Fault | None = None
         try:
             self._build()
@@ -131,7 +135,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     # Sampling
 
-    def attempt(self, **what: Any) -> tuple[list[Sampled], Any] | Fault:
+    def attempt(self, **what: object) -> tuple[list[Sampled], Any] | Fault:
         """Returns `sample(**what)` and its metrics, or the fault if it raised.
 
         After a fault, unless a callback raised or `restart_failed_env_runners` is False, the next attempt rebuilds all
@@ -166,7 +170,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         explore: bool | None = None,
         random_actions: bool = False,
         force_reset: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> list[Sampled]:
         """Samples one round.
 
@@ -257,9 +261,9 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         components: str | Collection[str] | None = None,
         *,
         not_components: str | Collection[str] | None = None,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        state: dict[str, Any] = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime}
+        **kwargs: object,
+    ) -> StateDict:
+        state: StateDict = {NUM_ENV_STEPS_SAMPLED_LIFETIME: self.num_env_steps_sampled_lifetime}
         if self._check_component(COMPONENT_RL_MODULE, components, not_components):
             state[COMPONENT_RL_MODULE] = self.module.get_state(
                 components=self._get_subcomponents(COMPONENT_RL_MODULE, components),
@@ -270,7 +274,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         return state
 
     @override(Checkpointable)
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: StateDict) -> None:
         """Loads weights whatever their sequence number, which weights of another run or a checkpoint may share."""
         if COMPONENT_RL_MODULE in state and self.module is not None:
             weights = state[COMPONENT_RL_MODULE]
@@ -280,7 +284,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         if NUM_ENV_STEPS_SAMPLED_LIFETIME in state:
             self.num_env_steps_sampled_lifetime = state[NUM_ENV_STEPS_SAMPLED_LIFETIME]
 
-    def set_weights(self, weights: dict[str, Any]) -> None:
+    def set_weights(self, weights: StateDict) -> None:
         """Loads weights by module id; called by RLlib's `Algorithm.set_weights`."""
         self.set_state({COMPONENT_RL_MODULE: weights})
 

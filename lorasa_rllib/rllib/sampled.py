@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.rllib.core.learner.training_data import TrainingData
@@ -23,7 +22,7 @@ class TeamTrainingData(TrainingData):
         if not self.shards or not all(self.shards):
             raise ValueError("TeamTrainingData needs at least one rollout for every learner.")
 
-    def shard(self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: Any) -> list[Any]:
+    def shard(self, num_shards: int, len_lookback_buffer: int | None = None, **kwargs: object) -> list[object]:
         if num_shards != len(self.shards):
             raise ValueError(f"rollouts were split for {len(self.shards)} learners, but there are {num_shards}.")
         return [(TeamTrainingData(shards=[shard]), {}) for shard in self.shards]

@@ -36,7 +36,7 @@ Outcome = Answer | Fault
 """An answer, or the fault that prevented it."""
 
 
-def _attempt(runner: TeamEnvRunner, **what: Any) -> Outcome:
+def _attempt(runner: TeamEnvRunner, **what: object) -> Outcome:
     return runner.attempt(**what)
 
 
@@ -44,7 +44,7 @@ def _ping(runner: TeamEnvRunner) -> str:
     return runner.ping()
 
 
-def ask(group: EnvRunnerGroup, tag: str, requests: Mapping[int, Mapping[str, Any]]) -> None:
+def ask(group: EnvRunnerGroup, tag: str, requests: Mapping[int, Mapping[str, object]]) -> None:
     """Starts sampling on remote env runners, without waiting. requests: arguments of `sample()` by env runner."""
     if requests:
         runners = sorted(requests)

@@ -70,7 +70,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
         self._present = self._gone = np.zeros(len(self.agents), bool)
 
     @classmethod
-    def registered(cls, name: str, env_config: Mapping[str, Any]) -> Self:
+    def registered(cls, name: str, env_config: Mapping[str, object]) -> Self:
         """Builds a registered environment, as used by `.environment(name, env_config=...)`."""
         return cls({"env": name, "env_config": env_config})
 
@@ -82,7 +82,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
         self._note_roles(step)
         return self._rows(self._present, step.obs[0], step.state[0], step.masks), {}
 
-    def step(self, action_dict: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    def step(self, action_dict: Mapping[str, object]) -> tuple[dict[str, Any], ...]:
         spec, acted = self.team.spec, self._present
         actions = np.zeros((1, spec.num_agents, spec.action_dims), np.float32 if spec.continuous else np.int64)
         for agent, action in action_dict.items():
@@ -158,7 +158,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
         return rows
 
 
-def _worker(*configs: Mapping[str, Any]) -> Worker:
+def _worker(*configs: Mapping[str, object]) -> Worker:
     """The env runner that owns the environment, if one of the dictionaries is RLlib's EnvContext."""
     for config in configs:
         if isinstance(config, EnvContext):
@@ -167,14 +167,14 @@ def _worker(*configs: Mapping[str, Any]) -> Worker:
 
 
 def shared_policy_spec(
-    env: Any,
-    env_config: Mapping[str, Any] | None = None,
+    env: object,
+    env_config: Mapping[str, object] | None = None,
     sharing: str = "lora",
     *,
     phase: Phase | None = None,
-    network: Mapping[str, Any] | None = None,
+    network: Mapping[str, object] | None = None,
     critic_input: str | None = None,
-    **options: Any,
+    **options: object,
 ) -> RLModuleSpec:
     """Spec of the module that all agents of a team share, for `.rl_module(rl_module_spec=...)`.
 

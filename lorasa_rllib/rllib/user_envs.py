@@ -23,21 +23,21 @@ class Registered:
     def __init__(self, name: str, creator: Callable[[Any], Any]):
         self.name, self.creator = name, creator
 
-    def __call__(self, config: Mapping[str, Any]) -> Any:
+    def __call__(self, config: Mapping[str, object]) -> Any:
         return self.creator(config)
 
     def __repr__(self) -> str:
         return f"register_env({self.name!r})"
 
 
-def is_team_env(env: Any) -> bool:
+def is_team_env(env: object) -> bool:
     """Whether `env` is one of this package's environments: a key of `ENVIRONMENTS` or a `VectorTeamEnv` class."""
     if isinstance(env, str):
         return env in ENVIRONMENTS
     return isinstance(env, type) and issubclass(env, VectorTeamEnv)
 
 
-def game_of(env: Any) -> Any:
+def game_of(env: object) -> Any:
     """The value of `env` for the setting "env" of the environment "pettingzoo".
 
     env: a class (RLlib's `MultiAgentEnv`, PettingZoo's `ParallelEnv`) or any other callable that builds a copy; a name

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.utils import force_list
@@ -139,7 +139,7 @@ def _why_not(name: str) -> str:
     return UNCALLED if name.startswith("callbacks_on_") else WHY_NOT.get(name, "it has no effect on team algorithms")
 
 
-def check_network(settings: Mapping[str, Any], known: Sequence[str]) -> None:
+def check_network(settings: Mapping[str, object], known: Sequence[str]) -> None:
     """Raises ValueError for unknown network settings, which Tune can set without calling `.network()`."""
     if unknown := sorted(set(settings) - set(known)):
         raise ValueError(f"network_settings: {suggestion(unknown[0], known)}")
@@ -163,7 +163,7 @@ def check_evaluation(config: TeamConfig) -> None:
             )
 
 
-def _is(one: Any, other: Any) -> bool:
+def _is(one: object, other: object) -> bool:
     """Whether two values of a setting are the same."""
     try:
         return one is other or bool(one == other)
