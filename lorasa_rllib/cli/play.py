@@ -133,6 +133,7 @@ def export(
     agent: Annotated[str, typer.Option(help="Whose policy.")],
     out: Annotated[Path, typer.Option("--out", "-o", help=".onnx, or .pt2 (torch.export).")],
     role: Annotated[int | None, typer.Option(help="The role it keeps, where adapters are keyed by role.")] = None,
+    mask: Annotated[bool, typer.Option("--mask", help="Take a mask also if the first reset gave none.")] = False,
     trust: Trust = False,
     as_json: AsJSON = False,
 ) -> None:
@@ -151,7 +152,7 @@ def export(
         raise ValueError(f"{out.name} must end in .onnx or .pt2.")
     saved = _read(checkpoint, trust)
     _check_roles(saved, [] if role is None else [role])
-    network = AgentNetwork(saved, agent, role)
+    network = AgentNetwork(saved, agent, role, masked=mask or None)
     path = writers[out.suffix](network, out)
     if as_json:
         show({"file": str(path), "inputs": network.inputs(), "outputs": network.outputs()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,8 @@ class LoadedPolicy:
 
         Returns actions contained in the agents' spaces: by name, or for a single agent, with the space's shape and
         type (an int for Discrete). For rows, float32 [..., n, action_size] within the bounds, or int64 choices
-        [..., n] ([..., n, components] if there are several). Raises ValueError for missing arguments and wrong shapes.
+        [..., n] ([..., n, components] if there are several). Raises ValueError for missing arguments, wrong shapes and
+        NaN or infinite observations.
         """
         if isinstance(agents, str | int | np.integer):
             return self._one(observations, state, agents, roles, mask, greedy)
@@ -142,6 +144,7 @@ class LoadedPolicy:
         who = None if agents is None else self._indices(agents)
         width = self.spec.num_agents if who is None else len(who)
         obs = self._rows(observations, "observations", (width, self.spec.obs_size), torch.float32)
+        self._check_finite(obs, who)
         lead = obs.shape[:-2]
         of_rows = choices = hidden = None
         if self._by_role:
@@ -176,6 +179,16 @@ class LoadedPolicy:
             be = "it must be" if whole else "its last axes must be"
             raise ValueError(f"{name} has shape {list(tensor.shape)}; {be} {list(last)}.")
         return tensor
+
+    def _check_finite(self, obs: Tensor, who: tuple[int, ...] | None) -> None:
+        """Raises ValueError with the agent's name for NaN and infinite observations [..., n, obs_size]."""
+        if math.isfinite(obs.sum().item()) or (finite := obs.isfinite()).all():  # a finite sum has finite terms
+            return
+        row = int((~finite).nonzero()[0, -2])
+        raise ValueError(
+            f"the observation of agent {self.agents[row if who is None else who[row]]!r} has a NaN or infinite value "
+            "(as float32). Look at the environment; agents that are absent are left out, or have zeros."
+        )
 
     def _indices(self, agents: Sequence[Any]) -> tuple[int, ...]:
         if unknown := [a for a in agents if not self._knows(a)]:

@@ -35,12 +35,13 @@ class AgentNetwork(nn.Module):
 
     obs [B, ...] with the shape and type of the agent's space; for a Dict or Tuple, a tuple of its parts in order,
     without the action mask. (float32 [B, obs_size] for policies that do not record spaces.)
-    state float32 [B, hidden_size] if recurrent (None: zeros); mask bool [B, choices] if the environment has masks.
+    state float32 [B, hidden_size] if recurrent (None: zeros); mask bool [B, choices], see `masked`.
     action [B, ...] with the shape and type of the agent's space, within its bounds.
-    role: the role to merge, needed if adapters are keyed by role.
+    role: the role to merge, needed if adapters are keyed by role. masked: whether it takes a mask; None: if the
+        environment gave masks at its first reset.
     """
 
-    def __init__(self, saved: SavedPolicy, agent: str, role: int | None = None):
+    def __init__(self, saved: SavedPolicy, agent: str, role: int | None = None, masked: bool | None = None):
         super().__init__()
         spec = saved.config.spec
         if agent not in spec.agents:
@@ -51,12 +52,14 @@ class AgentNetwork(nn.Module):
             raise ValueError("adapters are keyed by role: say which role the agent keeps.")
         if role is not None and not by_role:
             raise ValueError("a role is for policies whose adapters are keyed by role; leave it out.")
+        if masked and spec.continuous:
+            raise ValueError("a mask says which choices are available; this policy's actions are continuous.")
         dense = merged(saved, [role or 0] * spec.num_agents if by_role else None)
         actor, obs, act = dense.actor(), spec.obs_sizes[n], spec.action_sizes[n]
         space = spec.views[n].sees if spec.views else Box((obs,), "float32")
         self.obs_size, self.num_choices = obs, 0 if spec.continuous else act
         self.flatten = Flatten(space, obs)
-        self.masked = spec.has_masks and not spec.continuous
+        self.masked = (spec.has_masks if masked is None else masked) and not spec.continuous
         self.first_choices = torch.as_tensor(spec.first_choices()[n, :act] if self.masked else [])
         self.activation = ACTIVATION[saved.config.network.activation]
         self.recurrent, self.hidden_size = saved.config.network.recurrent, saved.config.network.hidden_size

@@ -187,6 +187,7 @@ def test_films_are_made_without_a_screen(policy, capsys, tmp_path):
         (["render", "POLICY", "-o", "film.avi"], "must end in .mp4 or .gif"),
         (["export", "POLICY", "--agent", "nobody", "-o", "x.pt2"], "no agent 'nobody'"),
         (["export", "POLICY", "--agent", "agent_0", "-o", "x.h5"], "must end in .onnx or .pt2"),
+        (["export", "POLICY", "--agent", "agent_0", "--mask", "-o", "x.pt2"], "actions are continuous"),
         (["adapters", "show", "POLICY", "nobody"], "no adapter 'nobody'; it has agent_0, agent_1"),
         (["adapters", "export", "POLICY", "-o", "POLICY"], "exists already, and nothing is overwritten"),
         (["adapters", "merge", "ROLES", "-o", "x"], "give roles, one for each of the 3 agents"),

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from lorasa_rllib.envs.pettingzoo import PettingZooTeam
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.policies.acting import LoadedPolicy, load_policy
-from lorasa_rllib.policies.exporting import AgentNetwork, export_onnx
+from lorasa_rllib.policies.exporting import AgentNetwork, export_onnx, export_program
 from lorasa_rllib.policies.folder import save_policy
 from lorasa_rllib.policies.saved import saved
 from tests.envs import games
@@ -156,6 +156,44 @@ def test_masks_in_infos_are_handed_over_by_name():
     assert set(actions) == set(spec.agents)
     with pytest.raises(ValueError, match=r"mask of \['ann', 'bob', 'cleo'\] is missing"):
         loaded.act(obs)
+
+
+def test_masks_that_come_after_the_first_reset_are_an_input_where_one_is_asked_for(tmp_path):
+    _, policy = policy_of(games.LateMasks)
+    loaded, obs = LoadedPolicy(policy), np.random.default_rng(0).standard_normal((5, 2, 2)).astype(np.float32)
+    assert AgentNetwork(policy, "bob").inputs() == ["obs"]
+    network = AgentNetwork(policy, "bob", masked=True)
+    assert network.inputs() == ["obs", "mask"]
+    program = torch.export.load(export_program(network, tmp_path / "bob.pt2")).module()
+    for mask in ([True, False, False], [False, True, True], [True, True, True]):
+        masks = np.broadcast_to(mask, (5, 3))
+        found = program(torch.as_tensor(obs), None, torch.as_tensor(masks.copy()))
+        wanted, _ = loaded.act(obs, agents="bob", mask=masks)
+        assert found.tolist() == wanted.tolist()
+    _, continuous = policy_of(games.Continuous)
+    with pytest.raises(ValueError, match="this policy's actions are continuous"):
+        AgentNetwork(continuous, "bob", masked=True)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_observations_that_are_not_finite_are_refused_with_the_agents_name(value):
+    loaded, game = LoadedPolicy(policy_of(games.Game)[1]), games.Game()
+    obs, _ = game.reset(seed=0)
+    obs["bob"] = np.array([[0.0, value], [0.0, 1.0]], np.float32)
+    rows = np.zeros((2, 4, 3, 4), np.float32)
+    rows[1, 2, 1, 3] = value
+    for call in (
+        lambda: loaded.act(obs),
+        lambda: loaded.act({"bob": obs["bob"]}),
+        lambda: loaded.act(obs["bob"], agents="bob"),
+        lambda: loaded.act(rows),
+        lambda: loaded.act(rows[:, :, [2, 1]], agents=["cleo", "bob"]),
+        lambda: loaded.choose(torch.as_tensor(rows)),
+    ):
+        with pytest.raises(ValueError, match="the observation of agent 'bob' has a NaN or infinite value"):
+            call()
+    huge = np.full((3, 4), 3e38, np.float32)  # finite, though their sum is not
+    assert loaded.act(huge)[0].shape == (3,)
 
 
 def test_an_observation_outside_its_space_is_refused_with_the_agents_name():
