@@ -10,29 +10,9 @@ tune_configs/mamujoco.py. Ends with a table, a figure and their CSVs; --resume c
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 
-# One thread per process: trials, env runners and learners run side by side and would compete for the cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A line per trial (lorasa_rllib.studies.progress) instead of Tune's own tables and hints.
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
-os.environ.setdefault("PYTHONWARNINGS", "ignore")
-
-
-def main() -> int:
-    """Exit status: 0 done, 1 a trial failed, 2 bad options or something not installed, 130 interrupted."""
-    from lorasa_rllib.studies.local import protect_local_start
-    from lorasa_rllib.studies.options import read_options
-
-    protect_local_start()
-    description = (__doc__ or "").splitlines()[0]
-    options = read_options(None, description, None, ["ps"], add_options, variants)
-    from lorasa_rllib.studies.run import run  # imports Ray, which takes seconds
-    from lorasa_rllib.studies.terminal import exit_status_of
-
-    return exit_status_of("ablation_rank.py", lambda: run(options))
+from lorasa_rllib.studies.script import run_script
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -45,4 +25,4 @@ def variants(options: argparse.Namespace) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(__file__, __doc__, methods=["ps"], more=add_options, variants=variants))

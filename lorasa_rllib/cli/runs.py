@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import shlex
 import sys
 from contextlib import suppress
@@ -32,12 +31,11 @@ def train(context: typer.Context) -> None:
       lorasa train --suite smax --map 3s5z --methods lora-role --total-env-steps 1000000
       lorasa train --smoke
     """
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "0")
-    from lorasa_rllib.studies.local import protect_local_start
+    from lorasa_rllib.studies.script import prepare_process
+
+    prepare_process(context.args)
     from lorasa_rllib.studies.options import read_options
 
-    protect_local_start(context.args)
     options = partial(read_options, description=inspect.cleandoc(train.__doc__ or ""), suite=None, prog="lorasa train")
     if not context.args:
         with suppress(SystemExit):
