@@ -9,6 +9,7 @@ import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from operator import attrgetter
+from types import ModuleType
 from typing import Any
 
 from pettingzoo import AECEnv, ParallelEnv
@@ -110,7 +111,7 @@ def _function(env: object) -> Callable[..., Any]:
         )
     module, _, name = env.partition(":")
     try:
-        found = importlib.import_module(module)
+        found = _imported(module)
     except ImportError as problem:
         raise ValueError(f"env={env!r} cannot be imported ({problem}). {_remedy(module, problem)}") from problem
     with contextlib.suppress(AttributeError):
@@ -121,6 +122,20 @@ def _function(env: object) -> Callable[..., Any]:
     raise ValueError(
         f"env={env!r} cannot be imported (module {module!r} has no attribute {name or 'parallel_env'!r}). {remedy}"
     )
+
+
+def _imported(module: str) -> Any:
+    """Imports a module, also under a name that its package gives it: `gymnasium_robotics.mamujoco_v1`."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as problem:
+        parent, _, name = module.rpartition(".")
+        if problem.name != module or not parent:
+            raise
+        found = getattr(importlib.import_module(parent), name, None)
+        if not isinstance(found, ModuleType):
+            raise
+        return found
 
 
 def _remedy(module: str, problem: ImportError) -> str:
@@ -135,7 +150,7 @@ def _remedy(module: str, problem: ImportError) -> str:
         return _versions(module) or f"{nothing} Is the name spelled as in its package?"
     if package == "pettingzoo" and rest and problem.name != package:
         return f'Its games need packages of their own. Run: pip install "pettingzoo[{rest.partition(".")[0]}]".'
-    return f"Install the package that has the module {problem.name!r}."
+    return f"Install the package that has the module {problem.name!r}; if it is your own, put its folder on PYTHONPATH."
 
 
 def _versions(module: str) -> str:

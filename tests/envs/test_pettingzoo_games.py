@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 from pettingzoo.test.example_envs import generated_agents_parallel_v0
 from ray.rllib.env.env_context import EnvContext
 
 from lorasa_rllib.envs.base import Worker
+from lorasa_rllib.envs.pettingzoo import PettingZooTeam
 from lorasa_rllib.envs.pettingzoo_games import make_game
 from lorasa_rllib.envs.rllib_game import RLlibGame
 from tests.envs import games
@@ -79,7 +81,7 @@ def test_an_error_about_a_setting_within_a_constructor_keeps_its_cause():
         ("mpe2.simple_spread", "This package has mpe2.simple_spread_v3 instead"),
         ("mpe2.simple_spraed_v3", "The package 'mpe2' is installed, but has no such module"),
         ("pettingzoo.classic.tictactoe_v3", r"takes turns \(AEC\).*aec_to_parallel"),
-        ("no_such_package.game_v1", "Install the package that has the module 'no_such_package'"),
+        ("no_such_package.game_v1", "Install the package that has the module 'no_such_package'; if it is your own"),
         (games.Game(), "is one copy of an environment.*hand over its class"),
     ],
     ids=lambda x: x if isinstance(x, str) else "instance",
@@ -87,6 +89,16 @@ def test_an_error_about_a_setting_within_a_constructor_keeps_its_cause():
 def test_the_remedy_fits_the_name(env, message):
     with pytest.raises(ValueError, match=message):
         make_game(env, {})
+
+
+def test_modules_are_found_under_the_name_that_their_package_gives_them():
+    team = PettingZooTeam(2, env="gymnasium_robotics.mamujoco_v1", scenario="HalfCheetah", agent_conf="2x3")
+    assert team.spec.num_agents == 2 and team.spec.action_sizes == (3, 3)
+    team.reset(seed=0)
+    assert np.isfinite(team.step(np.zeros((2, 2, 3), np.float32)).obs).all()
+    team.close()
+    with pytest.raises(ValueError, match=r"'gymnasium_robotics' is installed, but has no such module"):
+        make_game("gymnasium_robotics.GoalEnv", {})
 
 
 def test_reset_without_a_seed_is_told():
