@@ -16,6 +16,10 @@ ALL = "__all__"
 MULTI_AGENT_ENV = ("ray.rllib.env.multi_agent_env", "MultiAgentEnv")
 ENV_CONTEXT = ("ray.rllib.env.env_context", "EnvContext")
 WRAPPERS = "ray.rllib.env.wrappers."
+TURNS = (
+    "Environments that take turns cannot be learned here, unless every living agent has an observation at every step "
+    "(those who wait with an action mask that leaves one choice)."
+)
 CONFIG = re.compile("config|context|cfg|ctx")
 
 
@@ -50,7 +54,14 @@ class RLlibGame:
     def reset(self, seed: int | None = None, options: object = None) -> tuple[dict[str, Any], dict[str, Any]]:
         obs, infos = map(_by_name, of_reset(self.env, self.env.reset(seed=seed, options=options)))
         self._ended = set()
-        self._go_on(obs, [str(agent) for agent in getattr(self.env, "agents", None) or ()])
+        listed = [str(agent) for agent in getattr(self.env, "agents", None) or ()]
+        if late := [agent for agent in listed if agent not in obs]:
+            raise TeamEnvError(
+                f"agent {late[0]!r} is in `agents` after reset() but was given no observation, only {list(obs)} were. "
+                "Let reset() set `agents` to those that are there, as others may join later, or give all of them an "
+                f"observation. {TURNS}"
+            )
+        self._go_on(obs, [])
         if not self.agents:
             raise TeamEnvError(f"reset() of {type(self.env).__name__} gave no observation; no agent can act.")
         return obs, infos
@@ -100,9 +111,8 @@ class RLlibGame:
             )
         if blind := [agent for agent in alive if agent not in obs]:
             raise TeamEnvError(
-                f"agent {blind[0]!r} is alive but was given no observation, only {list(obs)} were. Environments that "
-                "take turns cannot be learned here: give every living agent an observation at every step (to those who "
-                "wait, with an action mask that leaves one choice), and set terminateds[agent] for those that leave."
+                f"agent {blind[0]!r} is alive but was given no observation, only {list(obs)} were. For "
+                f"those that leave, set terminateds[agent] or truncateds[agent]. {TURNS}"
             )
         self.agents = [agent for agent in self.possible_agents if agent in obs and agent not in self._ended]
         self._last = obs

@@ -99,11 +99,15 @@ def play(steps=3, **config):
 @pytest.mark.parametrize(
     ("script", "ends", "message"),
     [
-        (["a", "b"], {}, r"agent 'b' is alive but was given no observation, only \['a'\] were.*take turns"),
+        (
+            ["a", "b"],
+            {},
+            r"agent 'b' is in `agents` after reset\(\) but was given no observation, only \['a'\].*take turns",
+        ),
         (["ab", "a"], {}, r"agent 'b' is alive.*set terminateds\[agent\]"),
         (["ab", "ab", "ab"], {1: "b"}, "agent 'b' has terminated or was truncated, and yet"),
         (["ab", "abc"], {}, "agent 'c' was given an observation, but is not one of the possible_agents"),
-        ([""], {}, "agent 'a' is alive but was given no observation"),
+        ([""], {}, r"agent 'a' is in `agents` after reset\(\) but was given no observation"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(script, ends, message):
@@ -113,6 +117,19 @@ def test_what_cannot_be_learned_is_refused(script, ends, message):
 
 def test_agents_leave_one_by_one():
     assert play(2, script=["ab", "ab", "a"], ends={1: "b"}) == [[True, True], [True, False], [True, False]]
+
+
+def test_agents_join_when_they_are_first_seen():
+    class Latecomers(Pair):
+        def reset(self, *, seed=None, options=None):
+            obs, infos = super().reset()
+            self.agents = list(obs)
+            return obs, infos
+
+    team = PettingZooTeam(1, env=Latecomers, script=["a", "a", "ab", "ab"], ends={})
+    active = [team.reset(0).active[0].tolist()]
+    active += [team.step(np.ones((1, 2), np.int64)).active[0].tolist() for _ in range(3)]
+    assert active == [[True, False]] * 2 + [[True, True]] * 2
 
 
 def test_agents_must_be_listed():
