@@ -7,6 +7,7 @@ G backbones, K adapters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from lorasa_rllib.spaces import AgentView, Discrete, view_of
+from lorasa_rllib.spaces import AgentView, Box, Discrete, view_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +78,8 @@ class TeamSpec:
     id_capacity:   width of the one-hot id; at least N, larger to add agents later. 0 means N.
     views:         [N] spaces of each agent's observations and actions in its environment; empty where these are plain
                    rows and choices as described above.
+    state_parts:   (P, ...) if the global state is P flattened arrays of this shape with two axes or more, such as the
+                   images of all agents; empty if it is a row of numbers.
     """
 
     agents: tuple[str, ...]
@@ -93,6 +96,7 @@ class TeamSpec:
     state_per_agent: bool = False
     views: tuple[AgentView, ...] = ()
     choices: tuple[tuple[int, ...], ...] = ()
+    state_parts: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.agents)
@@ -129,6 +133,8 @@ class TeamSpec:
             raise ValueError(f"views of agents {self.agents} contradict their sizes or kind of actions.")
         if self.state_size < 1:
             raise ValueError(f"state_size={self.state_size} must be at least 1; use the concatenated observations.")
+        if self.state_parts and (math.prod(self.state_parts) != self.state_size or self.state_per_agent):
+            raise ValueError(f"state_parts={self.state_parts} must have state_size={self.state_size} entries.")
         if self.id_capacity == 0:
             object.__setattr__(self, "id_capacity", n)
         if self.id_capacity < n:
@@ -146,6 +152,13 @@ class TeamSpec:
     def obs_size(self) -> int:
         """Width of padded observation arrays."""
         return max(self.obs_sizes)
+
+    @cached_property
+    def obs_shape(self) -> tuple[int, ...]:
+        """Shape of every agent's observation in its space, [H, W, C] of an image; (obs_size,) unless all are equal."""
+        shapes = {view.sees.shape if isinstance(view.sees, Box) else () for view in self.views}
+        shape = shapes.pop() if len(shapes) == 1 else ()
+        return shape if len(shape) > 1 and math.prod(shape) == self.obs_size else (self.obs_size,)
 
     @property
     def action_size(self) -> int:

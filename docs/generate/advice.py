@@ -79,6 +79,15 @@ ADVICE: dict[str, dict[str, Advice]] = {
         ),
         "head_gain": Advice("0.01", NOT_OFTEN),
         "initial_log_std": Advice("None", "Lower for precise control, higher where exploration fails."),
+        "encoder": Advice(
+            "None, `cnn` for images",
+            "For images, and for observations with a structure of their own, see [your own "
+            "encoder](how_to/own_encoder.md).",
+            "`cnn`, a subclass of `torch.nn.Module`, its `module:name`, or None",
+        ),
+        "encoder_settings": Advice(
+            "{}", "To change the encoder's size.", "keyword arguments: numbers, words and lists of these"
+        ),
     },
     "training": {
         "lr": Advice(

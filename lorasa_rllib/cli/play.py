@@ -161,16 +161,16 @@ def export(
 
 
 def _read(path: str, trust: bool = False) -> Any:
-    """Reads the policy at a path or URI. trust: whether a checkpoint without policy files may be unpickled."""
+    """Reads the policy at a path or URI. trust: as in `rllib.checkpoints.read_trained`."""
     from lorasa_rllib.policies.folder import policy_files, read_policy
-
-    if "://" not in path and policy_files(path):
-        return read_policy(path)  # without Ray
-    from lorasa_rllib.rllib.checkpoints import read_trained
     from lorasa_rllib.studies.modules import import_from_here
 
     if trust:
         import_from_here()
+    if "://" not in path and policy_files(path):
+        return read_policy(path, trust)  # without Ray
+    from lorasa_rllib.rllib.checkpoints import read_trained
+
     return read_trained(path, trust)
 
 

@@ -376,6 +376,8 @@ def _describe(
         views=tuple(views),
         choices=tuple(view.acts.choices for view in views if not isinstance(view.acts, Box)),
     )
+    parts = (len(agents), *spec.obs_shape) if state is None else (1, *state.shape)
+    spec = replace(spec, state_parts=parts if len(parts) > 2 else ())
     return spec, views, state is not None
 
 

@@ -159,7 +159,7 @@ def _is_number(reward: Any) -> bool:
 
 
 def own_state(game: Any) -> np.ndarray | None:
-    """The game's own global state [S] after reset(); None if it has no method `state()`, or that returns None.
+    """The game's own global state after reset(), in its shape; None if it has no method `state()`.
 
     An attribute called `state` that is not callable (several games have one) is ignored. Raises TeamEnvError for a
     state that is not an array of numbers.
@@ -176,7 +176,7 @@ def own_state(game: Any) -> np.ndarray | None:
                 f"state() of {type(game).__name__} raised {type(problem).__name__}: {problem}"
             ) from problem
         return None
-    return None if state is None else state_numbers(game, state)
+    return None if state is None else state_numbers(game, state).reshape(np.shape(state))
 
 
 def _inherits_state(game: object) -> bool:

@@ -32,6 +32,7 @@ from lorasa_rllib.learning.passes import Minibatch
 from lorasa_rllib.learning.replayed import ReplayedStep, why_not_recorded
 from lorasa_rllib.learning.step import EagerStep, Norms, Optimisers, Step
 from lorasa_rllib.learning.step_graph import PREFIX, BlockPlan, StepPlan, statistics_of
+from lorasa_rllib.nn.encoder_classes import OURS
 from lorasa_rllib.nn.policy import Group, TeamPolicy
 
 logger = logging.getLogger(__name__)
@@ -221,6 +222,8 @@ def why_not(policy: TeamPolicy, settings: MAPPOSettings) -> str | None:
         return f"the policy is on {device.type}; only steps on a CPU are"
     if policy.config.network.recurrent or policy.config.network.critic_recurrent:
         return "recurrent networks are not"
+    if policy.config.network.encoder not in (None, *OURS):  # a change of its code would go unnoticed
+        return "an encoder of your own is not"
     reason = why_not_recorded(policy, settings)
     if reason is not None:
         return reason

@@ -181,5 +181,6 @@ class _Loss(nn.Module):
 
 
 def statistics_of(policy: TeamPolicy) -> dict[str, Tensor]:
-    """Buffers that the loss reads and that change during training, by name."""
-    return {name: buffer for name, buffer in policy.named_buffers() if "obs_norm" in name}
+    """Buffers that the loss reads and that weights include, by name."""
+    parts = ("obs_norm", "encoder")
+    return {name: buffer for name, buffer in policy.named_buffers() if set(name.split(".")) & set(parts)}

@@ -35,15 +35,16 @@ class ActorInputs(RowInputs, total=False):
 class Actor(Trunk):
     """Observations to action distributions, for all agents of a team at once.
 
-    Layers: feature_norm, mlp.0 .., gru and post.0 .. if recurrent, head, log_std (continuous teams). Padded observation
-    entries are ignored; padded action dimensions sample 0 with log-probability and entropy 0; padded choices have
-    probability 0.
+    Layers: encoder (if any), feature_norm, mlp.0 .., gru and post.0 .. if recurrent, head, log_std (continuous teams).
+    Padded observation entries are ignored; padded action dimensions sample 0 with log-probability and entropy 0; padded
+    choices have probability 0.
     """
 
     def __init__(self, spec: TeamSpec, owners: Owners, lora: LoRAConfig, config: NetworkConfig):
         banks = Banks(owners, lora)
         ids = spec.id_capacity if config.uses_ids(owners) else 0
-        super().__init__(spec.obs_size, banks, config, ids, config.recurrent, observers=spec.num_agents)
+        parts = (1, *spec.obs_shape) if config.encoder is not None else ()
+        super().__init__(spec.obs_size, banks, config, ids, config.recurrent, spec.num_agents, parts)
         self.router = Router(owners)
         self.head = BankLinear("head", config.hidden_size, spec.action_size, banks.of("head"), config.head_gain)
         self.head_type = CONTINUOUS[config.distribution] if spec.continuous else None
@@ -111,8 +112,13 @@ class Actor(Trunk):
         if self.obs_norm is not None:
             obs = self.obs_norm(obs, agent)
         rows = self.router.layout(obs, agent, roles, adapters)
-        present = None if self.obs_mask is None else rows.table_in(self.obs_mask)
-        hidden, states = self.features(rows.arrange(obs), rows, present, adapters, state, keep, one_step)
+        present = None if self.obs_mask is None or self.encoder is not None else rows.table_in(self.obs_mask)
+        if self.encoder is None:
+            x = rows.arrange(obs)
+        else:
+            real = None if self.obs_mask is None else rows.table_out(self.obs_mask)
+            x = self.encoder(obs if real is None else torch.where(real, obs, 0.0), rows)
+        hidden, states = self.features(x, rows, present, adapters, state, keep, one_step)
         output = rows.restore(self.head(hidden, rows.slots, adapters))
         real = None if self.real_entries is None else rows.table_out(self.real_entries)
         log_std = None if self.head_type is None else rows.restore_vector(self.log_std(rows.slots, adapters))

@@ -15,7 +15,7 @@ CriticInput = Literal["state", "agent_state"]
 
 
 class Critic(Trunk):
-    """Values of global states.
+    """Values of global states. If these are arrays like the observations, such as images, they go through an encoder.
 
     "state":       one value per environment step, V = 1. Needs a shared reward and one critic.
     "agent_state": one value per agent, V = N, from the state and the agent's id (no id if every agent has its own
@@ -29,7 +29,9 @@ class Critic(Trunk):
         own = owners.num_critics == spec.num_agents
         ids = 0 if team or own or spec.state_per_agent else spec.id_capacity
         observers = spec.num_agents if spec.state_per_agent else 1
-        super().__init__(spec.state_size, banks, config, ids, config.critic_recurrent, observers)
+        alike = config.encoder is not None and len(spec.state_parts) == 1 + len(spec.obs_shape)
+        parts = spec.state_parts if alike else ()
+        super().__init__(spec.state_size, banks, config, ids, config.critic_recurrent, observers, parts)
         self.head = BankLinear("head", config.hidden_size, 1, banks.of("head"), gain=1.0)
         self.router = Router(of_critics)
         self.num_values = len(of_critics.backbone_of)
@@ -64,9 +66,10 @@ class Critic(Trunk):
         lead = state.shape[: -2 if self.per_agent else -1]
         some = None if agents is None else index_of(agents, state.device)
         rows = TeamRows(self.router.slots_of_agents(slice(None) if some is None else some), lead, some)
-        if self.per_agent:
-            x = rows.arrange(state)
-        else:
-            x = state.reshape(1, -1, state.shape[-1]).expand(rows.slots.size, -1, -1)
+
+        def arrange(x: Tensor) -> Tensor:
+            return rows.arrange(x) if self.per_agent else x.reshape(1, -1, x.shape[-1]).expand(rows.slots.size, -1, -1)
+
+        x = arrange(state) if self.encoder is None else self.encoder.encode(state, rows.slots, arrange)
         features, states = self.features(x, rows, state=hidden, keep=keep)
         return rows.restore(self.head(features, rows.slots)).squeeze(-1), states

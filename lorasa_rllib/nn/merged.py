@@ -36,7 +36,10 @@ class MergedActor:
         self._router = actor.router
         slots = actor.router.slots_of_all() if adapters else actor.router.slots_of_agents(slice(None))
         self._obs_norm = None if actor.obs_norm is None else actor.obs_norm.fixed()
-        self._network = _MergedNetwork(actor, actor.head, slots, actor.obs_mask, adapters)
+        self._encoder = None if actor.encoder is None else actor.encoder.merged(slots)
+        self._seen = None if actor.encoder is None else actor.obs_mask
+        present = actor.obs_mask if actor.encoder is None else None
+        self._network = _MergedNetwork(actor, actor.head, slots, present, adapters)
         self._head = actor.head_type
         self._real, self._components = actor.real_entries, actor.components
         self._std = None if self._head is None else self._head.std_of(actor.log_std(slots, adapters)).clone()
@@ -56,7 +59,13 @@ class MergedActor:
             obs = self._obs_norm(obs, agents)
         some = None if agents is None else index_of(agents, obs.device)
         rows, owner = self._layout(obs, agents, some, roles)
-        y, h = self._network(rows.arrange(obs), None if hidden is None else rows.arrange(hidden), owner)
+        if self._encoder is None:
+            x = rows.arrange(obs)
+        else:
+            if self._seen is not None:
+                obs = torch.where(self._seen if some is None else self._seen[some], obs, 0.0)
+            x = self._encoder(obs, rows.arrange, owner)
+        y, h = self._network(x, None if hidden is None else rows.arrange(hidden), owner)
         output, after = rows.restore(y), None if h is None else rows.restore(h)
         if self._components is not None:
             of_rows = (lambda table: table) if some is None else lambda table: table[some]
@@ -115,6 +124,7 @@ class MergedCritic:
     def __init__(self, critic: Critic):
         slots = critic.router.slots_of_agents(slice(None))
         self._obs_norm = None if critic.obs_norm is None else critic.obs_norm.fixed()
+        self._encoder = None if critic.encoder is None else critic.encoder.merged(slots)
         self._network = _MergedNetwork(critic, critic.head, slots, None, adapters=False)
         self._values, self._per_agent = critic.num_values, critic.per_agent
 
@@ -123,10 +133,13 @@ class MergedCritic:
         x = global_state
         if self._obs_norm is not None:
             x = self._obs_norm(x, None if self._per_agent else 0)
-        x = x.transpose(0, 1) if self._per_agent else x.expand(self._values, -1, -1)
+        x = self._arrange(x) if self._encoder is None else self._encoder(x, self._arrange)
         y, h = self._network(x, hidden.transpose(0, 1))
         assert h is not None, "the critic is recurrent"
         return y.squeeze(-1).T, h.transpose(0, 1)
+
+    def _arrange(self, x: Tensor) -> Tensor:
+        return x.transpose(0, 1) if self._per_agent else x.expand(self._values, -1, -1)
 
 
 class _MergedNetwork:

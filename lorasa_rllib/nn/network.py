@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lorasa_rllib.nn.bank import BankLayerNorm, BankLinear, Banks, BankSize
+from lorasa_rllib.nn.bank_encoder import BankEncoder
 from lorasa_rllib.nn.distributions import CONTINUOUS
+from lorasa_rllib.nn.encoder_classes import Value, check_settings, name_of
 from lorasa_rllib.nn.gru import BankGRU
 from lorasa_rllib.nn.obs_norm import RunningNorm
 from lorasa_rllib.nn.presets import PRESETS as PRESETS
@@ -51,6 +53,11 @@ class NetworkConfig:
                    bounds when passed to the environment.
     initial_log_std: initial log_std of the continuous head. None: 1 if squashed (std 0.37), else -0.5 (std 0.61).
     head_gain:     gain of the orthogonal initialisation of the action head.
+    encoder:       a module in front of the first layer, part of the backbone and never adapted. "cnn": a small
+                   convolutional network for images [H, W, C] (`nn.image_encoder`). "module:name": a subclass of
+                   `torch.nn.Module` (`nn.bank_encoder`); `.network()` also takes the class itself. The critic has its
+                   own where the global state consists of arrays of as many axes. None: none.
+    encoder_settings: keyword arguments of the encoder's class.
     """
 
     hidden_size: int = 64
@@ -65,10 +72,15 @@ class NetworkConfig:
     distribution: Literal["squashed_gaussian", "gaussian"] = "squashed_gaussian"
     head_gain: float = 0.01
     initial_log_std: float | None = None
+    encoder: str | None = None
+    encoder_settings: dict[str, Value | list[Value]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if name_of(self.encoder) is None and self.encoder_settings:
+            raise ValueError(f"encoder_settings={self.encoder_settings} need an encoder: set encoder, too.")
         if self.hidden_size < 1:
             raise ValueError(f"hidden_size={self.hidden_size} must be at least 1.")
+        check_settings(self.encoder_settings)
         for name, least in (("num_layers", 1), ("post_layers", 0)):
             if not least <= getattr(self, name) <= LAYERS_AT_MOST:
                 raise ValueError(f"{name}={getattr(self, name)} must be between {least} and {LAYERS_AT_MOST}.")
@@ -103,8 +115,9 @@ class NetworkConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> NetworkConfig:
-        """Reads the output of `to_dict`, including that of older versions."""
-        return cls(**completed(data))
+        """Reads the output of `to_dict`, including that of older versions. `encoder` may be a class."""
+        settings = completed(data)
+        return cls(**settings | {"encoder": name_of(settings["encoder"])})
 
 
 OBS_NORMS = ("layer", "running", "running_team", None)
@@ -122,7 +135,7 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def completed(data: Mapping[str, Any]) -> dict[str, Any]:
     """Upgrades a `NetworkConfig.to_dict` of an older version: renames fields and adds new ones."""
-    return {"initial_log_std": None} | renamed(data)
+    return {"initial_log_std": None, "encoder": None, "encoder_settings": {}} | renamed(data)
 
 
 class BankBlock(BankLinear):
@@ -167,7 +180,10 @@ class Trunk(nn.Module):
     """Feature norm, hidden layers and, if recurrent, a GRU and further layers: [S, B, d] -> [S, B, hidden_size].
 
     Recurrent trunks take sequences: rows whose first leading axis is time. Subclasses apply the running statistics
-    (`obs_norm`, for `observers` agents) in the caller's layout.
+    (`obs_norm`, for `observers` agents) and the encoder in the caller's layout.
+
+    parts: (P, ...), what the encoder reads: P flattened arrays. Empty: no encoder. Arrays with several axes, such as
+    images, are not normalised by running statistics: the encoder reads them as they are.
     """
 
     def __init__(
@@ -178,11 +194,18 @@ class Trunk(nn.Module):
         id_capacity: int,
         recurrent: bool = False,
         observers: int = 1,
+        parts: tuple[int, ...] = (),
     ):
         super().__init__()
         self.config = config
+        statistics = config.normalises_by_statistics and len(parts) <= 2
         pooled = config.obs_norm == "running_team"
-        self.obs_norm = RunningNorm(observers, features, pooled) if config.normalises_by_statistics else None
+        self.obs_norm = RunningNorm(observers, features, pooled) if statistics else None
+        self.encoder: BankEncoder | None = None
+        if config.encoder is not None and parts:
+            backbones = banks.of("encoder").backbones
+            self.encoder = BankEncoder(config.encoder, config.encoder_settings, parts, backbones)
+            features = self.encoder.size
         name = "feature_norm"
         self.feature_norm = BankLayerNorm(name, features, banks.of(name)) if config.obs_norm == "layer" else None
         self.mlp = nn.ModuleList()

@@ -19,13 +19,15 @@ from lorasa_rllib.spaces import available
 from lorasa_rllib.spec import TeamSpec
 
 
-def load_policy(path: str | Path, device: str = "cpu", seed: int | None = None) -> LoadedPolicy:
+def load_policy(path: str | Path, device: str = "cpu", seed: int | None = None, trust: bool = False) -> LoadedPolicy:
     """Loads a policy from its folder (safetensors and JSON, no pickle), or from a checkpoint that contains one.
 
-    device: "cpu", "cuda", "cuda:1" ... seed: for sampled actions. Raises PolicyFileError, a ValueError, for missing or
-    damaged files. `lorasa adapters export` turns other checkpoints of RLlib into such folders.
+    device: "cpu", "cuda", "cuda:1" ... seed: for sampled actions. trust: whether an encoder of somebody's own that the
+    files name may be imported, which runs its code; not needed if this process gave it to `.network(encoder=...)`.
+    Raises PolicyFileError, a ValueError, for missing or damaged files. `lorasa adapters export` turns other checkpoints
+    of RLlib into such folders.
     """
-    return LoadedPolicy(read_policy(path), device, seed)
+    return LoadedPolicy(read_policy(path, trust), device, seed)
 
 
 class LoadedPolicy:

@@ -79,11 +79,14 @@ class AgentNetwork(nn.Module):
             one.load_state_dict({"weight": weight, "bias": bias})
             return one
 
+        self.encoder = None if actor.encoder is None else actor.encoder.of_owner(n)
+        self.shape, self.padding = spec.obs_shape, spec.obs_size - obs
         self.obs_norm = nn.Identity() if actor.obs_norm is None else actor.obs_norm.of_agent(n, obs)
-        self.feature_norm = norm(actor.feature_norm, obs)
+        inputs = obs if self.encoder is None else None
+        self.feature_norm = norm(actor.feature_norm, inputs)
         self.linears, self.norms, self.hiddens = nn.ModuleList(), nn.ModuleList(), nn.ModuleDict()
         for k, stage in enumerate(actor.stages()):
-            self.linears.append(linear(stage.linear, obs if k == 0 else None))
+            self.linears.append(linear(stage.linear, inputs if k == 0 else None))
             self.norms.append(norm(stage.norm))
             if stage.hidden is not None:
                 self.hiddens[str(k)] = linear(stage.hidden)
@@ -91,7 +94,10 @@ class AgentNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, obs: Any, state: Tensor | None = None, mask: Tensor | None = None) -> Any:
-        x = self.feature_norm(self.obs_norm(self.flatten(obs)))
+        x = self.obs_norm(self.flatten(obs))
+        if self.encoder is not None:
+            x = self.encoder(nn.functional.pad(x, (0, self.padding)).reshape(-1, *self.shape))
+        x = self.feature_norm(x)
         after = None
         for k, (linear, norm) in enumerate(zip(self.linears, self.norms, strict=True)):
             y = linear(x)

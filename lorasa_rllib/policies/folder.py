@@ -25,6 +25,7 @@ import pydantic
 import torch
 from torch import Tensor
 
+from lorasa_rllib.nn import encoder_classes
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.network import completed
 from lorasa_rllib.nn.policy import Phase, PolicyConfig
@@ -107,10 +108,11 @@ def save_adapter(saved: SavedPolicy, name: str, folder: str | Path) -> Path:
     return folder
 
 
-def read_policy(folder: str | Path) -> SavedPolicy:
+def read_policy(folder: str | Path, trust: bool = False) -> SavedPolicy:
     """Reads a policy from its folder or from a checkpoint that contains one.
 
-    Raises PolicyFileError if files are missing, damaged or inconsistent.
+    trust: whether an encoder's module may be imported, which runs its code. Raises PolicyFileError if files are
+    missing, damaged or inconsistent.
     """
     found = policy_files(folder)
     if found is None:
@@ -120,6 +122,7 @@ def read_policy(folder: str | Path) -> SavedPolicy:
     folder = found
     document = read_document(folder)
     config = document.policy
+    _check_encoder(config.network.encoder, folder / CONFIG, trust)
     _check_sizes(config, folder)
     actor, critic = _shapes(config, folder / CONFIG)
     if document.phase != "backbone" and not config.owners.num_adapters:
@@ -190,7 +193,7 @@ def _of_this_version(data: Any) -> Any:
     if isinstance(network := policy.get("network"), dict):
         policy = policy | {"network": completed(network)}
     if isinstance(spec := policy.get("spec"), dict):
-        policy = policy | {"spec": {"views": [], "choices": []} | spec}
+        policy = policy | {"spec": {"views": [], "choices": [], "state_parts": []} | spec}
     return data | {"policy": policy}
 
 
@@ -216,6 +219,21 @@ def _document(path: Path, kind: type, upgrade: Callable[[Any], Any] = lambda dat
     return document
 
 
+def _check_encoder(name: str | None, path: Path, trust: bool) -> None:
+    """Imports the class of an encoder if that is allowed and needed."""
+    if name is None or encoder_classes.is_known(name):
+        return
+    if not trust:
+        raise PolicyFileError(
+            f"{path} names the encoder {name!r}, a class of somebody's own, and importing it runs code. If you trust "
+            "where the files come from: load_policy(path, trust=True), --trust on the command line."
+        )
+    try:
+        encoder_classes.learn(name)
+    except ValueError as error:
+        raise PolicyFileError(f"{path}: {error}") from error
+
+
 def _check_sizes(config: PolicyConfig, folder: Path) -> None:
     """Rejects descriptions of networks too large for the files, before anything is allocated."""
     spec = config.spec
@@ -224,7 +242,8 @@ def _check_sizes(config: PolicyConfig, folder: Path) -> None:
         adapters = len(list((folder / ADAPTERS).iterdir())) if config.owners.num_adapters else 0
     except OSError as error:
         raise PolicyFileError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    if max(spec.obs_size, spec.action_size, spec.id_capacity, config.network.hidden_size) > held:
+    read = 0 if config.network.encoder else spec.obs_size  # convolutions have fewer weights than their images entries
+    if max(read, spec.action_size, spec.id_capacity, config.network.hidden_size) > held:
         raise PolicyFileError(f"{folder / CONFIG} describes a larger network than {BACKBONE} holds.")
     if spec.num_agents * max(spec.obs_size, spec.action_size, 8 * spec.action_dims * spec.component_size) > TABLE_LIMIT:
         raise PolicyFileError(f"{folder / CONFIG} describes a larger team than can be: {spec.num_agents:,} agents.")

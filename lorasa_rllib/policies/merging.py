@@ -39,6 +39,9 @@ def merged(saved: SavedPolicy, roles: Sequence[int] | None = None) -> SavedPolic
             weights[f"{name}.weight"], weights[f"{name}.bias"] = layer.affine(slots, adapters)
         elif isinstance(layer, BankVector):
             weights[f"{name}.weight"] = layer(slots, adapters)
+    if actor.encoder is not None:
+        own = {name: w for name, w in saved.weights.items() if name.startswith("encoder.")}
+        weights |= {name: slots.pick(w, slots.backbone) for name, w in own.items()}
     weights = {name: w.expand(n, *w.shape[1:]).clone() for name, w in weights.items()}
     weights |= {name: w for name, w in saved.weights.items() if is_statistics(name)}
     owners = Owners("nps", tuple(range(n)), critic_of=config.owners.critic_of)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lorasa_rllib.nn.actor import Actor
 from lorasa_rllib.nn.bank import ADAPTER_PARAMETERS
 from lorasa_rllib.nn.critic import Critic
+from lorasa_rllib.nn.encoder_classes import learn as learn_encoder
 from lorasa_rllib.nn.policy import Phase, PolicyConfig, TeamPolicy
 from lorasa_rllib.nn.value_norm import ValueNorm
 
@@ -65,6 +66,7 @@ class SavedPolicy:
 
     def actor(self) -> Actor:
         """A new actor with these weights."""
+        learn_encoder(self.config.network.encoder)  # reading asked whether it is trusted, perhaps in another process
         actor = Actor(self.config.spec, self.config.owners, self.config.lora, self.config.network)
         actor.load_state_dict(dict(self.weights))
         return actor.eval().requires_grad_(False)
@@ -87,6 +89,7 @@ def team_policy(saved: SavedPolicy) -> TeamPolicy:
     """A trainable policy with these weights. Raises ValueError if the critic is missing."""
     if saved.critic is None:
         raise ValueError("this policy was saved without its critic: it can act, but not continue training as before.")
+    learn_encoder(saved.config.network.encoder)
     policy = TeamPolicy(saved.config)
     actor = {f"actor.{name}": w for name, w in saved.weights.items()}
     policy.load_state_dict({**actor, **saved.critic, "_phase": policy.state_dict()["_phase"]})

@@ -55,8 +55,9 @@ def team_of(saved: SavedPolicy, members: Mapping[str, str]) -> SavedPolicy:
         )
     if config.network.uses_ids(owners):
         first = "mlp.0.weight"
-        columns = spec.obs_size + torch.tensor(source)
-        weights[first] = torch.cat([weights[first][..., : spec.obs_size], weights[first][..., columns]], -1)
+        features = weights[first].shape[-1] - spec.id_capacity
+        columns = features + torch.tensor(source)
+        weights[first] = torch.cat([weights[first][..., :features], weights[first][..., columns]], -1)
     what = ", ".join(name if name == agent else f"{name} like {agent}" for name, agent in members.items())
     return saved.edited(f"team of {what}", config=config, weights=weights, critic=None)
 

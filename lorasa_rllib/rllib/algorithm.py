@@ -68,7 +68,7 @@ from lorasa_rllib.rllib.grouping import with_groups
 from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED, TeamLearner
 from lorasa_rllib.rllib.metric_names import with_own_names, with_safe_names
 from lorasa_rllib.rllib.module import ACTING, MODULE_ID
-from lorasa_rllib.rllib.plan import owners_of_team
+from lorasa_rllib.rllib.plan import network_of, owners_of_team
 from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
 from lorasa_rllib.rllib.room import check_gpu, check_machine, wait_for_room
 from lorasa_rllib.rllib.runner import TeamEnvRunner
@@ -457,6 +457,7 @@ def _in_order_of_source(config: TeamConfig) -> TeamConfig:
     source = config.fork_from or config.backbone
     if source is None:
         return config
+    network_of(config)  # so that an encoder in the files is known
     try:
         theirs = read_trained(source).config.spec.agents
     except ValueError:

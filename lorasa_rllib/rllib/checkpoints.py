@@ -237,13 +237,13 @@ OLD = (
 def read_trained(path: str | Path, trust: bool = False) -> SavedPolicy:
     """Reads the policy at a path or URI: policy files, a checkpoint, or a trial (its last checkpoint).
 
-    trust: whether a checkpoint without policy files may be unpickled; otherwise it raises ValueError, as do damaged
-    files and anything else.
+    trust: whether a checkpoint without policy files may be unpickled and an encoder of somebody's own imported;
+    otherwise it raises ValueError, as do damaged files and anything else.
     """
     with on_this_machine(path) as here:
         place = here if policy_files(here) else last_checkpoint(here) or here
         if policy_files(place):
-            return read_policy(place)
+            return read_policy(place, trust)
         if trust or not place.exists():
             return read_checkpoint(place)
         if any((folder / name).is_file() for folder in (place, place / MODULE) for name in (STATE, BUILT_FROM)):
@@ -303,7 +303,8 @@ def backbone_weights(path: str | Path, config: PolicyConfig) -> dict[str, Tensor
     weights = {f"actor.{name}": w for name, w in source.backbone().items()}
     first = "actor.mlp.0.weight"
     if config.network.uses_ids(config.owners) == source.config.network.uses_ids(source.config.owners):
-        weights[first] = _with_ids(weights[first], own[first].shape[-1], source.config.spec.obs_size)
+        features = weights[first].shape[-1] - source.config.spec.id_capacity
+        weights[first] = _with_ids(weights[first], own[first].shape[-1], features)
     if statistics := {name.partition(".")[2]: w for name, w in source.backbone().items() if is_statistics(name)}:
         filled = for_more_agents(statistics, config.spec.num_agents)
         weights |= {f"actor.obs_norm.{name}": w for name, w in filled.items()}

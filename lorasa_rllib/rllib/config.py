@@ -24,6 +24,7 @@ from lorasa_rllib.learning.phases import PhaseSwitch, Schedule
 from lorasa_rllib.learning.reference import Quirks, rules_of
 from lorasa_rllib.nn.bank import InitLoRAWeights
 from lorasa_rllib.nn.critic import CriticInput
+from lorasa_rllib.nn.encoder_classes import name_of
 from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
 from lorasa_rllib.old_names import upgraded, with_current_names
 from lorasa_rllib.rllib.describe import describe, summary
@@ -38,6 +39,7 @@ from lorasa_rllib.rllib.teams import know, learn_team, team_spec
 from lorasa_rllib.rllib.user_envs import GAMES, game_of, is_team_env
 from lorasa_rllib.rllib.validation import (
     check_batch_size,
+    check_encoder,
     check_evaluation,
     check_inherited_settings,
     check_layout,
@@ -290,11 +292,16 @@ class TeamConfig(PPOConfig):
 
         Args:
             preset: a key of `nn.network.PRESETS`, such as "published"; `settings` override its fields.
+            settings: fields of `NetworkConfig`. `encoder` may also be a class, a subclass of `torch.nn.Module`.
         """
         if preset is not None and not (isinstance(preset, str) and preset in PRESETS):
             raise ValueError(f"network preset {preset!r} is unknown; choose one of {sorted(PRESETS)}.")
         named = {} if preset is None else PRESETS[preset]
-        self.network_settings = {**renamed(self.network_settings), **named, **renamed(settings)}
+        name_of(settings.get("encoder"))
+        kept = renamed(self.network_settings)
+        if "encoder" in settings:  # settings of the previous one
+            kept.pop("encoder_settings", None)
+        self.network_settings = {**kept, **named, **renamed(settings)}
         return self
 
     @override(PPOConfig)
@@ -544,6 +551,7 @@ class TeamConfig(PPOConfig):
             )
         check_recipe(self)
         if not self.in_evaluation:
+            check_encoder(self)
             if self.sample_ahead and not self.num_env_runners:
                 raise ValueError("sample_ahead=True needs remote env runners: set num_env_runners to 1 or more.")
             check_layout(self)

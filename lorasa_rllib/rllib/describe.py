@@ -119,7 +119,8 @@ def _network(network: NetworkConfig) -> str:
     memory = " and a GRU" if network.recurrent else ""
     norm = {"layer": "by a LayerNorm", None: "as they are"}.get(network.obs_norm, "by running statistics")
     layers = f"{network.num_layers} hidden layers of {network.hidden_size} ({network.activation}){memory}"
-    return f"{layers}; observations {norm}"
+    encoder = f"encoder {network.encoder}, then " if network.encoder else ""
+    return f"{encoder}{layers}; observations {norm}"
 
 
 def _sizes(config: PolicyConfig, phase: Phase) -> tuple[dict[str, int], dict[str, int]]:

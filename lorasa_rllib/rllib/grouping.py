@@ -9,6 +9,7 @@ import ray
 
 from lorasa_rllib.rllib.checkpoints import read_trained
 from lorasa_rllib.rllib.faults import Fault
+from lorasa_rllib.rllib.plan import network_of
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import resolved
 from lorasa_rllib.rllib.sampling import Outcome
@@ -35,6 +36,7 @@ def with_groups(config: TeamConfig) -> TeamConfig:
         return config
     spec, begun = config.team_spec(), config.fork_from or config.backbone
     if begun is not None:
+        network_of(config)  # so that an encoder in the files is known
         owners = read_trained(begun).config.owners
         if "groups" in takes(owners.method) and len(owners.backbone_of) == spec.num_agents:
             return _grouped(config, owners.backbone_of)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lorasa_rllib.nn.bank import ADAPTER_PARAMETERS
 from lorasa_rllib.nn.distributions import CONTINUOUS, Categorical, Categoricals, Gaussian, SquashedGaussian
+from lorasa_rllib.nn.encoder_classes import learn as learn_encoder
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
 
 MODULE_ID = "shared_policy"
@@ -49,10 +50,11 @@ class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
 
     @override(RLModule)
     def setup(self) -> None:
-        self.policy = TeamPolicy(PolicyConfig.from_dict(self.model_config), inference_only=bool(self.inference_only))
+        config = PolicyConfig.from_dict(self.model_config)
+        learn_encoder(config.network.encoder)
+        self.policy = TeamPolicy(config, inference_only=bool(self.inference_only))
         if "phase" in self.model_config:
             self.policy.set_phase(self.model_config["phase"])
-        config = self.policy.config
         head = CONTINUOUS[config.network.distribution] if config.spec.continuous else None
         self.action_dist_cls = row_distribution(head, config.spec.action_dims if config.spec.choices else None)
 

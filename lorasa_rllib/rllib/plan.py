@@ -10,6 +10,7 @@ from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.phases import PhaseSchedule, Schedule, usual_schedule
 from lorasa_rllib.learning.reference import fresh_norm_std
 from lorasa_rllib.nn.bank import LoRAConfig
+from lorasa_rllib.nn.encoder_classes import learn as learn_encoder
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.policy import PolicyConfig
 from lorasa_rllib.sharing.methods import owners_of
@@ -76,10 +77,17 @@ def owners_of_team(config: TeamConfig) -> Owners:
 
 def policy_of(config: TeamConfig, owners: Owners) -> PolicyConfig:
     """The complete specification of the policy."""
-    spec, network = config.team_spec(), NetworkConfig.from_dict(config.network_settings)
+    spec, network = config.team_spec(), network_of(config)
     team_value = spec.shared_reward and owners.num_critics == 1 and not spec.state_per_agent
     critic_input = config.critic_input or ("state" if team_value else "agent_state")
     return PolicyConfig(spec, owners, lora_of(config), network, critic_input, fresh_norm_std(config.reference))
+
+
+def network_of(config: TeamConfig) -> NetworkConfig:
+    """The architecture. Imports an encoder that is given by name."""
+    network = NetworkConfig.from_dict(config.network_settings)
+    learn_encoder(network.encoder)
+    return network
 
 
 def lora_of(config: TeamConfig) -> LoRAConfig:
@@ -100,7 +108,7 @@ def minibatch_steps(config: TeamConfig) -> int | None:
     """`minibatch_size` with "auto" resolved; None: the whole batch."""
     if config.minibatch_size != "auto":
         return config.minibatch_size
-    network, learners = NetworkConfig.from_dict(config.network_settings), max(1, config.num_learners)
+    network, learners = network_of(config), max(1, config.num_learners)
     length = config.chunk_length if network.recurrent or network.critic_recurrent else 1
     return recipe.minibatch_of(config.total_train_batch_size // learners, learners, length)
 

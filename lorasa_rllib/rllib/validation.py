@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from ray.rllib.algorithms.ppo.ppo import PPOConfig
 from ray.rllib.utils import force_list
 
+from lorasa_rllib.nn.bank_encoder import BankEncoder
 from lorasa_rllib.old_names import with_current_names
 from lorasa_rllib.rllib.callbacks import BY_ALGORITHMS, BY_RUNNERS, never_called
 from lorasa_rllib.rllib.kinds import check_is_settings, is_callbacks, of_other_kinds, short
@@ -215,6 +217,14 @@ def check_recipe(config: TeamConfig) -> None:
         )
     if config.recompute_advantages and config.reference:
         raise ValueError("recompute_advantages=True is not part of the published implementation: set reference=False.")
+
+
+def check_encoder(config: TeamConfig) -> None:
+    """Raises ValueError for an encoder that cannot be made or does not fit the observations."""
+    policy = config.plan().policy
+    if policy.network.encoder is not None:
+        with torch.random.fork_rng(devices=[]):
+            BankEncoder(policy.network.encoder, policy.network.encoder_settings, (1, *policy.spec.obs_shape), 1)
 
 
 def check_layout(config: TeamConfig) -> None:

@@ -241,3 +241,26 @@ class Several(Game):
             assert action != 2
             return action - 2
         return int(action[0, 0]) - int(action[0, 1])
+
+
+class Pictures(Game):
+    """Everyone sees uint8 images [8, 9, 3] of the line: its own place in red, those of others in green."""
+
+    def sees(self, agent):
+        return spaces.Box(0, 255, (8, 9, 3), np.uint8)
+
+    def observe(self, agent):
+        picture = np.zeros((8, 9, 3), np.uint8)
+        for other, place in self.place.items():
+            picture[2:6, place + 1 : place + 3, 0 if other == agent else 1] = 255
+        return picture
+
+
+class PicturesFromAbove(Pictures):
+    """The same, with an image of the whole line as the global state."""
+
+    def state(self):
+        picture = np.zeros((4, 9, 3), np.uint8)
+        for n, place in enumerate(self.place.values()):
+            picture[:, place, n] = 255
+        return picture
