@@ -161,6 +161,12 @@ class TeamSpec:
         return shape if len(shape) > 1 and math.prod(shape) == self.obs_size else (self.obs_size,)
 
     @property
+    def obs_dtype(self) -> str:
+        """Type of the numbers in observations of `obs_shape`, as the environment gives them."""
+        sees = self.views[0].sees if self.views else None
+        return sees.dtype if isinstance(sees, Box) and len(self.obs_shape) > 1 else "float32"
+
+    @property
     def action_size(self) -> int:
         """Width of the policy head and of masks: padded number of action dimensions or choices."""
         return max(self.action_sizes)

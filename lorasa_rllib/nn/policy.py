@@ -17,7 +17,6 @@ from lorasa_rllib.nn.distributions import ActionDistribution
 from lorasa_rllib.nn.merged import MergedCritic
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.value_norm import ValueNorm
-from lorasa_rllib.spaces import Box
 from lorasa_rllib.spec import Owners, TeamSpec
 
 Phase = Literal["backbone", "adapters", "joint"]
@@ -57,7 +56,7 @@ class PolicyConfig:
             self._check_placement()
 
     def _check_images(self) -> None:
-        shape, seen = self.spec.obs_shape, self.spec.views[0].sees if self.spec.views else None
+        shape, dtype = self.spec.obs_shape, self.spec.obs_dtype
         if len(shape) not in (2, 3):
             raise ValueError(
                 "encoder='cnn' reads images [H, W, C] of one shape for all agents; this team observes rows of "
@@ -68,9 +67,9 @@ class PolicyConfig:
                 f"encoder='cnn' reads images [H, W, C], and {shape} looks like [C, H, W]. Let the environment move the "
                 "channels last, or give an encoder of your own."
             )
-        if isinstance(seen, Box) and seen.dtype != "uint8" and "scale" not in self.network.encoder_settings:
+        if dtype != "uint8" and "scale" not in self.network.encoder_settings:
             raise ValueError(
-                f"encoder='cnn' divides uint8 images by 255, and these are {seen.dtype}. Set encoder_settings="
+                f"encoder='cnn' divides uint8 images by 255, and these are {dtype}. Set encoder_settings="
                 "{'scale': 1.0}, or the factor that maps them to [0, 1]."
             )
 

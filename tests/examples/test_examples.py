@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lorasa_rllib import load_policy
 from tests.test_layers import BLOCK
 
@@ -37,3 +39,17 @@ def test_a_team_trains_in_forty_lines_without_ray(tmp_path):
         "4/4 adapters",
     ]
     assert load_policy(tmp_path / "policy").agents == ("agent_0", "agent_1")
+
+
+@pytest.mark.parametrize("encoder", ["cnn", "own"])
+def test_a_team_trains_with_an_encoder(encoder, tmp_path):
+    command = [sys.executable, "-W", "ignore", str(EXAMPLES / "own_encoder.py"), "2", encoder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.splitlines()
+    assert [line.split(":")[0] for line in printed[:2]] == ["1/2 backbone", "2/2 adapters"]
+    if encoder == "own":  # a class of the script, which is gone
+        with pytest.raises(ValueError, match="__main__:Keypoints"):
+            load_policy(tmp_path / "policy")
+    else:
+        assert load_policy(tmp_path / "policy").agents == ("ada", "ben")
