@@ -48,8 +48,8 @@ class ImageEncoder(nn.Module):
             height, width = -(-height // 2), -(-width // 2)
         self.dense = nn.Linear(height * width * sizes[-1], features)
         for layer in (*self.convolutions, self.dense):
-            nn.init.orthogonal_(layer.weight, 2**0.5)  # type: ignore[arg-type]
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            nn.init.orthogonal_(layer.weight, 2**0.5)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images if images.dim() == 4 else images.unsqueeze(-1)
