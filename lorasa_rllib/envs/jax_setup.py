@@ -1,4 +1,4 @@
-"""Imports JAX into a process that mainly runs torch: one thread, CPU only, compiled programs cached on disk."""
+"""Imports JAX into a process that mainly runs torch: one thread, by default CPU only, compiled programs on disk."""
 
 from __future__ import annotations
 
@@ -21,14 +21,20 @@ SETTINGS = {
 }
 """Environment variables set while JAX starts. Existing values take precedence."""
 
+ON_GPUS = {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+"""The same where battles are computed on a GPU: all devices that JAX finds, memory as it is needed."""
 
-def import_jax() -> Any:
-    """The module `jax`, configured with `SETTINGS` unless already imported. Raises ImportError with a remedy."""
+
+def import_jax(on_gpus: bool = False) -> Any:
+    """The module `jax`, configured with `SETTINGS` unless already imported. Raises ImportError with a remedy.
+
+    on_gpus: with `ON_GPUS`, too.
+    """
     if "jaxmarl.environments.smax" in sys.modules:
         return sys.modules["jax"]
     ours = "jax" not in sys.modules
     try:
-        with _environment(SETTINGS if ours else {}), _silence():
+        with _environment(SETTINGS | (ON_GPUS if on_gpus else {}) if ours else {}), _silence():
             import jax
 
             if ours:

@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lorasa_rllib.envs.agent_states import StateKind, check_state_kind, is_death_masked
-from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
+from lorasa_rllib.envs.base import Array, TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.jax_setup import import_jax
 from lorasa_rllib.envs.settings import whole_number
+from lorasa_rllib.envs.smax_arrays import BattleArrays, arrays_of_battles
 from lorasa_rllib.envs.smax_options import Value, checked_options, for_package
 from lorasa_rllib.spec import TeamSpec
 
 if TYPE_CHECKING:
-    from jax import Array
+    import jax
+    import torch
 
     from lorasa_rllib.envs.smax_battles import Battles, Carry
 
@@ -37,7 +39,7 @@ RENEWED = 8
 """Each call that starts new battles starts max(1, E / RENEWED) of them, as few battles end in the same step."""
 
 
-class SMAXTeam(VectorTeamEnv):
+class SMAXTeam(VectorTeamEnv[Array]):
     """E battles against the scripted enemy of SMAX.
 
     map_name:   a scenario of the package: 3m, 2s3z, 3s5z, 5m_vs_6m, ..., or smacv2_5_units, smacv2_10_units,
@@ -51,6 +53,7 @@ class SMAXTeam(VectorTeamEnv):
     death_mask: for "agent" and "pruned": dead agents have zeros and their id (MAPPO's death masking); the default.
     max_episode_steps: time limit of a battle in steps; by default the package's own.
     id_capacity: see `TeamSpec`.
+    device:     where the battles are computed and stay, "cpu" or "cuda", as tensors; None, the default: NumPy arrays.
     options:    of the package's `HeuristicEnemySMAX`, such as `attack_mode`, `see_enemy_actions`,
                 `walls_cause_death`, `won_battle_bonus`, or `unit_type_health` (six numbers). Options determined by the
                 map, such as `num_allies`, are rejected.
@@ -69,20 +72,26 @@ class SMAXTeam(VectorTeamEnv):
         death_mask: bool | None = None,
         max_episode_steps: int = 101,
         id_capacity: int = 0,
+        device: str | torch.device | None = None,
         **options: object,
     ):
-        self.spec = self.team_spec(map_name, state, death_mask, max_episode_steps, id_capacity, **options)
+        self.spec = self.team_spec(map_name, state, death_mask, max_episode_steps, id_capacity, device, **options)
         self.num_envs = num_envs
-        self._battles = _battles(map_name, int(max_episode_steps), state, is_death_masked(state, death_mask), options)
+        masked = is_death_masked(state, death_mask)
+        self._battles: Battles = _battles(map_name, int(max_episode_steps), state, masked, options, device)
+        self._arrays: BattleArrays[Array] = arrays_of_battles(device)
+        self.device = self._arrays.device
         self._carry: Carry | None = None
-        self._called = map_name, num_envs
-        self._at_once = max(1, num_envs // RENEWED)
-        spec, shape = self.spec, (num_envs, self.spec.num_agents)
-        self._obs = np.zeros((*shape, spec.obs_size), np.float32)
-        self._state = np.zeros((num_envs, *spec.state_shape), np.float32)
-        self._masks = np.zeros((*shape, spec.action_size), bool)
-        self._active = np.zeros(shape, bool)
-        self._roles = np.zeros(shape, np.int64)
+        self._called: tuple[str, int] = (map_name, num_envs)
+        self._at_once: int = max(1, num_envs // RENEWED)
+        spec: TeamSpec = self.spec
+        shape: tuple[int, int] = (num_envs, spec.num_agents)
+        zeros = self._arrays.zeros
+        self._obs: Array = zeros((*shape, spec.obs_size), float)
+        self._state: Array = zeros((num_envs, *spec.state_shape), float)
+        self._masks: Array = zeros((*shape, spec.action_size), bool)
+        self._active: Array = zeros(shape, bool)
+        self._roles: Array = zeros(shape, int)
 
     @classmethod
     def team_spec(  # type: ignore[override]
@@ -92,11 +101,12 @@ class SMAXTeam(VectorTeamEnv):
         death_mask: bool | None = None,
         max_episode_steps: int = 101,
         id_capacity: int = 0,
+        device: str | torch.device | None = None,
         **options: object,
     ) -> TeamSpec:
         check_state_kind(state)
         steps = whole_number("max_episode_steps", max_episode_steps, 1)
-        battles = _battles(map_name, steps, state, is_death_masked(state, death_mask), options)
+        battles = _battles(map_name, steps, state, is_death_masked(state, death_mask), options, device)
         library = battles.library
         agents = tuple(library.agents)
         return TeamSpec(
@@ -111,7 +121,7 @@ class SMAXTeam(VectorTeamEnv):
             id_capacity=whole_number("id_capacity", id_capacity),
         )
 
-    def reset(self, seed: int | None = None) -> TeamStep:
+    def reset(self, seed: int | None = None) -> TeamStep[Array]:
         first = self._carry is None
         if first:
             logger.warning("SMAX %s: compiling for %d battles, a few seconds the first time.", *self._called)
@@ -121,23 +131,28 @@ class SMAXTeam(VectorTeamEnv):
         else:
             seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
             seeds = (seed + np.arange(self.num_envs)) % 2**32
-            self._carry, seen = self._battles.begin(seeds.astype(np.uint32))
+            self._carry, seen = self._battles.begin(self._arrays.seeds(seeds.astype(np.uint32)))
             self._look(slice(None), seen)
         if first:  # compile the other two functions now, covered by the log message, not during a round
-            self._battles.step(self._carry, np.zeros(self._active.shape, np.int32))
+            self._battles.step(self._carry, self._arrays.to_jax(self._roles))
             self._battles.renew(self._carry, np.full(self._at_once, self.num_envs, np.int32))
             logger.warning("SMAX %s, %d battles: compiled in %.0f s.", *self._called, time.perf_counter() - began)
-        none = np.zeros(self.num_envs, bool)
-        return self._answer(np.zeros((self.num_envs, 1), np.float32), none, none, none, self._obs[:0], self._state[:0])
+        none = self._arrays.zeros((self.num_envs,), bool)
+        rewards = self._arrays.zeros((self.num_envs, 1), float)
+        nobody = np.zeros(0, np.int64)
+        return self._answer(rewards, none, none, nobody, nobody.astype(bool), self._obs[:0], self._state[:0])
 
-    def step(self, actions: np.ndarray) -> TeamStep:
-        self._carry, seen, *outcome = self._battles.step(self._carry, actions.astype(np.int32))
+    def step(self, actions: Array) -> TeamStep[Array]:
+        arrays = self._arrays
+        self._carry, seen, *outcome = self._battles.step(self._carry, arrays.to_jax(actions))
         self._look(slice(None), seen)
-        rewards, ended, cut, won = map(np.asarray, outcome)
-        final_obs, final_state = self._obs[ended], self._state[ended]  # copies
-        if ended.any():
-            self._renew(np.flatnonzero(ended))
-        return self._answer(rewards[:, None], ended, cut, won, final_obs, final_state)
+        rewards, ended, cut, won = map(arrays.of_jax, outcome)
+        over = np.flatnonzero(arrays.host(ended))
+        which = arrays.index(over)
+        final_obs, final_state = self._obs[which], self._state[which]  # copies
+        if len(over):
+            self._renew(over)
+        return self._answer(rewards[:, None], ended, cut, over, arrays.host(won)[over], final_obs, final_state)
 
     def render(self) -> np.ndarray:
         """Draws the first battle with the package's renderer: allies blue, enemies green, lighter when under attack."""
@@ -166,23 +181,25 @@ class SMAXTeam(VectorTeamEnv):
             places = np.full(self._at_once, self.num_envs, np.int32)  # out of range: ignored
             places[: len(some)] = some
             self._carry, seen = self._battles.renew(self._carry, places)
-            self._look(some, [column[: len(some)] for column in map(np.asarray, seen)])
+            self._look(self._arrays.index(some), seen)
 
-    def _look(self, which: slice | Sequence[int] | np.ndarray, seen: Sequence[np.ndarray | Array]) -> None:
-        """Copies the battles' outputs to this environment's own arrays, as JAX's are read-only."""
-        mine: list[np.ndarray] = [self._obs, self._state, self._active, self._masks, self._roles]
-        for own, shown in zip(mine, seen, strict=True):
-            own[which] = shown
+    def _look(self, which: slice | Array, seen: Sequence[jax.Array]) -> None:
+        """Copies what is seen of the battles `which`, rows first, to this environment's own arrays."""
+        rows = slice(None) if isinstance(which, slice) else slice(len(which))
+        mine: list[Array] = [self._obs, self._state, self._active, self._masks, self._roles]
+        for own, shown in zip(mine, map(self._arrays.of_jax, seen), strict=True):
+            own[which] = shown[rows]
 
     def _answer(
         self,
-        rewards: np.ndarray,
-        ended: np.ndarray,
-        cut: np.ndarray,
+        rewards: Array,
+        ended: Array,
+        cut: Array,
+        over: np.ndarray,
         won: np.ndarray,
-        final_obs: np.ndarray,
-        final_state: np.ndarray,
-    ) -> TeamStep:
+        final_obs: Array,
+        final_state: Array,
+    ) -> TeamStep[Array]:
         return TeamStep(
             obs=self._obs,
             state=self._state,
@@ -190,20 +207,27 @@ class SMAXTeam(VectorTeamEnv):
             terminated=ended & ~cut,
             truncated=cut,
             active=self._active,
-            ended=np.flatnonzero(ended),
+            ended=over,
             final_obs=final_obs,
             final_state=final_state,
             masks=self._masks,
             roles=self._roles,
-            won=won[ended],
+            won=won,
         )
 
 
-def _battles(map_name: str, max_steps: int, state: str, death_mask: bool, options: dict[str, object]) -> Battles:
+def _battles(
+    map_name: str,
+    max_steps: int,
+    state: str,
+    death_mask: bool,
+    options: dict[str, object],
+    device: str | torch.device | None,
+) -> Battles:
     """The compiled functions of a map, shared by all environments in a process."""
     if not isinstance(map_name, str):
         raise ValueError(f"map_name={map_name!r} must be the name of one map, such as '3s5z'.")
-    import_jax()
+    import_jax(on_gpus=device is not None and str(device) != "cpu")
     return _made(map_name, max_steps, state, death_mask, checked_options(options, OURS))
 
 

@@ -24,6 +24,36 @@ def drawn(step, rng: np.random.Generator) -> np.ndarray:
 MAP = {"map_name": "smacv2_5_units", "max_episode_steps": 30}  # the same in many tests: every other one is compiled
 
 
+def test_tensors_on_a_device_are_the_arrays_on_the_host():
+    import torch
+
+    host, there = SMAXTeam(3, **MAP), SMAXTeam(3, device="cpu", **MAP)
+    rng, ends = np.random.default_rng(0), 0
+
+    def check(one, other):
+        assert isinstance(other.obs, torch.Tensor)
+        for name, value in vars(other.on_host()).items():
+            expected = getattr(one, name)
+            assert getattr(expected, "dtype", None) == getattr(value, "dtype", None), name
+            np.testing.assert_array_equal(expected, value, err_msg=name)
+
+    for seed in (4, None):
+        step = host.reset(seed)
+        check(step, there.reset(seed))
+        for _ in range(70):
+            actions = drawn(step, rng)
+            step = host.step(actions)
+            check(step, there.step(torch.from_numpy(actions)))
+            ends += len(step.ended)
+    assert ends > 6
+
+
+@pytest.mark.parametrize(("device", "problem"), [("tpu", "is not"), ("cuda:7", "asks for a GPU, but PyTorch finds")])
+def test_a_device_that_is_not_there_is_refused(device, problem):
+    with pytest.raises(ValueError, match=problem):
+        SMAXTeam(1, device=device, **MAP)
+
+
 @pytest.fixture(scope="module")
 def battles():
     return SMAXTeam(3, **MAP)
