@@ -15,6 +15,7 @@ import numpy as np
 import ray
 import torch
 from pyarrow.fs import FileSystem, copy_files
+from ray.exceptions import RayError
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.core import (
     ALL_MODULES,
@@ -74,6 +75,7 @@ from lorasa_rllib.rllib.room import check_gpu, check_machine, wait_for_room
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, name_of, returned
+from lorasa_rllib.rllib.starts import death_of_runners
 from lorasa_rllib.rllib.storage import on_this_machine
 from lorasa_rllib.rllib.teams import learn_team, order_agents
 from lorasa_rllib.rollout.episodes import Sampled
@@ -149,12 +151,13 @@ class TeamAlgorithm(EvaluatingPPO):
         """Runs RLlib's setup. Raises the error of any env runner that could not be built."""
         try:
             super().setup(config)
-        except IndexError as error:  # RLlib's error if no env runner answers
-            if self.env_runner_group is not None and self.env_runner_group.num_healthy_env_runners():
+        except (IndexError, RayError) as error:
+            died = death_of_runners(error)
+            if died is None:
                 raise
             raise RuntimeError(
-                "no env runner could be built: their processes ended, and their log says why (a simulator that "
-                "crashes, too little memory, a module that their machine lacks)."
+                f"no env runner could be built: {died}. Their log has more (a simulator that crashes, too little "
+                "memory, a module that their machine lacks)."
             ) from error
         for group in (self.env_runner_group, self.eval_env_runner_group):
             evaluates = group is self.eval_env_runner_group

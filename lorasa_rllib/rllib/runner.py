@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import logging
 import time
-import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from lorasa_rllib.rllib.faults import CallbackError, Fault
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.results import forget_evaluation, log_evaluation, log_restarts, log_sampling
 from lorasa_rllib.rllib.seeds import first_seed
+from lorasa_rllib.rllib.starts import counted_start, was_restarted
 from lorasa_rllib.rllib.teams import environments, learn_team, worker_of
 from lorasa_rllib.rollout.arrays import arrays_of
 from lorasa_rllib.rollout.checks import named
@@ -72,7 +72,8 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.module: Any = None  # MultiRLModule
         self.fault: Fault | None = None
         try:
-            self._build()
+            with counted_start():
+                self._build()
         except Exception as error:
             if not self.worker_index:
                 raise
@@ -117,7 +118,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     def _whose(self) -> Worker:
         """Description of this env runner for constructors of environments."""
-        return worker_of(self.config, self.worker_index or 0, recreated=self._remade > 0 or _was_restarted())
+        return worker_of(self.config, self.worker_index or 0, recreated=self._remade > 0 or was_restarted())
 
     @override(EnvRunner)
     def make_module(self) -> None:
@@ -311,16 +312,6 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         env, self.env = self.env, None
         if env is not None:
             env.close()
-
-
-def _was_restarted() -> bool:
-    """Whether Ray has restarted this process, an actor, after it died."""
-    context = ray.get_runtime_context()
-    if context.worker.mode != ray.WORKER_MODE:
-        return False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Ray's property calls a deprecated one of its own
-        return bool(context.was_current_actor_reconstructed)
 
 
 @contextmanager

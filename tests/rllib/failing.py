@@ -15,17 +15,19 @@ from tests.envs import games
 class Failing(SyntheticTeam):
     """Raises, or ends its process, once for every file called "raise" or "exit" in the folder `orders`.
 
-    built_in: the process that may make it; another one lacks a file.
+    built_in: the process that may make it; another one lacks a file, or dies of it.
     """
 
-    def __init__(self, num_envs: int, orders: str = "", built_in: int | None = None, **settings):
+    def __init__(self, num_envs: int, orders: str = "", built_in: int | None = None, dies: bool = False, **settings):
         if built_in not in (None, os.getpid()):
+            if dies:
+                os._exit(3)
             raise FileNotFoundError("maps/town_05.bin is not on this machine")
         super().__init__(num_envs, **settings)
         self._orders = Path(orders)
 
     @classmethod
-    def team_spec(cls, orders: str = "", built_in: int | None = None, **settings):
+    def team_spec(cls, orders: str = "", built_in: int | None = None, dies: bool = False, **settings):
         return super().team_spec(**settings)
 
     def step(self, actions):

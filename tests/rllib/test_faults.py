@@ -78,6 +78,28 @@ def test_a_constructor_that_fails_on_an_env_runner_is_shown_with_its_cause(faili
         build(config)
 
 
+def test_a_constructor_that_ends_its_process_is_tried_three_times(failing, build):
+    import os
+
+    config = failing(built_in=os.getpid(), dies=True).env_runners(num_env_runners=1)
+    with pytest.raises(TeamEnvError, match=r"env runner 1: its process died 3 times in a row while its environments"):
+        build(config)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_env_runners_whose_machine_lacks_the_environments_module_say_so(small_config, build, monkeypatch, restart):
+    import sys
+    import types
+
+    module = types.ModuleType("only_here")
+    exec("from tests.envs.games import Game\nclass Mine(Game): pass", module.__dict__)
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    config = small_config("pettingzoo", {"env": module.Mine}).env_runners(num_env_runners=1)
+    config.fault_tolerance(restart_failed_env_runners=restart)
+    with pytest.raises(RuntimeError, match=r"could be built: .*No module named 'only_here'\. Their log"):
+        build(config)
+
+
 def test_an_env_runner_that_cannot_make_its_environment_anew_ends_the_run_with_the_cause(failing, build, tmp_path):
     import os
 
