@@ -189,7 +189,7 @@ def _real_entries(policy: TeamPolicy, name: str, layer: BankLinear | BankVector)
     else:
         outs = actions if name == "head" else np.ones((len(users), layer.weight.shape[1]), bool)
         ins = np.ones((len(users), layer.in_size), bool)
-        if name == "mlp.0":
+        if name == "mlp.0" and policy.actor.encoder is None:
             ins = (users[:, :, None] & spec.obs_mask()).any(1)
     device = layer.weight.device
     return torch.as_tensor(outs, device=device).double(), torch.as_tensor(ins, device=device).double()

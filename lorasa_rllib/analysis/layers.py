@@ -35,7 +35,8 @@ def layer_distances(policy: TeamPolicy, bank: ObservationBank, rows: int = 2048)
     x_(r)ui is the r-th smallest activation of unit u under agent i's policy, so that 1/R sum_r is the 1-Wasserstein
     distance of the two histograms; s_u is the standard deviation of the unit's activations pooled over all agents'
     policies. Constant units contribute 0. Only units that both agents have are included (observation entries of
-    feature_norm, actions of the head); by role, those that all agents have. The head outputs means or logits.
+    feature_norm, unless there is an encoder, and actions of the head); by role, those that all agents have. The head
+    outputs means or logits.
     """
     seen: dict[str, list[Tensor]] = {}
     for inputs in inputs_of(policy, bank):
@@ -112,7 +113,7 @@ def _recorded(actor: Actor) -> Iterator[dict[str, Tensor]]:
 def _units(policy: TeamPolicy, layer: str, owners: int) -> np.ndarray | None:
     """The units of a layer that each agent has, bool [N, units] (by role [K, units]); None: all."""
     spec = policy.config.spec
-    if layer not in ("feature_norm", "head"):
+    if layer not in ("feature_norm", "head") or (layer == "feature_norm" and policy.actor.encoder is not None):
         return None
     table = spec.obs_mask() if layer == "feature_norm" else spec.action_mask()
     return np.tile(table.all(0), (owners, 1)) if policy.actor.router.by_role else table

@@ -41,8 +41,10 @@ class BankEncoder(nn.Module):
         with nullcontext() if name in OURS else torch.device("cpu"):
             modules = [_made(name, settings, self._shape) for _ in range(owners)]
             self.size = self._parts * _features(name, modules[0], self._shape)
-        self.module = modules[0]
-        _stack(self.module, modules)
+            self.module = modules[0]
+            _stack(self.module, modules)
+            if owners > 1 and name not in OURS:
+                self._check_several(name)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """x [..., P * prod(shape)] in the caller's layout -> [S, B, P * f]."""
@@ -67,6 +69,18 @@ class BankEncoder(nn.Module):
                 part._buffers[name] = None if b is None else b[owner].clone()
         return one.eval()
 
+    @torch.no_grad()
+    def _check_several(self, name: str) -> None:
+        rows = torch.zeros(1, self._parts * math.prod(self._shape))
+        weights = _tensors(self.module)
+        try:
+            self._encode(weights, rows, lambda x: x.expand(len(next(iter(weights.values()))), 1, -1))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"encoder={name!r} does not run for several owners at once, with torch.vmap: "
+                f"{str(error).splitlines()[0]} Change it, or use a method with one backbone, 'ps' or 'lora'."
+            ) from error
+
     def _encode(self, weights: Weights, x: Tensor, arrange: Callable[[Tensor], Tensor]) -> Tensor:
         """weights [S or 1, ...]."""
 
@@ -80,10 +94,10 @@ class BankEncoder(nn.Module):
 
     def _in_parts(self, encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         arrays = x.reshape(-1, *self._shape)
-        if torch.is_grad_enabled():
+        at_once = max(1, AT_ONCE // math.prod(self._shape))
+        if torch.is_grad_enabled() or len(arrays) <= at_once:
             encoded = encode(arrays)
         else:
-            at_once = max(1, AT_ONCE // math.prod(self._shape))
             encoded = torch.cat([encode(some) for some in arrays.split(at_once)])
         return encoded.reshape(*x.shape[:-1], self.size)
 

@@ -68,8 +68,10 @@ def learn(name: str | None) -> None:
     try:
         found = reduce(getattr, path.split("."), importlib.import_module(module))
     except (ImportError, AttributeError, ValueError) as error:
+        script = "Define the class in a module: this one was defined in the script or notebook that trained it."
+        where = "Put the module where Python finds it, on every machine."
         raise ValueError(
-            f"encoder={name!r} cannot be imported ({error}). Put the module where Python finds it, on every machine."
+            f"encoder={name!r} cannot be imported ({error}). {script if module == '__main__' else where}"
         ) from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"encoder={name!r} must be a subclass of torch.nn.Module, not {found!r}.")

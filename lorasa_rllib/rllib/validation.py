@@ -222,9 +222,10 @@ def check_recipe(config: TeamConfig) -> None:
 def check_encoder(config: TeamConfig) -> None:
     """Raises ValueError for an encoder that cannot be made or does not fit the observations."""
     policy = config.plan().policy
-    if policy.network.encoder is not None:
+    name, settings = policy.network.encoder, policy.network.encoder_settings
+    if name is not None:
         with torch.random.fork_rng(devices=[]):
-            BankEncoder(policy.network.encoder, policy.network.encoder_settings, (1, *policy.spec.obs_shape), 1)
+            BankEncoder(name, settings, (1, *policy.spec.obs_shape), min(2, policy.owners.num_backbones))
 
 
 def check_layout(config: TeamConfig) -> None:

@@ -9,11 +9,13 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from lorasa_rllib.analysis import layers
+from lorasa_rllib.analysis.adapters import adapter_statistics
 from lorasa_rllib.analysis.layers import activations, draw_layers, layer_distances, layers_of, mean_per_layer
 from lorasa_rllib.analysis.observations import ObservationBank, inputs_of
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.analysis.banks import random_bank, with_zero_adapters
+from tests.encoders import Mixer, encoding_policy
 from tests.helpers import make_policy, owner_tables, team
 
 EQUAL = {"continuous": team((3,) * 4, (2,) * 4), "discrete": team((3,) * 4, (3,) * 4, continuous=False)}
@@ -123,6 +125,14 @@ def test_only_units_that_both_agents_have_count():
     with torch.no_grad():
         policy.actor.feature_norm.bias[:, 3] += 5.0  # an observation entry of agent 0 alone
     np.testing.assert_allclose(layer_distances(policy, bank)["feature_norm"], before["feature_norm"], rtol=1e-9)
+
+
+def test_all_features_of_an_encoder_count_whatever_agents_observe():
+    policy = encoding_policy(UNEQUAL, owner_tables(3)["lora"], Mixer, obs_norm="layer")
+    bank = random_bank(policy)
+    found = layer_distances(policy, bank)
+    assert list(found) == list(FIRST) and all(matrix[0, 1] > 0 for matrix in found.values())
+    assert set(adapter_statistics(policy)["layer"]) == {"mlp.0", "mlp.1", "head", "log_std"}
 
 
 def test_by_role_only_units_that_all_agents_have_count():

@@ -252,6 +252,21 @@ class Demanding(nn.Module):
         super().__init__()
 
 
+class Branching(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x) if bool((x > -1).all()) else -self.layer(x)
+
+
+def test_encoders_that_need_one_owner_at_a_time_are_refused_for_several():
+    BankEncoder(name_of(Branching), {}, (1, 4), 1)
+    with pytest.raises(ValueError, match=r"several owners at once.*use a method with one backbone"):
+        BankEncoder(name_of(Branching), {}, (1, 4), 2)
+
+
 @pytest.mark.parametrize(
     ("encoder", "remedy"),
     [
