@@ -37,7 +37,8 @@ class LoadedPolicy:
         actions, _ = policy.act({"left": obs_of_left, "right": obs_of_right})      # by name: {"left": ..., ...}
         actions, _ = policy.act(obs)                                               # [N, obs_size] or [E, N, obs_size]
 
-    Recurrent policies: pass the returned state to the next call, and None when an episode begins.
+    Recurrent policies: pass the returned state to the next call, and None when an episode begins. Agents that were not
+    in the last call begin without memory, as in training; in arrays, set the state of agents that were absent to 0.
 
     acting: the actor behind `act`, for tensors: `acting.step(obs)` gives action distributions (`nn.acting.Acting`).
     """

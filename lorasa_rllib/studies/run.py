@@ -30,6 +30,7 @@ from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.films import Films
 from lorasa_rllib.studies.forks import STEPS, ForkPoints, fork_steps, forks, trunks, whole_curves
 from lorasa_rllib.studies.full import EndWhenFull, cause_of, explained
+from lorasa_rllib.studies.local import check_address
 from lorasa_rllib.studies.lock import locked
 from lorasa_rllib.studies.loggers import TakesFilms, check_installed, loggers_of
 from lorasa_rllib.studies.modules import import_from_here
@@ -303,12 +304,14 @@ def _trial_name(trial: Any) -> str:
 def _start_ray(options: StudyOptions, config: Any) -> None:
     """Joins the cluster this script was submitted to, or one that runs on this machine, or starts a local instance.
 
-    Raises ValueError if a local instance lacks the resources for a trial, for which Tune would wait forever, or if the
-    environments cannot be built on this machine.
+    Raises ValueError if no cluster answers, if a local instance lacks the resources for a trial, for which Tune would
+    wait forever, or if the environments cannot be built on this machine.
     """
     if ray.is_initialized():
         return
     address = options.address or os.environ.get("RAY_ADDRESS")
+    if address:
+        check_address(address, "--address" if options.address else "RAY_ADDRESS")
     with spared():
         context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     if not context.address_info["session_dir"].endswith(f"_{os.getpid()}"):
