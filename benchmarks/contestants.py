@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import IO, Protocol
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.children import answers
 
 
 class Contestant(Protocol):
@@ -102,10 +103,10 @@ class Stock:
 
 
 def torchrl(task: str, total_env_steps: int, seed: int, episodes: int, batch: int | None) -> Contestant:
-    from benchmarks.torchrl_ppo import BATCH, TorchRLPPO
+    from benchmarks.torchrl_tasks import TorchRLMuJoCo
 
     scenario, _, agent_conf = task.partition("-")
-    return TorchRLPPO(scenario, agent_conf, total_env_steps, seed, episodes, batch or BATCH)
+    return TorchRLMuJoCo(scenario, agent_conf, total_env_steps, seed, episodes, batch)
 
 
 CONTESTANTS: dict[str, Callable[..., Contestant]] = {
@@ -140,15 +141,14 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=10, help="of an evaluation")
     parser.add_argument("--batch", type=int, help="environment steps of an iteration; default: each one's own")
     given = parser.parse_args()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # output of libraries goes to stderr
+    told = answers()
     import torch
 
     torch.set_num_threads(1)
     settings = {name: value for name, value in vars(given).items() if name not in ("who", "every")}
     contestant = CONTESTANTS[given.who](**settings)
     try:
-        answer(contestant, given.every, sys.stdin, answers)
+        answer(contestant, given.every, sys.stdin, told)
     finally:
         contestant.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from lorasa_rllib import MAPPOConfig
@@ -24,7 +26,7 @@ def with_numbers(config: TeamConfig, num_envs: int, train_batch: int) -> TeamCon
         .network("feedforward")
         .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
         .training(train_batch_size_per_learner=train_batch, num_epochs=5, minibatch_size=None, lambda_=0.93)
-        .training(lr=3e-4, grad_clip=10.0)
+        .training(lr=3e-4, grad_clip=10.0, target_kl=None)  # always five epochs
         .debugging(seed=0, log_level="ERROR")
     )
 
@@ -49,9 +51,15 @@ class Team:
     def sample(self) -> TeamTrainingData:
         return TeamTrainingData(shards=[self.runner.sample()[0].shards])
 
-    def learn(self, data: TeamTrainingData) -> None:
-        self.learner.update(training_data=data, timesteps={"num_env_steps_sampled_lifetime": 0}, phase=self.phase)
+    def learn(self, data: TeamTrainingData) -> Any:
+        """An update. Returns its metrics by module."""
+        timesteps = {"num_env_steps_sampled_lifetime": 0}
+        return self.learner.update(training_data=data, timesteps=timesteps, phase=self.phase)
 
-    def iteration(self) -> None:
-        self.learn(self.sample())
+    def iteration(self) -> Any:
+        """Samples, with the metrics of that, updates, and hands the weights out. Returns the update's metrics."""
+        data = self.sample()
+        self.runner.get_metrics()
+        learned = self.learn(data)
         self.hand_out()
+        return learned

@@ -185,14 +185,14 @@ class StockTrainer:
 
     def iterate(self) -> dict[str, float]:
         """One iteration. Returns "env_steps" so far; "episode_return_mean", the mean team return of the episodes
-        that ended in this iteration (NaN if none); seconds "sample", "learn" and "total" of this iteration.
+        that ended in this iteration (NaN if none); "loss"; seconds "sample", "learn" and "total" of this iteration.
         """
         start = time.perf_counter()
         episodes = self._runner.sample(num_timesteps=self._config.total_train_batch_size)
         metrics = self._runner.get_metrics()
         sampled = time.perf_counter()
         self.env_steps += int(metrics["num_env_steps_sampled"].peek())
-        self._learner.update(
+        results = self._learner.update(
             training_data=TrainingData(episodes=episodes),
             timesteps={"num_env_steps_sampled_lifetime": self.env_steps},
             num_epochs=self._config.num_epochs,
@@ -205,10 +205,23 @@ class StockTrainer:
         return {
             "env_steps": self.env_steps,
             "episode_return_mean": float(ended.peek()) if ended is not None else math.nan,
+            "loss": float(results[SHARED_POLICY]["total_loss"]),
             "sample": sampled - start,
             "learn": learned - sampled,
             "total": time.perf_counter() - start,
         }
+
+    def optimiser_steps(self) -> int:
+        """So far."""
+        states = [state for optimiser in self._optimisers() for state in optimiser.state.values()]
+        return int(states[0]["step"]) if states else 0
+
+    def parameters(self) -> int:
+        """Numbers in policy and critic."""
+        return sum(p.numel() for optimiser in self._optimisers() for g in optimiser.param_groups for p in g["params"])
+
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        return [optimiser for _, optimiser in self._learner.get_optimizers_for_module(SHARED_POLICY)]
 
     def acting_state(self) -> dict[str, Any]:
         """State that makes another env runner act identically: weights, and statistics of observation filters."""

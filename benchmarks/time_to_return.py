@@ -17,11 +17,8 @@ Recorded   results/time_to_return/runs/<task>_<who>_seed<k>.csv, a row for each 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
-import json
 import math
-import os
 import statistics
 import subprocess
 import sys
@@ -35,6 +32,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.children import Child
 from lorasa_rllib.studies.options import steps_of
 
 ROOT = Path(__file__).parents[1]
@@ -42,8 +40,6 @@ BARS = {"HalfCheetah-2x3": (3000.0, 5000.0), "Walker2d-2x3": (3000.0,)}
 """Task -> thresholds of the greedy return."""
 WHO = ("ours-ps", "ours-lora-joint", "ours-ps-published", "rllib-ppo", "torchrl-ppo")
 COLUMNS = ("env_steps", "seconds", "greedy")
-ENDS_WITHIN = 60
-"""Seconds allowed for a contestant to end."""
 
 
 @dataclass(frozen=True)
@@ -100,11 +96,7 @@ class Playing:
             "--episodes", str(race.episodes),
             *([] if race.batch is None else ["--batch", str(race.batch)]),
         ]  # fmt: skip
-        self.run, self._log = run, tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed by close()
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        self.run, self._child = run, Child(run.who, command)
         run.csv.parent.mkdir(parents=True, exist_ok=True)
         self._file = run.csv.open("w", newline="")
         self._csv = csv.DictWriter(self._file, COLUMNS)
@@ -112,29 +104,14 @@ class Playing:
 
     def turn(self) -> dict[str, float]:
         """Trains until the next evaluation and records it. Raises RuntimeError with the last output on failure."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            print("go", file=self._process.stdin, flush=True)
-        line = self._process.stdout.readline()
-        if not line:
-            self._log.seek(0)
-            raise RuntimeError(f"{self.run.who} ended:\n{self._log.read()[-3000:]}")
-        row: dict[str, float] = json.loads(line)
+        row: dict[str, float] = self._child.ask()
         self._csv.writerow(row)
         self._file.flush()
         return row
 
     def close(self) -> None:
         self._file.close()
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()  # makes it end by itself
-        try:
-            self._process.wait(ENDS_WITHIN)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._log.close()
+        self._child.close()
 
 
 def race(runs: list[Run], pythons: Mapping[str, str], console: Console) -> None:

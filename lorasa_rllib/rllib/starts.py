@@ -78,6 +78,8 @@ def _last_line(error: RayError) -> str:
 
 def was_restarted() -> bool:
     """Whether Ray has restarted this process, an actor, after it died."""
+    if not ray.is_initialized():  # asking for the context would start Ray
+        return False
     context = ray.get_runtime_context()
     if context.worker.mode != ray.WORKER_MODE:
         return False
