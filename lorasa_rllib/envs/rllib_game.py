@@ -46,10 +46,20 @@ class RLlibGame:
         self._last: dict[str, Any] = {}
 
     def observation_space(self, agent: str) -> Any:
-        return self.env.get_observation_space(self.ids[agent])
+        return self._own("observation_space", self.env.get_observation_space(self.ids[agent]), agent)
 
     def action_space(self, agent: str) -> Any:
-        return self.env.get_action_space(self.ids[agent])
+        return self._own("action_space", self.env.get_action_space(self.ids[agent]), agent)
+
+    def _own(self, which: str, space: Any, agent: str) -> Any:
+        """Returns `space`. Raises ValueError if it is that of all agents, under keys that are not their ids."""
+        keys = getattr(space, "spaces", None)
+        if isinstance(keys, Mapping) and self.ids[agent] not in keys and set(map(str, keys)) == set(self.ids):
+            raise ValueError(
+                f"{which} of {type(self.env).__name__} has the keys {list(keys)}, but the agents' ids are "
+                f"{list(self.ids.values())}: let the keys be the ids."
+            )
+        return space
 
     def reset(self, seed: int | None = None, options: object = None) -> tuple[dict[str, Any], dict[str, Any]]:
         obs, infos = map(_by_name, of_reset(self.env, self.env.reset(seed=seed, options=options)))

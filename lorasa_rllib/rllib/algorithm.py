@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -71,7 +72,7 @@ from lorasa_rllib.rllib.metric_names import with_own_names, with_safe_names
 from lorasa_rllib.rllib.module import ACTING, MODULE_ID
 from lorasa_rllib.rllib.plan import network_of, owners_of_team
 from lorasa_rllib.rllib.results import METRICS, SPLIT, RecentEpisodes
-from lorasa_rllib.rllib.room import check_gpu, check_machine, wait_for_room
+from lorasa_rllib.rllib.room import check_address, check_gpu, check_machine, wait_for_room
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import shards_of_learners
 from lorasa_rllib.rllib.sampling import ATTEMPTS, Sampling, name_of, returned
@@ -93,6 +94,8 @@ class TeamAlgorithm(EvaluatingPPO):
         if config.env is None:
             super().__init__(config, **kwargs)  # raises the error
             return
+        if not ray.is_initialized() and (address := os.environ.get("RAY_ADDRESS")):
+            check_address(address, "RAY_ADDRESS")
         known = learn_team(config, keep=not config.num_env_runners)
         try:
             if config.num_env_runners:

@@ -1,9 +1,10 @@
-"""Checks that CPUs and GPUs for an algorithm's processes exist: Ray itself would wait for them without limit."""
+"""Checks that a cluster, CPUs and GPUs for an algorithm's processes exist: Ray itself would wait for them for long."""
 
 from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,23 @@ IN_TRIAL = 60.0
 
 POLL = 2.0
 """Seconds between checks. The first passes silently: resources of a stopped algorithm are released with a delay."""
+
+
+def check_address(address: str, setting: str) -> None:
+    """Raises ValueError if nothing listens at "host:port" or "ray://host:port": Ray itself would wait for minutes.
+
+    Other addresses, such as "auto", pass. setting: where the address comes from.
+    """
+    host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as problem:
+        raise ValueError(
+            f"no Ray cluster answers at {setting}={address} ({problem}). Start one there with `ray start --head`, or "
+            f"leave {setting} out to use this machine."
+        ) from None
 
 
 def wait_for_room(config: TeamConfig, limit: float = LIMIT) -> None:

@@ -35,23 +35,6 @@ def protect_local_start(arguments: Sequence[str] | None = None) -> None:
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-def check_address(address: str, setting: str) -> None:
-    """Raises ValueError if nothing listens at "host:port" or "ray://host:port": Ray itself would wait for minutes.
-
-    Other addresses, such as "auto", pass. setting: where the address comes from.
-    """
-    host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
-    if not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as problem:
-        raise ValueError(
-            f"no Ray cluster answers at {setting}={address} ({problem}). Start one there with `ray start --head`, or "
-            f"leave {setting} out to use this machine."
-        ) from None
-
-
 def _runs_already() -> bool:
     """Whether a cluster started on this machine responds, in which case `ray.init` would join it."""
     file = Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / "ray" / "ray_current_cluster"

@@ -23,6 +23,7 @@ from rich.console import Console
 import lorasa_rllib.rllib  # noqa: F401 - registers the algorithms
 from lorasa_rllib.envs.registry import environment_class
 from lorasa_rllib.printable import printable
+from lorasa_rllib.rllib.room import check_address
 from lorasa_rllib.studies import terminal
 from lorasa_rllib.studies.choices import StudyOptions
 from lorasa_rllib.studies.curves import COLUMNS, read_trial, write_csv
@@ -30,7 +31,6 @@ from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.films import Films
 from lorasa_rllib.studies.forks import STEPS, ForkPoints, fork_steps, forks, trunks, whole_curves
 from lorasa_rllib.studies.full import EndWhenFull, cause_of, explained
-from lorasa_rllib.studies.local import check_address
 from lorasa_rllib.studies.lock import locked
 from lorasa_rllib.studies.loggers import TakesFilms, check_installed, loggers_of
 from lorasa_rllib.studies.modules import import_from_here

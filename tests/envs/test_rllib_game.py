@@ -138,6 +138,27 @@ def test_agents_must_be_listed():
             PettingZooTeam.team_spec(env=Pair, script=[""], agents=agents)
 
 
+@pytest.mark.parametrize("which", ["observation_space", "action_space"])
+def test_spaces_under_keys_that_are_not_the_ids_are_refused(which):
+    class Keyed(MultiAgentEnv):
+        def __init__(self, config):
+            super().__init__()
+            self.possible_agents = [0, 1]
+            one = {"observation_space": spaces.Box(0, 1, (2,)), "action_space": spaces.Discrete(2)}
+            for name, space in one.items():
+                keys = ("0", "1") if name == which and config["as_text"] else (0, 1)
+                setattr(self, name, spaces.Dict(dict.fromkeys(keys, space)))
+
+        def reset(self, *, seed=None, options=None):
+            return {agent: np.zeros(2, np.float32) for agent in self.possible_agents}, {}
+
+    with pytest.raises(
+        ValueError, match=rf"{which} of Keyed has the keys \['0', '1'\], but the agents' ids are \[0, 1\]"
+    ):
+        PettingZooTeam.team_spec(env=Keyed, as_text=True)
+    assert PettingZooTeam.team_spec(env=Keyed, as_text=False).obs_sizes == (2, 2)
+
+
 def test_spaces_are_reported_by_agent():
     class Spaceless(Pair):
         def get_observation_space(self, agent_id):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 import ray
 import torch
@@ -9,7 +14,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from lorasa_rllib import MAPPO
-from lorasa_rllib.rllib.room import check_bundles, requests, wait_for_room
+from lorasa_rllib.rllib.room import check_address, check_bundles, requests, wait_for_room
 
 TOO_MUCH = {
     "env runners": (lambda c: c.env_runners(num_env_runners=16), "num_env_runners=16 need 16 CPUs"),
@@ -133,3 +138,30 @@ def test_requests_are_those_of_remote_processes(small_config):
 def test_a_local_learner_without_its_gpu_is_a_clear_error(small_config):
     with pytest.raises(ValueError, match=r"num_gpus_per_learner=1 .*PyTorch finds none.*num_gpus_per_learner=0"):
         small_config().learners(num_gpus_per_learner=1).build_algo()
+
+
+def test_an_address_where_nobody_answers_is_refused_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "auto", "local", "ray://cluster/path"):
+            check_address(address, "--address")
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(
+            ValueError, match=rf"no Ray cluster answers at RAY_ADDRESS={address}.*leave RAY_ADDRESS out"
+        ):
+            check_address(address, "RAY_ADDRESS")
+
+
+def test_an_algorithm_does_not_wait_for_a_cluster_that_is_gone():
+    build = "from lorasa_rllib import MAPPOConfig; MAPPOConfig().environment('synthetic').build_algo()"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    found = subprocess.run(
+        [sys.executable, "-c", build],
+        env={**os.environ, "RAY_ADDRESS": f"127.0.0.1:{port}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert f"ValueError: no Ray cluster answers at RAY_ADDRESS=127.0.0.1:{port}" in found.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -11,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lorasa_rllib.studies.local import check_address, protect_local_start
+from lorasa_rllib.studies.local import protect_local_start
 
 START = """
 import logging, subprocess, sys
-from lorasa_rllib.studies.local import check_address, protect_local_start
+from lorasa_rllib.studies.local import protect_local_start
 protect_local_start([])
 import ray
 begun = ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
@@ -69,15 +68,3 @@ def test_whoever_joins_a_cluster_keeps_its_settings(monkeypatch, tmp_path, argum
     protect_local_start(arguments)
     assert ("RAY_AUTH_TOKEN" in os.environ) is protected
     assert os.environ.get("RAY_AUTH_MODE") == ("token" if protected else environment.get("RAY_AUTH_MODE"))
-
-
-def test_an_address_where_nobody_answers_is_refused_at_once():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "auto", "local", "ray://cluster/path"):
-            check_address(address, "--address")
-    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
-        with pytest.raises(
-            ValueError, match=rf"no Ray cluster answers at RAY_ADDRESS={address}.*leave RAY_ADDRESS out"
-        ):
-            check_address(address, "RAY_ADDRESS")
