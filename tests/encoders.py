@@ -46,6 +46,29 @@ class Pixels(nn.Module):
         return torch.relu(self.convolution(x.movedim(-1, 1) / 255)).mean((2, 3))
 
 
+class Attention(nn.Module):
+    """A row as words of one number each, which attend to each other."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+        self.words = nn.Linear(1, 4)
+        self.layer = nn.TransformerEncoderLayer(4, 2, dim_feedforward=8, dropout=0.0, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        encoded: Tensor = self.layer(self.words(x.unsqueeze(-1)))
+        return encoded.flatten(1)
+
+
+class Sums(nn.Module):
+    """Has no parameters."""
+
+    def __init__(self, shape: tuple[int, ...]):
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x.flatten(1).sum(1), x.flatten(1).amax(1)], 1)
+
+
 MIXER, PIXELS = (f"{__name__}:{kind.__name__}" for kind in (Mixer, Pixels))
 
 

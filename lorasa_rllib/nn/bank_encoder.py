@@ -43,7 +43,7 @@ class BankEncoder(nn.Module):
             self.size = self._parts * _features(name, modules[0], self._shape)
             self.module = modules[0]
             _stack(self.module, modules)
-            if owners > 1 and name not in OURS:
+            if owners > 1 and name not in OURS and _tensors(self.module):
                 self._check_several(name)
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
@@ -131,7 +131,7 @@ def _made(name: str, settings: EncoderSettings, shape: tuple[int, ...]) -> nn.Mo
             f"Encoder({shape}, **encoder_settings), with the shape of one observation."
         ) from error
     for path, part in module.named_modules():
-        if isinstance(part, nn.modules.batchnorm._BatchNorm | nn.modules.dropout._DropoutNd):
+        if _is_unsteady(part):
             raise ValueError(
                 f"encoder={name!r} has a {type(part).__name__} ({path}), which gives env runners and learners other "
                 "features for the same observation. Use LayerNorm or GroupNorm, and no dropout."
@@ -143,6 +143,14 @@ def _made(name: str, settings: EncoderSettings, shape: tuple[int, ...]) -> nn.Mo
                 f"encoder={name!r} has one module as {first} and as {path}; keep it under one name and call it twice."
             )
     return module
+
+
+def _is_unsteady(part: nn.Module) -> bool:
+    """Whether features would depend on the other rows, on chance, or on earlier calls."""
+    if isinstance(part, nn.modules.dropout._DropoutNd):
+        return part.p > 0
+    batch, instance = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
+    return isinstance(part, batch) or (isinstance(part, instance) and part.track_running_stats)
 
 
 @torch.no_grad()

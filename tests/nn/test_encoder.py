@@ -14,7 +14,7 @@ from lorasa_rllib.nn.encoder_classes import name_of
 from lorasa_rllib.nn.merged import MergedActor, MergedCritic
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
-from tests.encoders import IMAGE, Mixer, Pixels, encoding_policy, image_team
+from tests.encoders import IMAGE, Attention, Mixer, Pixels, Sums, encoding_policy, image_team
 from tests.helpers import (
     METHODS,
     gradients,
@@ -131,6 +131,18 @@ def test_merged_actors_and_critics_equal_them_as_they_are(method, spec, encoder,
         expected, later = policy.critic.unroll(state[None], memory)
         torch.testing.assert_close(values, expected[0])
         torch.testing.assert_close(after, later[0])
+
+
+@pytest.mark.parametrize("encoder", [Attention, Sums])
+@pytest.mark.parametrize("method", ["lora", "nps", "seps_lora"])
+def test_encoders_with_attention_and_without_parameters_act_merged_as_they_train(method, encoder):
+    policy, obs = case(ROWS, encoder, method), observations(ROWS, 4)
+    with torch.inference_mode():
+        merged = outputs(MergedActor(policy.actor).step(obs)[0])
+    torch.testing.assert_close(merged, outputs(policy.distribution(obs)))
+    torch.testing.assert_close(
+        merged, outputs(without_encoder(policy, one_by_one(policy, obs)).distribution(one_by_one(policy, obs)))
+    )
 
 
 def test_a_merged_encoder_does_not_follow_later_changes():
