@@ -1,8 +1,9 @@
 """Does a killed or damaged study always end with exact steps, or with one clear line?
 
-Method     HalfCheetah 2x3, LoRASA in two phases, 20 iterations of 200 environment steps, a checkpoint every second one.
-           kill      SIGKILL to the study and all of Ray's processes, several times a run; every second kill as soon as
-                     a file is being written into a checkpoint or an experiment's state, the others at random moments
+Method     HalfCheetah 2x3, LoRASA in two phases, 60 iterations of 200 environment steps, a checkpoint every sixth one.
+           kill      SIGKILL to the study and all of Ray's processes, several times a run: one in four at any moment
+                     from the start on, the others once it trains; of all, every second one as soon as a file is being
+                     written into a checkpoint or an experiment's state
            damage    a killed study with one file emptied, truncated, overwritten or removed
            full      a storage that fills up (tmpfs; file sizes limited where mounting is not allowed), then has room
            readonly  a storage that becomes read-only, then writable again (where mounting is allowed)
@@ -31,7 +32,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BATCH, ITERATIONS = 200, 20
+BATCH, ITERATIONS = 200, 60
 STEPS = BATCH * ITERATIONS
 LIMIT = 180.0
 """Maximum seconds for one start of the study."""
@@ -106,6 +107,14 @@ class Study:
                     return True
         return False
 
+    def trained_since(self, moment: float) -> bool:
+        """Whether the trial has saved a checkpoint since then (seconds since 1970)."""
+        for place in self.folder.glob(f"{TRIAL}/checkpoint_*"):
+            with suppress(OSError):
+                if place.stat().st_mtime > moment:
+                    return True
+        return False
+
     def steps_in_state(self) -> bool:
         """Whether the experiment's state names a checkpoint."""
         states = sorted(self.folder.glob("experiment_state-*.json"))
@@ -131,6 +140,8 @@ def judged(study: Study, status: int, output: str) -> tuple[str, str]:
         steps = study.steps()
         ok = steps == list(range(BATCH, STEPS + 1, BATCH))
         told = next((line for line in lines if "damaged" in line or "missing" in line or "begins" in line), "")
+        if not ok and (lost := next((line for line in lines if f"ends at iteration {len(steps)}:" in line), "")):
+            return "one line", lost
         return ("exact" if ok else f"wrong steps: {steps}"), told
     complaint = [line for line in lines if line.startswith("mamujoco.py:")]
     return ("one line" if len(complaint) == 1 else f"{len(complaint)} lines, status {status}"), last
@@ -140,10 +151,13 @@ def killed(rng: random.Random, storage: Path, kills: int) -> tuple[Study, int]:
     """A study killed up to `kills` times between resumptions, and the number of kills."""
     study, done = Study(storage), 0
     for _ in range(kills):
-        process, at_writes = study.start("--resume"), rng.random() < 0.5
-        began, wait = time.monotonic(), rng.uniform(3.0, 14.0)
-        while time.monotonic() - began < LIMIT and process.poll() is None:
-            if time.monotonic() - began > wait and (not at_writes or study.writing()):
+        process, at_writes, early = study.start("--resume"), rng.random() < 0.5, rng.random() < 0.25
+        began, wait = time.time(), rng.uniform(3.0, 14.0) if early else rng.uniform(0.0, 6.0)
+        trains = began if early else None
+        while time.time() - began < LIMIT and process.poll() is None:
+            if trains is None:
+                trains = time.time() if study.trained_since(began) else None
+            elif time.time() - trains > wait and (not at_writes or study.writing()):
                 time.sleep(rng.uniform(0, 0.03) if at_writes else 0)
                 break
             time.sleep(0.001)

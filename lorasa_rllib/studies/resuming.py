@@ -68,7 +68,7 @@ def put_in_order(folder: Path, filesystem: FileSystem) -> list[str]:
         if (place / RESULTS).is_file():
             told += _mend_results(place / RESULTS)
         about, moved = _follow_checkpoints(trial, place, filesystem)
-        told, changed = told + about, changed or moved
+        told, changed = told + about + _lost_results(trial, place / RESULTS), changed or moved
     if changed:
         snapshot.data["trial_data"] = [trial.get_json_state() for trial in snapshot.trials]
         write_file(snapshot.file, json.dumps(snapshot.data, cls=TuneFunctionEncoder).encode())
@@ -134,6 +134,16 @@ def _mend_results(file: Path) -> list[str]:
     write_file(file, whole.encode())
     lost = sum(bool(line.strip("\0 \n")) for line in text.splitlines()) - len(lines)
     return [f"{file}: {lost} damaged line(s) left out"] if lost else []
+
+
+def _lost_results(trial: Trial, file: Path) -> list[str]:
+    """Says so if results end before the trial's last checkpoint (or before its end): they will not be made again."""
+    latest = trial.run_metadata.checkpoint_manager.latest_checkpoint_result
+    known = trial.last_result if trial.status == Trial.TERMINATED else latest.metrics if latest else {}
+    reached, last = int(known.get(ITERATION, 0)), max(_results_by_iteration(file), default=0)
+    if last >= reached:
+        return []
+    return [f"{file} ends at iteration {last}: those of iterations {last + 1} to {reached} are lost to the curves"]
 
 
 def _follow_checkpoints(trial: Trial, place: Path, filesystem: FileSystem) -> tuple[list[str], bool]:
