@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,8 @@ from benchmarks.jaxmarl_mappo import script
 from benchmarks.peer_process import PEERS, SMOKE, TASKS
 from benchmarks.peers import Turns, measured, missing
 
+ROOT = Path(__file__).parents[1]
+
 
 def test_ours_and_stock_ppo_do_the_same_work_in_turns():
     rows = measured("mujoco", ["ours-ps", "rllib-ppo"], {}, repeats=1, smoke=True)
@@ -19,6 +23,15 @@ def test_ours_and_stock_ppo_do_the_same_work_in_turns():
     ours, stock = rows
     assert ours["share_of_ours_ps"] == 1 and stock["share_of_ours_ps"] > 0
     assert ours["parameters"] == pytest.approx(stock["parameters"], rel=0.05)
+
+
+def test_our_side_does_not_start_ray():
+    code = (
+        "import ray\nfrom benchmarks.ours import Team, team_config\n"
+        "Team(team_config('HalfCheetah', '6x1', 2, 20), 'backbone').iteration()\nprint(ray.is_initialized())"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert answer.stdout.splitlines()[-1] == "False"
 
 
 @pytest.mark.skipif(not find_spec("torchrl"), reason="needs the extra bench")

@@ -15,6 +15,8 @@ import ray
 import torch
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from lorasa_rllib.rllib.starts import in_worker
+
 if TYPE_CHECKING:
     from lorasa_rllib.rllib.config import TeamConfig
 
@@ -208,7 +210,7 @@ def check_gpu(config: TeamConfig) -> None:
             "machine (torch.cuda.device_count() is 0). Set .learners(num_gpus_per_learner=0), or install a PyTorch "
             "that supports the GPU."
         )
-    if index >= there and not (there == 1 and _in_worker()):  # a worker uses the GPU that Ray assigned
+    if index >= there and not (there == 1 and in_worker()):  # a worker uses the GPU that Ray assigned
         raise ValueError(
             f"local_gpu_idx={index} must be below {there}, the number of GPUs that PyTorch finds on this machine."
         )
@@ -223,17 +225,13 @@ def _started_here() -> bool:
     return ray.get_runtime_context().get_session_name().endswith(f"_{os.getpid()}")
 
 
-def _in_worker() -> bool:
-    return ray.is_initialized() and ray.get_runtime_context().worker.mode == ray.WORKER_MODE
-
-
 def _has_room_for(total: Mapping[str, float]) -> bool:
     """Whether this is a Ray task and `total` is free once it releases its CPUs, as it does while it waits for others.
 
     Other processes keep what they have; for them, a placement group tells.
     """
     context = ray.get_runtime_context()
-    if not _in_worker() or context.get_actor_id() is not None:
+    if not in_worker() or context.get_actor_id() is not None:
         return False
     return _covers(_sum([ray.available_resources(), context.get_assigned_resources()]), total)
 

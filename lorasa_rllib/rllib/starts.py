@@ -21,14 +21,18 @@ PATIENCE = 10.0
 """Seconds to wait for the answer of an env runner that has probably died."""
 
 
+def in_worker() -> bool:
+    """Whether this is a process of Ray's. Asking for a context elsewhere would start Ray."""
+    return ray.is_initialized() and bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
+
+
 @contextmanager
 def counted_start() -> Iterator[None]:
     """Wraps the construction of an actor. Raises TeamEnvError if its process has died `STARTS` times in the body.
 
     The count is kept in Ray's own store, which outlives the process. Does nothing in processes that are no actors.
     """
-    context = ray.get_runtime_context()
-    if context.worker.mode != ray.WORKER_MODE or (actor := context.get_actor_id()) is None:
+    if not in_worker() or (actor := ray.get_runtime_context().get_actor_id()) is None:
         yield
         return
     key = f"lorasa_rllib:starts:{actor}"
@@ -78,11 +82,9 @@ def _last_line(error: RayError) -> str:
 
 def was_restarted() -> bool:
     """Whether Ray has restarted this process, an actor, after it died."""
-    if not ray.is_initialized():  # asking for the context would start Ray
+    if not in_worker():
         return False
     context = ray.get_runtime_context()
-    if context.worker.mode != ray.WORKER_MODE:
-        return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's property calls a deprecated one of its own
         return bool(context.was_current_actor_reconstructed)
