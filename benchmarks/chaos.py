@@ -140,7 +140,7 @@ def judged(study: Study, status: int, output: str) -> tuple[str, str]:
         steps = study.steps()
         ok = steps == list(range(BATCH, STEPS + 1, BATCH))
         told = next((line for line in lines if "damaged" in line or "missing" in line or "begins" in line), "")
-        if not ok and (lost := next((line for line in lines if f"ends at iteration {len(steps)}:" in line), "")):
+        if not ok and (lost := next((line for line in lines if "are lost to the curves" in line), "")):
             return "one line", lost
         return ("exact" if ok else f"wrong steps: {steps}"), told
     complaint = [line for line in lines if line.startswith("mamujoco.py:")]

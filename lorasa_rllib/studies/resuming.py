@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ray.tune.utils.serialization import TuneFunctionEncoder
 from lorasa_rllib.policies.files import write_file
 from lorasa_rllib.rllib.checkpoints import ALGORITHM, is_whole
 from lorasa_rllib.studies.curves import whole_lines
+from lorasa_rllib.studies.journal import journal_of
 from lorasa_rllib.studies.storage import PARTIAL
 
 STATE, SEARCH, TUNER = "experiment_state-*.json", "basic-variant-state-*.json", "tuner.pkl"
@@ -68,7 +70,8 @@ def put_in_order(folder: Path, filesystem: FileSystem) -> list[str]:
         if (place / RESULTS).is_file():
             told += _mend_results(place / RESULTS)
         about, moved = _follow_checkpoints(trial, place, filesystem)
-        told, changed = told + about + _lost_results(trial, place / RESULTS), changed or moved
+        about += _complete_results(trial, place / RESULTS, journal_of(folder, place.name))
+        told, changed = told + about, changed or moved
     if changed:
         snapshot.data["trial_data"] = [trial.get_json_state() for trial in snapshot.trials]
         write_file(snapshot.file, json.dumps(snapshot.data, cls=TuneFunctionEncoder).encode())
@@ -136,14 +139,21 @@ def _mend_results(file: Path) -> list[str]:
     return [f"{file}: {lost} damaged line(s) left out"] if lost else []
 
 
-def _lost_results(trial: Trial, file: Path) -> list[str]:
-    """Says so if results end before the trial's last checkpoint (or before its end): they will not be made again."""
+def _complete_results(trial: Trial, file: Path, journal: Mapping[int, str]) -> list[str]:
+    """Adds results up to the trial's last checkpoint (or its end) from its journal. Says so if some are lost."""
     latest = trial.run_metadata.checkpoint_manager.latest_checkpoint_result
     known = trial.last_result if trial.status == Trial.TERMINATED else latest.metrics if latest else {}
     reached, last = int(known.get(ITERATION, 0)), max(_results_by_iteration(file), default=0)
     if last >= reached:
         return []
-    return [f"{file} ends at iteration {last}: those of iterations {last + 1} to {reached} are lost to the curves"]
+    more = [journal[iteration] for iteration in range(last + 1, reached + 1) if iteration in journal]
+    before = file.read_text(errors="replace") if file.is_file() else ""
+    if more:
+        write_file(file, (before + "".join(f"{line}\n" for line in more)).encode())
+    if len(more) == reached - last:
+        return []
+    lost = [iteration for iteration in range(last + 1, reached + 1) if iteration not in journal]
+    return [f"{file}: the results of {len(lost)} iteration(s) from {lost[0]} to {lost[-1]} are lost to the curves"]
 
 
 def _follow_checkpoints(trial: Trial, place: Path, filesystem: FileSystem) -> tuple[list[str], bool]:

@@ -31,6 +31,7 @@ from lorasa_rllib.studies.figure import draw_curves
 from lorasa_rllib.studies.films import Films
 from lorasa_rllib.studies.forks import STEPS, ForkPoints, fork_steps, forks, trunks, whole_curves
 from lorasa_rllib.studies.full import EndWhenFull, cause_of, explained
+from lorasa_rllib.studies.journal import Journal
 from lorasa_rllib.studies.lock import locked
 from lorasa_rllib.studies.loggers import TakesFilms, check_installed, loggers_of
 from lorasa_rllib.studies.modules import import_from_here
@@ -242,7 +243,7 @@ def _tuner(
                 num_to_keep=keep, checkpoint_frequency=every, checkpoint_at_end=True
             ),
             failure_config=tune.FailureConfig(max_failures=2),
-            callbacks=[*callbacks, Provenance(), SaveOnTermination(), EndWhenFull(), *loggers],
+            callbacks=[*callbacks, Provenance(), Journal(), SaveOnTermination(), EndWhenFull(), *loggers],
             verbose=0,
         ),
     )

@@ -136,14 +136,17 @@ def test_without_a_whole_checkpoint_a_trial_says_that_it_begins_again(folder):
 
 
 @pytest.mark.parametrize("what", ["result.json cut", "result.json ends in zeros"])
-def test_results_that_were_cut_off_stay_readable(folder, what):
+@pytest.mark.parametrize("journal", [True, False])
+def test_results_that_were_cut_off_are_taken_from_the_journal_or_named(folder, what, journal):
     DAMAGES[what](folder)
+    if not journal:
+        shutil.rmtree(folder / "study/results")
     told = put_in_order(folder, LocalFileSystem())
     text = (folder / TRIAL / RESULTS).read_text()
     latest = _last_snapshot(folder)[0].trials[0].run_metadata.checkpoint_manager.latest_checkpoint_result
     reached, there = latest.metrics["training_iteration"], len(text.splitlines())
-    lost = f"ends at iteration {there}: those of iterations {there + 1} to {reached} are lost to the curves"
-    assert any(lost in line for line in told) == (there < reached) == (what == "result.json cut")
+    lost = f"the results of {reached - there} iteration(s) from {there + 1} to {reached} are lost to the curves"
+    assert (there < reached) == (what == "result.json cut" and not journal) == any(lost in line for line in told)
     assert text.endswith("\n") or (not text and "cut" in what)
     assert [json.loads(line)["training_iteration"] for line in text.splitlines()] == list(
         range(1, len(text.splitlines()) + 1)
