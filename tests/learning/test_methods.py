@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 import torch
 
+from lorasa_rllib.learning import mappo
 from lorasa_rllib.learning.batch import Batch
 from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.spec import Owners
-from tests.helpers import make_policy, owner_tables, seeded, team
+from tests.helpers import make_policy, owner_tables, random_rollout, seeded, team
 from tests.learning.helpers import SETTINGS, batch_of, finished_gradients, optimisers_of, row_losses, take_step
 
 EQUAL = team((3, 3, 3), (2, 2, 2))
@@ -112,3 +113,17 @@ def test_a_group_without_live_rows_keeps_weights_and_step_count():
         assert torch.equal(p[1], before[name][1]) and not torch.equal(p[0], before[name][0]), name
         steps = optimisers["adapters" if len(p) == 3 else "backbone"].state[p]["step"]
         assert steps[1] == 0 and steps[0] == 1, name
+
+
+@pytest.mark.parametrize("recurrent", [False, True], ids=["feed-forward", "recurrent"])
+def test_the_backbone_phase_trains_one_shared_policy(recurrent):
+    network = NetworkConfig(hidden_size=5, recurrent=recurrent)
+    shared, adapted = (make_policy(EQUAL, owner_tables(3)[method], network=network) for method in ("ps", "lora"))
+    adapted.set_phase("backbone")
+    adapted.load_state_dict(shared.state_dict(), strict=False)
+    config = dataclasses.replace(QUIET, num_epochs=3, minibatch_size=4)
+    rollout = random_rollout(shared, 4, 3).to("cpu")
+    for policy in (shared, adapted):
+        mappo.update(policy, optimisers_of(policy), rollout, config, seeded(0))
+    for name, weight in shared.named_parameters():
+        torch.testing.assert_close(dict(adapted.named_parameters())[name], weight, rtol=1e-9, atol=1e-11)
