@@ -44,14 +44,12 @@ def script() -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(text)
     if hashlib.sha256(path.read_bytes()).hexdigest() != SHA256:
-        raise RuntimeError(
-            f"{path} is not JaxMARL's script of commit {COMMIT[:7]}: delete it, and it is downloaded anew."
-        )
+        raise RuntimeError(f"{path} is not JaxMARL's script of commit {COMMIT[:7]}: delete it to download it again.")
     return path
 
 
 class JaxMARLMAPPO:
-    """Trains one iteration per call, each from new weights and battles, as the script returns no state to go on from.
+    """Trains one iteration per call, each with fresh weights and battles: the script returns no state to resume from.
 
     What it logs is kept: loss is the mean of the last iteration, approx_kl how far it moved the policy. parameters,
     optimiser_steps: of an iteration.

@@ -84,7 +84,7 @@ class OnDevice(BattleArrays["torch.Tensor"]):
         self.device = checked_device(device)
         try:
             self._place = jax.devices(self.device.type)[self.device.index or 0]
-        except RuntimeError as error:
+        except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"device={str(device)!r}: JAX finds no such device in this process ({error}). Install JAX for GPUs, "
                 'pip install "jax[cuda12]", and import it in the program only after the environment is made.'

@@ -16,7 +16,7 @@ from lorasa_rllib.studies.settings import FOLDER
 from lorasa_rllib.studies.storage import tell_fault
 
 SIZE = 4 * 2**20
-"""Bytes after which a journal is begun anew; the one before is kept."""
+"""Size in bytes at which a new journal file is started; the previous one is kept."""
 
 EARLIER = ".earlier"
 

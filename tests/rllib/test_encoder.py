@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
 from lorasa_rllib import MAPPO, MAPPOConfig, load_policy
-from lorasa_rllib.learning.batch import prepare
 from lorasa_rllib.nn import encoder_classes
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import shards_of_learners
 from tests.encoders import MIXER, Mixer, Pixels
 from tests.envs import games
-from tests.rllib.test_sampling import distinct_adapters, live
+from tests.rllib.test_sampling import distinct_adapters, log_probs_of_learner
 
 PICTURES = {"env": games.Pictures}
 SMALL = {"channels": (4, 8), "features": 16}
@@ -75,15 +72,7 @@ def test_log_probs_and_values_on_the_learner_equal_those_of_the_runner(small_con
     runner.set_state({"rl_module": weights["rl_module"], "weights_seq_no": 1})
     for _ in range(2):
         rollout = shards_of_learners([runner.sample()[0]]).rollout(timeout_s=1).to("cpu")
-        batch, _ = prepare(copy.deepcopy(learner.policy), rollout, config.plan().update)
-        with torch.no_grad():
-            distribution = learner.policy.distribution(
-                batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.keep
-            )
-            log_probs = distribution.log_prob(batch.actions)
-            values, _ = learner.policy.critic.unroll(batch.state, batch.critic_state, batch.keep)
-        torch.testing.assert_close(live(log_probs, batch), live(batch.log_probs, batch), rtol=0, atol=1e-5)
-        torch.testing.assert_close(values, batch.values, rtol=0, atol=1e-5)
+        log_probs_of_learner(learner.policy, rollout, config)
     runner.stop()
 
 

@@ -53,6 +53,20 @@ def live(x, batch):
     return x[batch.active]
 
 
+def log_probs_of_learner(policy, rollout, config):
+    """Of the live rows of a rollout, recomputed as a learner does; they and the values have to be the runner's."""
+    batch, _ = prepare(copy.deepcopy(policy), rollout, config.plan().update)
+    with torch.no_grad():
+        distribution = policy.distribution(
+            batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.actor_keep
+        )
+        log_probs = distribution.log_prob(batch.actions)
+        values, _ = policy.critic.unroll(batch.state, batch.critic_state, batch.keep)
+    torch.testing.assert_close(live(log_probs, batch), live(batch.log_probs, batch), rtol=0, atol=1e-5)
+    torch.testing.assert_close(values, batch.values, rtol=0, atol=1e-5)
+    return live(log_probs, batch)
+
+
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("phase", ["backbone", "adapters", "joint"])
 @pytest.mark.parametrize("env", ENVIRONMENTS)
@@ -78,16 +92,7 @@ def test_log_probs_and_values_on_the_learner_equal_those_of_two_runners_in_every
         rollout = shards_of_learners(sampled).rollout(timeout_s=1).to("cpu")
         ended += int((rollout.terminated | rollout.truncated).sum())
         assert rollout.num_envs == 6
-        batch, _ = prepare(copy.deepcopy(learner.policy), rollout, config.plan().update)
-        with torch.no_grad():
-            distribution = learner.policy.distribution(
-                batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.actor_keep
-            )
-            log_probs = distribution.log_prob(batch.actions)
-            values, _ = learner.policy.critic.unroll(batch.state, batch.critic_state, batch.keep)
-        torch.testing.assert_close(live(log_probs, batch), live(batch.log_probs, batch), rtol=0, atol=1e-5)
-        torch.testing.assert_close(values, batch.values, rtol=0, atol=1e-5)
-        assert live(log_probs, batch).std() > 0
+        assert log_probs_of_learner(learner.policy, rollout, config).std() > 0
         assert (rollout.values is not None) == (network == "published")
         check_stored_values(learner.policy, rollout)
     assert ended > 6
