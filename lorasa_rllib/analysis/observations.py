@@ -61,10 +61,12 @@ def bank_of(
     masks: np.ndarray | None = None,
     active: np.ndarray | None = None,
     limit: int = 64,
+    absent_forget: bool = True,
 ) -> ObservationBank:
     """Pools the trajectories of all agents into at most `limit` columns, divided evenly among agents.
 
-    obs [T, E, N, o]; keep bool [T, E] (None: a single episode); masks bool [T, E, N, choices]; active bool [T, E, N].
+    obs [T, E, N, o]; keep bool [T, E] (None: a single episode); masks bool [T, E, N, choices]; active bool [T, E, N];
+    absent_forget as in the policy's config.
     Each agent's columns are spread over the environments, starting at a different environment per agent.
     """
     if obs.ndim != 4:
@@ -75,7 +77,7 @@ def bank_of(
     env = (columns + agent) % envs  # otherwise a limit of N columns would cover only one environment
     kept = None if keep is None else keep[:, env]
     alive = None if active is None else active[:, env, agent]
-    if alive is not None:
+    if alive is not None and absent_forget:
         kept = np.ones_like(alive) if kept is None else kept.copy()
         kept[1:] &= alive[:-1]  # as in acting and training, agents begin without memory
     return ObservationBank(

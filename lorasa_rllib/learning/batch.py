@@ -50,7 +50,7 @@ class Batch:
     masks bool [L, C, N, a] or None  roles int64 [L, C, N] or None, -1 for roles without an adapter
     Recurrent networks: actor_state [C, N, h], critic_state [C, V, h], hidden states before the first step; keep bool
     [L, C, 1], False where an episode begins within a sequence; actor_keep bool [L, C, N], also False where an agent
-    was absent in the step before (unless `Rules.absent_forget` is off): it joins or returns without memory.
+    was absent in the step before (unless `PolicyConfig.absent_forget` is off): it joins or returns without memory.
     """
 
     obs: Tensor
@@ -236,7 +236,7 @@ def _in_sequences(
         ended = (rollout.terminated | rollout.truncated).unsqueeze(-1)
         keep = _into_next(~ended, length)
         if policy.config.network.recurrent:
-            remembers = rollout.active if settings.rules.absent_forget else torch.ones_like(rollout.active)
+            remembers = rollout.active if policy.config.absent_forget else torch.ones_like(rollout.active)
             actor_keep = _into_next(~ended & remembers, length)
     roles = rollout.roles
     return Batch(

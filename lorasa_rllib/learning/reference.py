@@ -31,9 +31,9 @@ class Quirks(A2PORules):
     narrow_fresh_norm:     the value normaliser starts with standard deviation 0.1. Off: 1.
     norm_every_step:       the value normaliser is updated with the returns at every optimiser step, just before they
                            are normalised. Off: once per rollout.
-    absent_memory:         the hidden states of absent and dead agents move on with observations of zeros, in sampling
-                           and evaluation as in training. Off: agents begin without memory when they join or return,
-                           as in `load_policy().act` by name.
+    absent_memory:         the hidden states of absent and dead agents move on with observations of zeros, in training,
+                           evaluation and `load_policy().act` by name. Off: agents begin without memory when they join
+                           or return.
 
     A2PO only:
 
@@ -84,10 +84,6 @@ class Quirks(A2PORules):
             return targets
         update_value_norm(policy, returns, counted(), all_sum, agents)
         return policy.value_norm.normalise(returns, slice(None) if agents is None else list(agents))
-
-    @property
-    def absent_forget(self) -> bool:
-        return not self.absent_memory
 
     @property
     def why_not_compiled(self) -> str | None:
@@ -146,6 +142,12 @@ def fresh_norm_std(setting: bool | Quirks) -> float:
     """Standard deviation of the value normaliser before its first update, for a value of `reference`."""
     rules = rules_of(setting)
     return NARROW_STD if isinstance(rules, Quirks) and rules.narrow_fresh_norm else 1.0
+
+
+def absent_forget(setting: bool | Quirks) -> bool:
+    """Whether absent agents lose their memory (`PolicyConfig.absent_forget`), for a value of `reference`."""
+    rules = rules_of(setting)
+    return not (isinstance(rules, Quirks) and rules.absent_memory)
 
 
 def one_sided_huber(values: Tensor, targets: Tensor, delta: float | None) -> Tensor:

@@ -47,11 +47,6 @@ class Rules:
         return targets
 
     @property
-    def absent_forget(self) -> bool:
-        """Whether the hidden state of an agent that is absent is zeroed, in sampling and in training."""
-        return True
-
-    @property
     def why_not_compiled(self) -> str | None:
         """Why steps under these rules cannot be compiled; None if they can."""
         return None

@@ -27,14 +27,20 @@ PHASES: tuple[Phase, ...] = get_args(Phase)
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """Everything needed to build a policy. Plain data: stored in model configs and checkpoints."""
+    """Everything needed to build a policy and act with it. Plain data: stored in model configs and checkpoints.
+
+    fresh_norm_std: standard deviation of the value normaliser before its first update.
+    absent_forget:  whether recurrent policies zero the hidden states of absent agents, in training and acting. False:
+                    they move on with observations of zeros (`Quirks(absent_memory=True)`).
+    """
 
     spec: TeamSpec
     owners: Owners
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
     critic_input: CriticInput = "state"
-    fresh_norm_std: float = 1.0  # standard deviation of the value normaliser before its first update
+    fresh_norm_std: float = 1.0
+    absent_forget: bool = True
 
     def __post_init__(self) -> None:
         if self.critic_input not in get_args(CriticInput):
@@ -95,6 +101,7 @@ class PolicyConfig:
             "network": self.network.to_dict(),
             "critic_input": self.critic_input,
             "fresh_norm_std": self.fresh_norm_std,
+            "absent_forget": self.absent_forget,
         }
 
     @classmethod
@@ -107,6 +114,7 @@ class PolicyConfig:
             NetworkConfig.from_dict(data["network"]),
             data["critic_input"],
             data["fresh_norm_std"],
+            data.get("absent_forget", True),  # missing in older versions
         )
 
 

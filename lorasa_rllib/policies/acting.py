@@ -39,6 +39,9 @@ class LoadedPolicy:
 
     Recurrent policies: pass the returned state to the next call, and None when an episode begins. Agents that were not
     in the last call begin without memory, as in training; in arrays, set the state of agents that were absent to 0.
+    Policies trained with `Quirks(absent_memory=True)` (`saved.config.absent_forget` is False) act as they were trained,
+    too: by name, the state has all agents, and that of absent ones moves on; in arrays, give all rows at every step,
+    observations of zeros for absent agents, and pass the state on unchanged.
 
     acting: the actor behind `act`, for tensors: `acting.step(obs)` gives action distributions (`nn.acting.Acting`).
     """
@@ -57,6 +60,7 @@ class LoadedPolicy:
         self._index = {name: n for n, name in enumerate(spec.agents)}
         self._by_role = saved.config.owners.routed_by == "role" and saved.adapters_on
         self._hidden_size = saved.config.network.hidden_size
+        self._whole_team = self.recurrent and not saved.config.absent_forget
 
     def __repr__(self) -> str:
         method, source = self.saved.config.owners.method, self.origin
@@ -226,13 +230,15 @@ class LoadedPolicy:
 
     def _by_name(self, obs: Mapping[str, Any], state: Any, roles: Any, mask: Any, greedy: bool) -> Any:
         """`act` with observations, arguments and results by agent name."""
-        if not obs:
+        present = dict(zip(self._indices(list(obs)), obs, strict=True))
+        who = tuple(range(len(self.agents))) if self._whole_team else tuple(present)
+        if not who:
             return {}, {} if self.recurrent else None
-        names = list(obs)
-        who = self._indices(names)
+        names = [present.get(n, self.agents[n]) for n in who]
         padded = np.zeros((len(who), self.spec.obs_size), np.float32)
         for row, n, name in zip(padded, who, names, strict=True):
-            row[: self.spec.obs_sizes[n]] = row_of(self.spec, n, obs[name])
+            if n in present:
+                row[: self.spec.obs_sizes[n]] = row_of(self.spec, n, obs[name])
         for what, values in (("roles", roles), ("mask", mask), ("state", state)):
             if values is not None and not isinstance(values, Mapping):
                 raise ValueError(f"observations are by name, so {what} must be, too, not {type(values).__name__}.")
@@ -242,22 +248,23 @@ class LoadedPolicy:
                 raise ValueError(f"roles of {missing} is missing.")
             rows["roles"] = np.array([roles[name] for name in names])
         if self.spec.has_masks or mask is not None:
-            rows["mask"] = self._masks(who, obs, mask)
+            rows["mask"] = self._masks(dict(zip(who, names, strict=True)), obs, mask)
         carried = None
         if self.recurrent and state:
             nothing = np.zeros(self._hidden_size, np.float32)  # for agents without a previous state
             carried = np.stack([state.get(name, nothing) for name in names])
         actions, after = self.choose(padded, carried, agents=who, greedy=greedy, **rows)
-        own = {name: self.spec.action_of(n, row) for name, n, row in zip(names, who, actions, strict=True)}
+        row_of_agent = dict(zip(who, actions, strict=True))
+        own = {name: self.spec.action_of(n, row_of_agent[n]) for n, name in present.items()}
         if not (self.spec.continuous or self.spec.views or self.spec.choices):
             own = {name: int(choice) for name, choice in own.items()}
         return own, None if after is None else dict(zip(names, after, strict=True))
 
-    def _masks(self, who: tuple[int, ...], obs: Mapping[str, Any], given: Mapping[str, Any] | None) -> np.ndarray:
-        """Masks of some agents, given by name or in their observations, as bool [n, action_size]."""
-        masks, missing = np.zeros((len(who), self.spec.action_size), bool), []
-        for row, n, name in zip(masks, who, obs, strict=True):
-            if given is not None and name in given and given[name] is None:
+    def _masks(self, names: Mapping[int, str], obs: Mapping[str, Any], given: Mapping[str, Any] | None) -> np.ndarray:
+        """Masks of some agents, given by name or in their observations, as bool [n, action_size]; absent ones: all."""
+        masks, missing = np.zeros((len(names), self.spec.action_size), bool), []
+        for row, (n, name) in zip(masks, names.items(), strict=True):
+            if name not in obs or (given is not None and name in given and given[name] is None):
                 row[: self.spec.action_sizes[n]] = True
                 continue
             own = mask_of(self.spec, n, obs[name], None if given is None else given.get(name))

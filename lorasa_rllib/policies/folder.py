@@ -194,7 +194,7 @@ def _of_this_version(data: Any) -> Any:
         policy = policy | {"network": completed(network)}
     if isinstance(spec := policy.get("spec"), dict):
         policy = policy | {"spec": {"views": [], "choices": [], "state_parts": []} | spec}
-    return data | {"policy": policy}
+    return data | {"policy": {"absent_forget": True} | policy}
 
 
 @functools.cache

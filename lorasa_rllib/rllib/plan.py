@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lorasa_rllib.learning import recipe
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.phases import PhaseSchedule, Schedule, usual_schedule
-from lorasa_rllib.learning.reference import fresh_norm_std
+from lorasa_rllib.learning.reference import absent_forget, fresh_norm_std
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.encoder_classes import learn as learn_encoder
 from lorasa_rllib.nn.network import NetworkConfig
@@ -80,7 +80,15 @@ def policy_of(config: TeamConfig, owners: Owners) -> PolicyConfig:
     spec, network = config.team_spec(), network_of(config)
     team_value = spec.shared_reward and owners.num_critics == 1 and not spec.state_per_agent
     critic_input = config.critic_input or ("state" if team_value else "agent_state")
-    return PolicyConfig(spec, owners, lora_of(config), network, critic_input, fresh_norm_std(config.reference))
+    return PolicyConfig(
+        spec,
+        owners,
+        lora_of(config),
+        network,
+        critic_input,
+        fresh_norm_std(config.reference),
+        absent_forget(config.reference),
+    )
 
 
 def network_of(config: TeamConfig) -> NetworkConfig:

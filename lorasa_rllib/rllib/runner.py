@@ -109,8 +109,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         seed = None if self._seed is None else self._seed + REMADE * self._remade
         env_seed = first_seed(seed)
         self.env = environments(self.config, env_seed, self._whose())
-        forget, length = self.plan.update.rules.absent_forget, self.config.chunk_length
-        memory = Memory(self.plan.policy, self.num_envs, length, self.env.device, forget)
+        memory = Memory(self.plan.policy, self.num_envs, self.config.chunk_length, self.env.device)
         self.policy.to(arrays_of(self.env.device).device)
         self._snapshots, self._restarts = None, 0
         self.collector = Collector(self.env, memory, seed, env_seed, self._callbacks.episode_end())

@@ -19,24 +19,16 @@ class Memory:
     """Hidden states of actor [E, N, h] and critic [E, V, h]; None if the network is feed-forward.
 
     Agents that are absent forget: they begin with a hidden state of zeros when they join or return, as with
-    `load_policy().act` by name. The critic, which is used in training only and reads the global state, remembers all
-    steps.
+    `load_policy().act` by name; with `PolicyConfig.absent_forget=False`, their hidden states move on with observations
+    of zeros. The critic, which is used in training only and reads the global state, remembers all steps.
 
-    device: `VectorTeamEnv.device` of the environments. absent_forget: False: the hidden states of absent agents move
-    on with observations of zeros (`Rules.absent_forget`).
+    device: `VectorTeamEnv.device` of the environments.
     """
 
-    def __init__(
-        self,
-        config: PolicyConfig,
-        num_envs: int,
-        chunk_length: int,
-        device: torch.device | None = None,
-        absent_forget: bool = True,
-    ):
+    def __init__(self, config: PolicyConfig, num_envs: int, chunk_length: int, device: torch.device | None = None):
         network, spec = config.network, config.spec
         self.recurrent = network.recurrent
-        self.chunk_length, self._absent_forget = chunk_length, absent_forget
+        self.chunk_length, self._absent_forget = chunk_length, config.absent_forget
         self.num_values = 1 if config.critic_input == "state" else spec.num_agents
         sizes = {"actor": spec.num_agents, "critic": self.num_values}
         used = {"actor": network.recurrent, "critic": network.critic_recurrent}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.names import imported
@@ -243,11 +244,16 @@ def record(
     pictures, interrupted = 0, False
     policy.seed(seed)
     with _film(path, fps) as add:
-        step, state = env.reset(seed).on_host(), None
+        step = env.reset(seed).on_host()
+        memory = Memory(policy.saved.config, env.num_envs, 1)
         try:
             for pictures in range(1, steps + 1):
                 add(_picture(env))
-                actions, state = policy.choose(step.obs, state, roles=step.roles, mask=step.masks, greedy=greedy)
+                actions, hidden = policy.choose(
+                    step.obs, memory.actor, roles=step.roles, mask=step.masks, greedy=greedy
+                )
+                if hidden is not None:
+                    memory.keep_actor(torch.from_numpy(hidden), torch.from_numpy(step.active))
                 step = env.step(actions).on_host()
                 shown(pictures)
                 if 0 in step.ended:

@@ -88,4 +88,4 @@ def play(checkpoint: Path, num_envs: int, env_steps: int, seed: int = 0, trust: 
         env.close()
     keep = np.zeros((steps, num_envs), bool)
     keep[1:] = ~(rollout.terminated | rollout.truncated)[:-1]
-    return bank_of(rollout.obs, keep, rollout.masks, rollout.active)
+    return bank_of(rollout.obs, keep, rollout.masks, rollout.active, absent_forget=saved.config.absent_forget)

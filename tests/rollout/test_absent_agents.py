@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,11 @@ import torch
 from lorasa_rllib.envs.pettingzoo import PettingZooTeam
 from lorasa_rllib.learning.a2po import A2POSettings
 from lorasa_rllib.learning.a2po.ratios import Ratios
-from lorasa_rllib.learning.a2po.settings import A2PORules
 from lorasa_rllib.learning.a2po.units import units_of
 from lorasa_rllib.learning.batch import prepare
-from lorasa_rllib.learning.reference import REFERENCE, Quirks
+from lorasa_rllib.learning.reference import Quirks, absent_forget, rules_of
 from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.policies.acting import LoadedPolicy
 from lorasa_rllib.policies.saved import saved
 from lorasa_rllib.rollout.collector import Collector
@@ -23,29 +25,31 @@ from tests.helpers import make_policy, owner_tables, randomise
 
 ENVS, STEPS, CHUNK = 2, 20, 4  # an episode has twelve steps
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+REFERENCES = [False, Quirks(absent_memory=True), True]
 
 
-def policy_for(team, method="lora"):
+def policy_for(team, method="lora", reference=False):
     network = NetworkConfig(hidden_size=6, recurrent=True, critic_recurrent=True)
-    policy = randomise(make_policy(team.spec, owner_tables(3)[method], network=network), 3).float()
+    made = randomise(make_policy(team.spec, owner_tables(3)[method], network=network), 3).float()
+    policy = TeamPolicy(replace(made.config, absent_forget=absent_forget(reference)))
+    policy.load_state_dict(made.state_dict())
     policy.set_phase("adapters" if policy.config.owners.num_adapters else "backbone")
     return policy
 
 
-def sampled(policy, team, rules=A2PORules(), draw="sample"):  # noqa: B008 - frozen
-    """Two rollouts of a runner that follows the rules; the second begins within episodes."""
-    memory = Memory(policy.config, ENVS, CHUNK, absent_forget=rules.absent_forget)
-    collector = Collector(team, memory, seed=0)
+def sampled(policy, team, draw="sample"):
+    """Two rollouts of a runner; the second begins within episodes."""
+    collector = Collector(team, Memory(policy.config, ENVS, CHUNK), seed=0)
     return [collector.steps(STEPS, policy.acting(), draw, critic=policy.acting_critic())[0].to("cpu") for _ in range(2)]
 
 
-@pytest.mark.parametrize("rules", [A2PORules(), Quirks(absent_memory=True), REFERENCE], ids=["ours", "memory", "all"])
+@pytest.mark.parametrize("reference", REFERENCES, ids=["ours", "memory", "all"])
 @pytest.mark.parametrize("method", ["ps", "lora", "nps"])
-def test_the_learner_evaluates_what_the_runner_did(method, rules):
+def test_the_learner_evaluates_what_the_runner_did(method, reference):
     team = PettingZooTeam(ENVS, env=Guests)
-    policy = policy_for(team, method)
+    policy, rules = policy_for(team, method, reference), rules_of(reference)
     settings = A2POSettings(chunk_length=CHUNK, rules=rules)
-    for rollout in sampled(policy, team, rules):
+    for rollout in sampled(policy, team):
         batch, _ = prepare(policy, rollout, settings)
         assert not rollout.active.all() and batch.active.any()
         with torch.no_grad():
@@ -67,11 +71,12 @@ def test_the_learner_evaluates_what_the_runner_did(method, rules):
             torch.testing.assert_close(one_by_one()[batch.active], batch.log_probs[batch.active], **CLOSE)
 
 
+@pytest.mark.parametrize("reference", REFERENCES, ids=["ours", "memory", "all"])
 @pytest.mark.parametrize("whole_episodes", [False, True], ids=["steps", "episodes"])
-def test_act_by_name_is_what_was_sampled(whole_episodes):
+def test_act_by_name_is_what_was_sampled(whole_episodes, reference):
     """Nothing but the state that the last call returned is passed on, as in a loop over a PettingZoo environment."""
     team = PettingZooTeam(1, env=Guests)
-    policy = policy_for(team)
+    policy = policy_for(team, reference=reference)
     collector = Collector(team, Memory(policy.config, 1, CHUNK), seed=0)
     Guests.told.clear()
     if whole_episodes:
@@ -96,7 +101,8 @@ def test_memory_of_absent_agents_changes_what_they_do():
     team = PettingZooTeam(ENVS, env=Guests)
     policy = policy_for(team)
     forgets = sampled(policy, team, draw="mode")[0]
-    remembers = sampled(policy, PettingZooTeam(ENVS, env=Guests), Quirks(absent_memory=True), draw="mode")[0]
+    team = PettingZooTeam(ENVS, env=Guests)
+    remembers = sampled(policy_for(team, reference=Quirks(absent_memory=True)), team, draw="mode")[0]
     assert torch.equal(forgets.active, remembers.active)
     present = torch.as_tensor([[t % 12 in Guests.present[name] for name in team.spec.agents] for t in range(STEPS)])
     assert torch.equal(forgets.active, present[:, None].expand(-1, ENVS, -1))
