@@ -1,7 +1,7 @@
 """README's figure: speed, size and returns in three panels, drawn only from recorded files.
 
 Run        make results
-Reads      results/performance/{sampling,learning_step}.json, results/resources/resources.csv, results/scores/
+Reads      results/performance/{sampling,peers_mujoco}.json, results/resources/resources.csv, results/scores/
            aggregates.csv
 Recorded   results/front.png
 """
@@ -38,27 +38,31 @@ def draw(path: Path = RESULTS / "front.png") -> None:
 
 
 def _speed(panel: Any, looks: Any) -> None:
-    """Draws the speed-up over RLlib's stock path, with absolute values."""
+    """Draws speeds relative to RLlib's stock path: sampling, and whole iterations beside TorchRL's, too."""
     files = {name: json.loads((RESULTS / "performance" / f"{name}.json").read_text())["rows"]
-             for name in ("sampling", "learning_step")}  # fmt: skip
+             for name in ("sampling", "peers_mujoco")}  # fmt: skip
     ours = [row for row in files["sampling"] if (row["task"], row["sampler"]) == ("HalfCheetah 6x1", "ours, LoRASA")]
-    iteration = {row["who"]: row for row in files["learning_step"] if row["what"] == "iteration"}
+    share = {row["who"]: row["share_of_ours_ps"] for row in files["peers_mujoco"]}
+    iteration = {who: share[who] / share["rllib-ppo"] for who in ("ours-lora", "rllib-ppo", "torchrl-ppo")}
     bars = {
-        "sampling": max(row["times_stock"] for row in ours),  # with the best number of environments
-        "a whole\niteration": iteration["ours, LoRASA"]["speed-up"],
+        "sampling": {
+            "ours": max(row["times_stock"] for row in ours),
+            "RLlib": 1,
+        },  # with the best number of environments
+        "a whole\niteration": dict(zip(("ours", "RLlib", "TorchRL"), iteration.values(), strict=True)),
     }
-    for place, times in enumerate(bars.values()):
-        for at, long, text, colour in (
-            (-0.2, times, f"ours: {times:.1f} x", looks["lora"]["color"]),
-            (0.2, 1, "RLlib", "#888888"),
-        ):
-            panel.barh(place + at, long, height=0.36, color=colour)
-            panel.text(long + 0.15, place + at, text, va="center", fontsize=10)
+    colours = {"ours": looks["lora"]["color"], "RLlib": "#888888", "TorchRL": "#bbbbbb"}
+    for place, group in enumerate(bars.values()):
+        for k, (who, times) in enumerate(group.items()):
+            at = place + 0.28 * (k - (len(group) - 1) / 2)
+            panel.barh(at, times, height=0.26, color=colours[who])
+            text = f"{who}: {times:.0f} x" if who == "ours" else f"{who}: {times:.1f}" if who == "TorchRL" else who
+            panel.text(times + 0.15, at, text, va="center", fontsize=10)
     panel.set_yticks(range(len(bars)), list(bars))
     panel.invert_yaxis()
-    panel.set_xlim(0, 1.3 * max(bars.values()))
+    panel.set_xlim(0, 1.3 * max(times for group in bars.values() for times in group.values()))
     panel.set_xlabel("speed, RLlib's stock path = 1\n(HalfCheetah 6x1, one core)")
-    panel.set_title("Faster than RLlib's own path")
+    panel.set_title("Faster than RLlib and TorchRL")
 
 
 def _size(panel: Any, looks: Any) -> None:
@@ -95,7 +99,7 @@ def _scores(panel: Any, looks: Any) -> None:
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.25, axis="y")
     panel.set_ylabel("return, 1 = one shared policy")
-    panel.set_xlabel(f"interquartile means, {rows['tasks'].max()} MuJoCo tasks", fontsize=9)
+    panel.set_xlabel(f"interquartile means, {rows['tasks'].max()} MuJoCo tasks\n(published recipe)", fontsize=9)
     panel.set_title("Returns near those of separate policies")
 
 
