@@ -41,11 +41,13 @@ def with_current_names(settings: Mapping[str, Any]) -> dict[str, Any]:
 def upgraded(state: Mapping[str, Any]) -> dict[str, Any]:
     """A config's complete state, as any version wrote it, in today's form.
 
-    Settings that it lacks did not exist: nothing decayed, and no pass ended early.
+    Settings that it lacks did not exist: nothing decayed, no pass ended early, and in joint training the backbone had
+    the full rate.
     """
     current = with_current_names(state)
     decaying = tuple(current.get("linear_decay", ()))
     current["linear_decay"] = tuple(name for name in decaying if name != DECAYS_WITH_BUDGET)
     current.setdefault("lr_is_default", DECAYS_WITH_BUDGET in decaying)
     current.setdefault("target_kl", None)
+    current.setdefault("backbone_lr_scale", 1.0)
     return current

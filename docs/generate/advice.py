@@ -49,6 +49,7 @@ ADVICE: dict[str, dict[str, Advice]] = {
         ),
         "adapt_bias": Advice("False", NOT_OFTEN),
         "adapt_norm": Advice("False", NOT_OFTEN),
+        "backbone_lr_scale": Advice("0.3 to 1", "Where joint training is unstable (lower) or slow (higher)."),
         "adapter_lr_scale": Advice(
             "0.3 to 10", "Lower it where each adapter sees few rows (roles in battles), raise it where adapters lag."
         ),

@@ -99,6 +99,7 @@ class TeamConfig(PPOConfig):
         self.rank_pattern: Mapping[str, int] = {}
         self.adapt_bias = False
         self.adapt_norm = False
+        self.backbone_lr_scale: float | None = None
         self.adapter_lr_scale: float | None = None
         self.backbone: str | None = None
         self.adapters: str | Mapping[str, str] | None = None
@@ -191,6 +192,7 @@ class TeamConfig(PPOConfig):
         rank_pattern: Mapping[str, int] = NotProvided,
         adapt_bias: bool = NotProvided,
         adapt_norm: bool = NotProvided,
+        backbone_lr_scale: float | None = NotProvided,
         adapter_lr_scale: float | None = NotProvided,
         backbone: str | None = NotProvided,
         adapters: str | Mapping[str, str] | None = NotProvided,
@@ -224,8 +226,10 @@ class TeamConfig(PPOConfig):
             target_modules: patterns of the layers to adapt.
             rank_pattern: ranks of layers that match a pattern, instead of `r`.
             adapt_bias, adapt_norm: also adapt biases, or gains and offsets of LayerNorms. Not as published.
+            backbone_lr_scale: learning rate of the backbone as a multiple of `lr`. None: 0.5 in joint training with
+                adapters, so that a step of both together is as long as one of a shared or separate policy; else 1.
             adapter_lr_scale: learning rate of the adapters as a multiple of `lr`. None: 3 in two-phase training, where
-                the adapters alone must change the policy, and 1 in joint training.
+                the adapters alone must change the policy, and that of the backbone in joint training.
             backbone: path (or URI, s3://...) of a checkpoint of this package or a policy's files, whose backbone,
                 critic and normalisers initialise this run; with `phase_switch=0` training starts in the adapter phase.
                 Files without a critic initialise the actor only, and may be from a smaller team.

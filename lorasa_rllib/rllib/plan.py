@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 Rate = float | list[list[float]]
 """A number, or RLlib's schedule [[environment steps, number], ...]."""
 
-TWO_PHASE_SCALE, JOINT_SCALE = 3.0, 1.0
-"""Default `adapter_lr_scale`: adapters alone must change the policy in two-phase training."""
+TWO_PHASE_SCALE, JOINT_SCALE = 3.0, 0.5
+"""Default multiples of `lr`: of adapters that alone must change the policy, and of each of backbone and adapters where
+they train together (on average over agents the two gradients agree, so that their steps add up)."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ class Plan:
         )
         entropy_coeff = scheduled(config, "entropy_coeff", config.entropy_coeff)
         initial = entropy_coeff[0][1] if isinstance(entropy_coeff, list) else entropy_coeff
-        return cls(policy_of(config, owners), schedule, config.update_settings(initial), rates(config), entropy_coeff)
+        return cls(
+            policy_of(config, owners), schedule, config.update_settings(initial), rates(config, schedule), entropy_coeff
+        )
 
 
 def owners_of_team(config: TeamConfig) -> Owners:
@@ -121,15 +124,23 @@ def minibatch_steps(config: TeamConfig) -> int | None:
     return recipe.minibatch_of(config.total_train_batch_size // learners, learners, length)
 
 
-def rates(config: TeamConfig) -> dict[str, Rate]:
+def rates(config: TeamConfig, schedule: PhaseSchedule) -> dict[str, Rate]:
     """Learning rate of every optimiser."""
-    usual = JOINT_SCALE if kind_of_schedule(config) == "joint" else TWO_PHASE_SCALE
-    scale = usual if config.adapter_lr_scale is None else config.adapter_lr_scale
+    joint = schedule.schedule == "joint" and schedule.has_adapters
+    backbone, adapters = config.backbone_lr_scale, config.adapter_lr_scale
+    if backbone is None:
+        backbone = JOINT_SCALE if joint else 1.0
+    if adapters is None:
+        adapters = backbone if joint else TWO_PHASE_SCALE
     lr = critic = scheduled(config, "lr", config.lr)
     if config.critic_lr is not None or "critic_lr" in config.linear_decay:
         critic = scheduled(config, "critic_lr", config.lr if config.critic_lr is None else config.critic_lr)
-    adapters = [[step, scale * rate] for step, rate in lr] if isinstance(lr, list | tuple) else scale * lr
-    return {"backbone": lr, "adapters": adapters, "critic": critic}
+    return {"backbone": times(backbone, lr), "adapters": times(adapters, lr), "critic": critic}
+
+
+def times(scale: float, rate: Rate) -> Rate:
+    """A multiple of a rate or schedule."""
+    return [[step, scale * at] for step, at in rate] if isinstance(rate, list | tuple) else scale * rate
 
 
 def scheduled(config: TeamConfig, name: str, value: Rate) -> Rate:

@@ -132,6 +132,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("sharing", "num_adapters", "count", 1, none="as many as needed"),
     Setting("sharing", "total_env_steps", "count", 1, none="no budget"),
     Setting("sharing", "phase_switch", "switch", none="the default"),
+    Setting("sharing", "backbone_lr_scale", low=0, high=1e6, above=True, none="the schedule's default"),
     Setting("sharing", "adapter_lr_scale", low=0, high=1e6, above=True, none="the schedule's default"),
     *_flags("sharing", "use_rslora", "adapt_bias", "adapt_norm"),
     Setting("network", "hidden_size", "count", 1, 65_536),

@@ -34,7 +34,15 @@ from lorasa_rllib.rllib.module import AGENT, MASK, OBS, ROLE, STATE
 from lorasa_rllib.rllib.spaces import row_spaces
 from lorasa_rllib.rllib.teams import order_agents
 
-OF_OUR_ALGORITHMS = ("schedule", "total_env_steps", "phase_switch", "adapter_lr_scale", "backbone", "fork_from")
+OF_OUR_ALGORITHMS = (
+    "schedule",
+    "total_env_steps",
+    "phase_switch",
+    "backbone_lr_scale",
+    "adapter_lr_scale",
+    "backbone",
+    "fork_from",
+)
 """Settings of `TeamConfig.sharing` that control training, which is RLlib's task here."""
 
 

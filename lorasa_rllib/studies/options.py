@@ -81,7 +81,7 @@ def parser(description: str, name: str = "mamujoco", one: bool = True) -> argpar
     p.add_argument(
         "--adapter-lr-scale",
         type=float,
-        help="learning rate of adapters as a multiple of the preset's; default: the preset's, else 3, in joint 1",
+        help="multiple of the learning rate for adapters; default: the preset's, else 3, in joint the backbone's",
     )
     p.add_argument(
         "--num-env-runners", type=int, default=0, help="remote env runners; 0 samples in the trial's process"

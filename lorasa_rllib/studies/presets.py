@@ -20,7 +20,7 @@ class Preset:
     obs, agent_obsk: observations in Multi-Agent MuJoCo.
     state:       kind of global state in battles, see `SMAXTeam`.
     network:     a key of `nn.network.PRESETS`; None: the configs' default.
-    adapter_lr_scale: multiplier of the adapters' learning rate, see `TeamConfig.sharing`.
+    backbone_lr_scale, adapter_lr_scale: multiples of the learning rate, see `TeamConfig.sharing`.
     switch:      environment steps before the adapter phase; None if the paper gives none.
     correction, update_loop, two_stage: for A2PO, see `A2POConfig.training`.
     """
@@ -40,6 +40,7 @@ class Preset:
     agent_obsk: int = 1
     state: str = "global"
     network: str | None = None
+    backbone_lr_scale: float | None = None
     adapter_lr_scale: float | None = None
     switch: int | None = None
     correction: str = "capped_factors"
@@ -63,10 +64,11 @@ MAMUJOCO = {
 }
 
 _WHOLE_BATCH = Preset(
-    num_epochs=5, minibatch_size=None, lr_decay=False, grad_clip=10.0, target_kl=None, network="feedforward"
-)
-"""One optimiser step per pass, a constant learning rate, and a LayerNorm of features: as published, and as used to find
-our own settings for battles."""
+    num_epochs=5, minibatch_size=None, lr_decay=False, grad_clip=10.0, target_kl=None, network="feedforward",
+    backbone_lr_scale=1.0,
+)  # fmt: skip
+"""One optimiser step per pass, a constant learning rate, the full one also in joint training, and a LayerNorm of
+features: as published, and as used to find our own settings for battles."""
 
 PUBLISHED_MAMUJOCO = {
     "*": _WHOLE_BATCH,

@@ -145,6 +145,7 @@ def sharing_settings(options: StudyOptions, scenario: str, method: str, config: 
         "r": r,
         "lora_alpha": r if options.lora_alpha is None else options.lora_alpha,
         "init_lora_weights": options.init_lora_weights,
+        "backbone_lr_scale": preset.backbone_lr_scale,
         "adapter_lr_scale": scale,
         "total_env_steps": options.total_env_steps,
         "phase_switch": switch_of(options, scenario),

@@ -15,7 +15,7 @@ def test_linear_rates_decay_from_the_number_set_before_to_0_over_the_budget():
     config = (
         MAPPOConfig()
         .environment("synthetic")
-        .sharing("lora", schedule="joint", total_env_steps=1000, adapter_lr_scale=0.5)
+        .sharing("lora", schedule="joint", total_env_steps=1000, backbone_lr_scale=1.0, adapter_lr_scale=0.5)
     )
     config.training(lr=2e-3).training(lr="linear")
     down = [[0, 2e-3], [1000, 0.0]]
@@ -48,13 +48,34 @@ def test_the_usual_rate_decays_where_the_budget_is_known_and_a_given_one_stays()
     assert not config.training(lr=1e-3).decays()
 
 
+@pytest.mark.parametrize(
+    "method, schedule, given, backbone, adapters",
+    [
+        ("lora", "joint", {}, 0.5, 0.5),
+        ("lora", "joint", {"backbone_lr_scale": 1.0}, 1.0, 1.0),
+        ("lora", "joint", {"adapter_lr_scale": 2.0}, 0.5, 2.0),
+        ("lora", "two_phase", {}, 1.0, 3.0),
+        ("lora", "two_phase", {"backbone_lr_scale": 0.2, "adapter_lr_scale": 0.1}, 0.2, 0.1),
+        ("seps_lora", "joint", {"groups": (0, 0, 1)}, 0.5, 0.5),
+        ("ps", "joint", {}, 1.0, None),
+        ("nps", "joint", {}, 1.0, None),
+    ],
+)
+def test_backbone_and_adapters_share_the_rate_where_they_train_together(method, schedule, given, backbone, adapters):
+    config = MAPPOConfig().environment("synthetic").training(lr=1e-2)
+    rates = config.sharing(method, schedule=schedule, total_env_steps=1000, **given).plan().rates
+    assert rates["backbone"] == pytest.approx(1e-2 * backbone) and rates["critic"] == 1e-2
+    assert adapters is None or rates["adapters"] == pytest.approx(1e-2 * adapters)
+
+
 def test_settings_of_older_versions_mean_what_they_did():
     state = MAPPOConfig().environment("synthetic").sharing("ps", total_env_steps=1000).get_state()
-    del state["linear_decay"], state["lr_is_default"]
+    del state["linear_decay"], state["lr_is_default"], state["backbone_lr_scale"]
     state |= {"network_settings": {"hidden_size": 8}, "minibatch_size": None, "num_epochs": 5}
     old = MAPPOConfig.from_state(state)
     assert old.plan().rates["backbone"] == 3e-4
-    assert old.plan().policy.network == NetworkConfig(hidden_size=8, obs_norm="layer")
+    assert old.sharing("lora", schedule="joint").plan().rates == dict.fromkeys(("backbone", "adapters", "critic"), 3e-4)
+    assert old.sharing("ps").plan().policy.network == NetworkConfig(hidden_size=8, obs_norm="layer")
     assert old.plan().update.minibatch_size is None
 
 
