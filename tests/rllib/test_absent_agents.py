@@ -115,4 +115,4 @@ def test_files_without_the_flag_forget(trained, tmp_path):
     assert forgetting.config.absent_forget
     episode = played(forgetting)
     assert_same(acted(load_policy(folder), episode), episode)
-    assert differ(acted(playing.LoadedPolicy(remembering), episode), episode)  # else the tests above would prove nothing
+    assert differ(acted(playing.LoadedPolicy(remembering), episode), episode)  # else nothing was tested
