@@ -34,6 +34,14 @@ PACKAGES = {
 VERSIONS = (
     "lorasa-rllib", "torch", "ray", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "pettingzoo", "safetensors",
 )  # fmt: skip
+OPTIONAL = {
+    "films (.mp4)": (f"{installing('video')}; .gif works without", "imageio-ffmpeg", "imageio_ffmpeg"),
+    "ONNX": (installing("onnx"), "onnxruntime", "onnxruntime", "onnxscript"),
+    "W&B (--logger wandb)": (installing("wandb"), "wandb", "wandb"),
+    "MLflow (--logger mlflow)": (installing("mlflow"), "mlflow-skinny", "mlflow", "alembic", "sqlalchemy"),
+}
+"""Optional parts: how to install each, the distribution whose version is shown, and the modules that it needs."""
+
 OK, MISSING, BROKEN = "works", "missing", "broken"
 
 
@@ -66,7 +74,7 @@ def doctor(
     quick: Annotated[bool, typer.Option(help="Leave out what takes seconds: starting Ray, drawing.")] = False,
     as_json: AsJSON = False,
 ) -> None:
-    """Checks this machine: versions, processors, GPUs, environments, rendering, Ray.
+    """Checks this machine: versions, processors, GPUs, environments, rendering, loggers, Ray.
 
     Exits with status 1 if a required part is broken.
 
@@ -80,8 +88,7 @@ def doctor(
     rows += [_row(name, *_version(name)) for name in VERSIONS]
     rows += [_row("processors", OK, f"{_cpus()} usable"), _row("GPUs", *_gpus())]
     rows += [_row(f"environment {name}", *_environment(name)) for name in ABOUT]
-    rows.append(_row("films (.mp4)", *_import(("imageio_ffmpeg",), f"{installing('video')}; .gif works without")))
-    rows.append(_row("ONNX", *_import(("onnxruntime", "onnxscript"), installing("onnx"))))
+    rows += [_row(what, *_optional(*needs)) for what, needs in OPTIONAL.items()]
     if not quick:
         rows.append(_row("drawing MuJoCo", *_program(DRAW, "install libegl1 (Debian), or set MUJOCO_GL=osmesa")))
         rows.append(_row("starting Ray", *_program(RAY, "see the log named in the message")))
@@ -163,10 +170,14 @@ def _gpus() -> tuple[str, str]:
     return (OK, ", ".join(names)) if names else (MISSING, f"none; {build}")
 
 
-def _import(packages: tuple[str, ...], remedy: str) -> tuple[str, str]:
+def _optional(remedy: str, distribution: str, *modules: str) -> tuple[str, str]:
+    """Status of an optional part (`OK` or `MISSING`), and the version of its distribution or the remedy."""
     from importlib.util import find_spec
 
-    return (OK, "") if all(map(find_spec, packages)) else (MISSING, remedy)
+    if not all(_found(find_spec, module) for module in modules):
+        return MISSING, remedy
+    status, version = _version(distribution)
+    return OK, version if status == OK else ""  # another build, such as onnxruntime-gpu
 
 
 def _program(code: str, remedy: str) -> tuple[str, str]:

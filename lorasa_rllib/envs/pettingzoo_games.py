@@ -12,13 +12,12 @@ from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
-from pettingzoo import AECEnv, ParallelEnv
+from pettingzoo import ParallelEnv
 
 from lorasa_rllib.envs.base import Worker
 from lorasa_rllib.envs.rllib_game import RLlibGame, env_context, is_rllib_game, refuse_wrapper, takes_config
+from lorasa_rllib.envs.wrong_games import TURNS, refuse_copy, refuse_made, refuse_wrapper_function
 from lorasa_rllib.install import installing
-
-TURNS = "Where agents may act at once, hand over a function that wraps it in pettingzoo.utils.aec_to_parallel."
 
 
 def make_game(
@@ -38,9 +37,12 @@ def make_game(
             game = function(env_context(env_kwargs, worker, vector_index))
         else:
             game = function(**env_kwargs)
-    except TypeError as problem:
-        if _about_settings(function, env_kwargs, problem):
-            raise ValueError(f"env={env!r} does not take the settings {sorted(env_kwargs)}: {problem}") from problem
+    except (AttributeError, TypeError) as problem:
+        refuse_wrapper_function(env, problem)
+        if isinstance(problem, TypeError) and _about_settings(function, env_kwargs, problem):
+            needs = f"needs settings: {problem}. Give them in env_config."
+            takes = f"does not take the settings {sorted(env_kwargs)}: {problem}"
+            raise ValueError(f"env={env!r} {takes if env_kwargs else needs}") from problem
         raise
     if is_rllib_game(type(game)):
         if not _takes(game.reset, {"seed": None, "options": None}):
@@ -49,19 +51,7 @@ def make_game(
                 "which returns observations and infos: give it these parameters."
             )
         return RLlibGame(game)  # type: ignore[return-value]
-    if isinstance(game, AECEnv):
-        raise ValueError(f"env={env!r} takes turns (AEC). {TURNS}")
-    missing = [name for name in ("possible_agents", "reset", "step") if not hasattr(game, name)]
-    if missing == ["possible_agents"] and isinstance(game, ParallelEnv):
-        raise ValueError(
-            f"env={env!r} has no possible_agents, but the agents of a policy are known before the first episode: let "
-            "its constructor list all that ever appear."
-        )
-    if missing:
-        raise ValueError(
-            f"env={env!r} is neither a PettingZoo parallel environment nor a MultiAgentEnv of RLlib: it has no "
-            f"{', '.join(missing)}."
-        )
+    refuse_made(env, game)
     if not _takes(game.reset, {"seed": None}):
         raise ValueError(
             f"reset() of env={env!r} takes no seed. PettingZoo calls reset(seed=None, options=None): give it these "
@@ -96,13 +86,9 @@ def _takes(function: Callable[..., Any], settings: Mapping[str, object]) -> bool
 
 def _function(env: object) -> Callable[..., Any]:
     refuse_wrapper(env)
+    refuse_copy(env)
     if callable(env):
         return env
-    if hasattr(env, "reset") and hasattr(env, "step"):
-        raise ValueError(
-            f"env={env!r} is one copy of an environment, but every env runner makes copies of its own: hand over its "
-            "class, or a function that makes it."
-        )
     if not isinstance(env, str) or not env:
         raise ValueError(
             f'env={env!r} must name a module with a parallel_env, such as "mpe2.simple_spread_v3", be '
@@ -116,7 +102,7 @@ def _function(env: object) -> Callable[..., Any]:
         raise ValueError(f"env={env!r} cannot be imported ({problem}). {_remedy(module, problem)}") from problem
     with contextlib.suppress(AttributeError):
         return attrgetter(name or "parallel_env")(found)
-    if not name and hasattr(found, "env"):
+    if not name and callable(getattr(found, "env", None)):
         raise ValueError(f"env={env!r} takes turns (AEC): its module has an env, but no parallel_env. {TURNS}")
     remedy = _versions(module) or "Is the name spelled as in its package?"
     raise ValueError(
@@ -150,6 +136,9 @@ def _remedy(module: str, problem: ImportError) -> str:
         return _versions(module) or f"{nothing} Is the name spelled as in its package?"
     if package == "pettingzoo" and rest and problem.name != package:
         return f'Its games need packages of their own. Run: pip install "pettingzoo[{rest.partition(".")[0]}]".'
+    if "/" in module or module.endswith(".py"):
+        stem = module.removesuffix(".py").rpartition("/")[2]
+        return f'A file is named as a module: "{stem}:Class", with its folder on PYTHONPATH.'
     return f"Install the package that has the module {problem.name!r}; if it is your own, put its folder on PYTHONPATH."
 
 

@@ -12,6 +12,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry
 from lorasa_rllib.envs.base import VectorTeamEnv
 from lorasa_rllib.envs.registry import ENVIRONMENTS
 from lorasa_rllib.envs.rllib_game import refuse_wrapper
+from lorasa_rllib.envs.wrong_games import refuse_copy
 from lorasa_rllib.suggestion import did_you_mean
 
 GAMES = "pettingzoo"
@@ -47,17 +48,15 @@ def game_of(env: object) -> Any:
     Raises ValueError for anything else.
     """
     refuse_wrapper(env)
+    refuse_copy(env)
     if isinstance(env, ModuleType):
         return env.__name__
     if callable(env):
         return env
     if not isinstance(env, str):
-        kind = type(env).__name__
-        is_copy = hasattr(env, "reset") and hasattr(env, "step")
         raise ValueError(
-            f"environment {env!r} is "
-            + (f"one copy, but env runners make their own: hand over its class, {kind}" if is_copy else f"a {kind}")
-            + ". Use a class, a function that makes an environment, or a name."
+            f"an environment is a class, a function that makes an environment, or a name, not a {type(env).__name__}; "
+            'its settings are a second argument: .environment(MyEnv, env_config={"size": 3}).'
         )
     if _global_registry.contains(ENV_CREATOR, env):
         return Registered(env, _global_registry.get(ENV_CREATOR, env))
@@ -69,7 +68,7 @@ def game_of(env: object) -> Any:
     raise ValueError(
         f"environment {env!r} is unknown{did_you_mean(env, ENVIRONMENTS)} It is none of "
         f'{sorted(ENVIRONMENTS)}, nothing that ray.tune.register_env knows in this process, and no "module:name" that '
-        "can be imported. Environments with a single agent are not supported."
+        "can be imported (a file is named as a module). Environments with a single agent are not supported."
     )
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import typer
 import lorasa_rllib
 from lorasa_rllib import load_policy
 from lorasa_rllib.cli import app, machine, main
+from lorasa_rllib.install import installing
 from lorasa_rllib.policies.folder import read_policy, save_adapter, save_policy
 from lorasa_rllib.policies.saved import Origin, saved
 from lorasa_rllib.rllib.checkpoints import BUILT_FROM, MODULE, STATE
@@ -233,6 +235,15 @@ def test_environments_and_the_machine_are_told(capsys):
     assert "install_starcraft" in answer(capsys, "envs") or found["smac"]["here"] == "works"
     rows = {row["what"]: row for row in json.loads(answer(capsys, "doctor", "--quick", "--json"))}
     assert rows["torch"]["status"] == "works" and "processors" in rows
+    for what, (_, distribution, *_) in machine.OPTIONAL.items():
+        assert rows[what]["found"] == version(distribution), what
+
+
+def test_optional_parts_that_are_missing_are_told_with_how_to_install_them(capsys, monkeypatch):
+    monkeypatch.setattr(machine, "_found", lambda find_spec, module: module not in ("wandb", "alembic"))
+    rows = {row["what"]: row for row in json.loads(answer(capsys, "doctor", "--quick", "--json"))}
+    for extra, what in (("wandb", "W&B (--logger wandb)"), ("mlflow", "MLflow (--logger mlflow)")):
+        assert rows[what] == {"what": what, "status": "missing", "found": installing(extra)}
 
 
 def test_what_is_broken_is_told_with_status_1(capsys, monkeypatch):

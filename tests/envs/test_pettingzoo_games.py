@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 from pettingzoo.test.example_envs import generated_agents_parallel_v0
+from pettingzoo.utils import BaseParallelWrapper, aec_to_parallel
 from ray.rllib.env.env_context import EnvContext
 
 from lorasa_rllib.envs.base import Worker
@@ -49,7 +52,7 @@ def handed_on(**settings):
     [
         (Plain, {"colour": 1}, r"does not take the settings \['colour'\].*unexpected keyword argument 'colour'"),
         (handed_on, {"colour": 1}, r"does not take the settings \['colour'\]"),
-        (Needs, {}, r"does not take the settings \[\].*missing 1 required positional argument: 'size'"),
+        (Needs, {}, r"needs settings: .*missing 1 required positional argument: 'size'.*env_config"),
         ("mpe2.simple_spread_v3", {"n": 3}, r"does not take the settings \['n'\]"),
     ],
 )
@@ -82,7 +85,16 @@ def test_an_error_about_a_setting_within_a_constructor_keeps_its_cause():
         ("mpe2.simple_spraed_v3", "The package 'mpe2' is installed, but has no such module"),
         ("pettingzoo.classic.tictactoe_v3", r"takes turns \(AEC\).*aec_to_parallel"),
         ("no_such_package.game_v1", "Install the package that has the module 'no_such_package'; if it is your own"),
-        (games.Game(), "is one copy of an environment.*hand over its class"),
+        ("pettingzoo.utils", "cannot be imported.*has no attribute 'parallel_env'"),
+        ("games/mine.py:Game", 'A file is named as a module: "mine:Class", with its folder on PYTHONPATH'),
+        (games.Game(), "Game is one copy.*hand over its class"),
+        (aec_to_parallel, r"called with the dictionary of settings.*lambda: aec_to_parallel\(MyEnv\(\)\)"),
+        (functools.partial(aec_to_parallel), r"lambda: aec_to_parallel\(MyEnv\(\)\)"),
+        (BaseParallelWrapper, r"needs settings: .*'env'"),
+        (lambda: games.Game, "returned the class Game, not an environment"),
+        (lambda: None, "returned None"),
+        (lambda: gymnasium.make("CartPole-v1"), "makes an environment of Gymnasium, TimeLimit.*PPO"),
+        (lambda: 5, "neither a PettingZoo parallel.*what it makes, of type int, has no possible_agents, reset, step"),
     ],
     ids=lambda x: x if isinstance(x, str) else "instance",
 )

@@ -6,9 +6,11 @@ import functools
 import sys
 from types import ModuleType
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+from mpe2 import simple_spread_v3
 from pettingzoo import ParallelEnv
 from ray import tune
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
@@ -145,7 +147,12 @@ def test_environments_of_this_package_stay_what_they_are(registered):
         ("mamujco", "did you mean 'mamujoco'"),
         ("no.such.module", "'no.such.module' is unknown"),
         (Game(), "is one copy.*hand over its class, Game"),
-        (3, "environment 3 is a int"),
+        (3, "a class, a function.*not a int; its settings are a second argument"),
+        ({"env": Game}, "a class, a function.*not a dict"),
+        (simple_spread_v3.parallel_env(), "aec_to_parallel_wrapper is one copy.*the function that made it"),
+        (simple_spread_v3.env(), r"one copy, and it takes turns \(AEC\).*aec_to_parallel"),
+        (gymnasium.make("CartPole-v1"), "an environment of Gymnasium.*a single agent.*PPO"),
+        (SyntheticTeam(1), "is one copy.*its class, SyntheticTeam"),
         (ParallelPettingZooEnv, r"wraps an environment.*lambda config: ParallelPettingZooEnv\(MyEnv"),
         (ParallelPettingZooEnv(Game()), "hand over the class of the environment inside"),
     ],
