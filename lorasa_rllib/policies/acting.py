@@ -58,6 +58,8 @@ class LoadedPolicy:
         self.seed(seed)
         spec = self.spec
         self._index = {name: n for n, name in enumerate(spec.agents)}
+        numbered = any(name.lstrip("-").isdecimal() for name in spec.agents)  # then a number is an id, not a position
+        self._positions: dict[object, int] = {} if numbered else {n: n for n in range(len(spec.agents))}
         self._by_role = saved.config.owners.routed_by == "role" and saved.adapters_on
         self._hidden_size = saved.config.network.hidden_size
         self._whole_team = self.recurrent and not saved.config.absent_forget
@@ -109,11 +111,11 @@ class LoadedPolicy:
     ) -> tuple[Any, Any]:
         """Actions in the environment's units, and the state for the next call (None if feed-forward).
 
-        observations: a mapping from agent names (all or some of the team) to observations as the environment returns
-            them; all other arguments and results are then by name, too. Or float [..., N, obs_size], rows of flattened
-            observations with any leading axes.
-        agents: names or indices of the agents of rows [..., n, obs_size]. A single name or index: `observations` is
-            that agent's own observation, or rows [..., obs_size].
+        observations: a mapping from agent names, or the environment's own ids (all or some of the team), to
+            observations as the environment returns them; all other arguments and results are then by name, too. Or
+            float [..., N, obs_size], rows of flattened observations with any leading axes.
+        agents: names or indices of the agents of rows [..., n, obs_size] (numbers are names in teams that have such). A
+            single name or index: `observations` is that agent's own observation, or rows [..., obs_size].
         state: [..., n, hidden_size], as returned by the last call; None: an episode begins.
         roles: int [..., n], needed if adapters are keyed by role; -1: the plain backbone.
         mask: bool [..., n, choices], available choices of discrete teams; needed if the environment reports them,
@@ -198,14 +200,13 @@ class LoadedPolicy:
         )
 
     def _indices(self, agents: Sequence[Any]) -> tuple[int, ...]:
-        if unknown := [a for a in agents if not self._knows(a)]:
+        """Agent indices of names, of the environment's own ids (whose `str` are the names), or of agent indices."""
+        found = [self._index.get(str(agent), self._positions.get(agent)) for agent in agents]
+        known = tuple(n for n in found if n is not None)
+        if len(known) < len(found):
+            unknown = [agent for agent, n in zip(agents, found, strict=True) if n is None]
             raise ValueError(f"the policy has no agents {unknown}; it has {list(self.agents[:20])}.")
-        return tuple(self._index[agent] if isinstance(agent, str) else int(agent) for agent in agents)
-
-    def _knows(self, agent: Any) -> bool:
-        if isinstance(agent, str):
-            return agent in self._index
-        return isinstance(agent, int | np.integer) and 0 <= int(agent) < len(self.agents)
+        return known
 
     def _one(self, obs: Any, state: Any, agent: Any, roles: Any, mask: Any, greedy: bool) -> tuple[Any, Any]:
         """`act` for one agent: no agent axis, and the agent's own sizes."""
@@ -252,7 +253,8 @@ class LoadedPolicy:
         carried = None
         if self.recurrent and state:
             nothing = np.zeros(self._hidden_size, np.float32)  # for agents without a previous state
-            carried = np.stack([state.get(name, nothing) for name in names])
+            held = dict(zip(self._indices(list(state)), state.values(), strict=True))
+            carried = np.stack([held.get(n, nothing) for n in who])
         actions, after = self.choose(padded, carried, agents=who, greedy=greedy, **rows)
         row_of_agent = dict(zip(who, actions, strict=True))
         own = {name: self.spec.action_of(n, row_of_agent[n]) for n, name in present.items()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.policies.acting import LoadedPolicy
 from lorasa_rllib.policies.saved import saved
 from tests.helpers import (
@@ -183,6 +186,30 @@ def test_agents_that_appear_later_begin_without_memory():
     np.testing.assert_allclose(actions["agent_1"], fresh["agent_1"], **CLOSE)
     assert set(state) == set(obs)
     assert loaded.act({}, state) == ({}, {})
+
+
+@pytest.mark.parametrize("absent_forget", [True, False])
+def test_agents_whose_ids_are_numbers_are_named_by_them(absent_forget):
+    """Environments name their agents by their ids, whatever the order; a number is no position then."""
+    from lorasa_rllib.nn.network import NetworkConfig
+
+    spec = replace(team((3, 3, 3), (2, 2, 2)), agents=("2", "0", "1"))
+    made = make_policy(spec, owner_tables(3)["nps"], network=NetworkConfig(hidden_size=4, recurrent=True))
+    policy = TeamPolicy(replace(made.config, absent_forget=absent_forget))
+    loaded = LoadedPolicy(saved(randomise(policy, 3)))
+    rows = np.eye(3, dtype=np.float32)
+    by_name = by_id = None
+    for there in ([2, 0, 1], [1], [0, 2], [1, 0]):
+        seen = {agent: rows[agent] for agent in there}
+        expected, by_name = loaded.act({str(agent): row for agent, row in seen.items()}, by_name)
+        actions, by_id = loaded.act({np.int64(agent): row for agent, row in seen.items()}, by_id)
+        np.testing.assert_equal({str(agent): action for agent, action in actions.items()}, expected)
+        np.testing.assert_array_equal(list(by_id.values()), list(by_name.values()))
+    for agent in (2, 0, 1):
+        expected, _ = loaded.act({str(agent): rows[0]})
+        np.testing.assert_equal(loaded.act(rows[0], agents=agent)[0], expected[str(agent)])
+    with pytest.raises(ValueError, match=r"no agents \[3\]"):
+        loaded.act(rows[0], agents=3)
 
 
 @pytest.mark.parametrize(
