@@ -26,18 +26,22 @@ ON_GPUS = {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 
 
 def import_jax(on_gpus: bool = False) -> Any:
-    """The module `jax`, configured with `SETTINGS` unless already imported. Raises ImportError with a remedy.
+    """The module `jax`, configured with `SETTINGS` unless it is already in use. Raises ImportError with a remedy.
+
+    RLlib imports JAX where it is installed, without using it.
 
     on_gpus: with `ON_GPUS`, too.
     """
     if "jaxmarl.environments.smax" in sys.modules:
         return sys.modules["jax"]
-    ours = "jax" not in sys.modules
+    settings = SETTINGS | (ON_GPUS if on_gpus else {})
+    ours = not _in_use()
     try:
-        with _environment(SETTINGS | (ON_GPUS if on_gpus else {}) if ours else {}), _silence():
+        with _environment(settings if ours else {}), _silence():
             import jax
 
             if ours:
+                jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"] or None)  # read when it was imported
                 jax.config.update("jax_cpu_enable_async_dispatch", False)
                 if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
                     jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
@@ -51,6 +55,12 @@ def import_jax(on_gpus: bool = False) -> Any:
             f'environment "smax" needs the package {error.name}, which is not installed. Run: {installing("smax")}'
         ) from error
     return jax
+
+
+def _in_use() -> bool:
+    """Whether JAX has chosen its devices, which fixes most settings."""
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return bridge is not None and bool(bridge.backends_are_initialized())
 
 
 def cache_folder() -> Path:

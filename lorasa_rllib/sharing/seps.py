@@ -17,8 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.cluster.vq import ClusterError, kmeans2
-from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 EMBEDDING, HIDDEN = 10, 64
@@ -117,7 +115,7 @@ def cluster(mean: np.ndarray, std: np.ndarray) -> tuple[int, ...]:
         return (0,) * agents
     if agents == 2:
         return (0, 1)
-    distances = cdist(mean, mean)
+    distances = np.linalg.norm(mean[:, None] - mean, axis=-1)
     found = [_k_means(mean, k) for k in range(2, min(agents, MOST_GROUPS + 1))]
     best = max((labels for labels in found if labels is not None), key=lambda labels: _silhouette(distances, labels))
     labels = best.tolist()
@@ -128,6 +126,8 @@ def cluster(mean: np.ndarray, std: np.ndarray) -> tuple[int, ...]:
 def _k_means(points: np.ndarray, k: int) -> np.ndarray | None:
     """[N] clusters of points [N, d]: of `RUNS` runs with k-means++ starts, the one with the least squared distances
     to means. None if no run has k clusters, as with fewer than k different points."""
+    from scipy.cluster.vq import ClusterError, kmeans2  # half a second at the start of every process
+
     if len(np.unique(points, axis=0)) < k:
         return None
     random, found = np.random.default_rng(SEED), dict[float, np.ndarray]()

@@ -236,9 +236,11 @@ def run(code: str) -> str:
     return done.stdout
 
 
-def test_jax_is_a_guest_one_thread_no_gpu_and_a_cache(tmp_path):
+@pytest.mark.parametrize("before", ["", "import jax"], ids=["alone", "after RLlib, which imports JAX"])
+def test_jax_is_a_guest_one_thread_no_gpu_and_a_cache(before, tmp_path):
     code = f"""
 import os, sys
+{before}
 os.environ["XDG_CACHE_HOME"] = {str(tmp_path)!r}
 from lorasa_rllib.envs.jax_setup import import_jax
 out, err = sys.stdout, sys.stderr
