@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3.11 python3; do $$p -c "" >/dev/null 2>&1 && e
 TRAIN_ARGS ?= --scenario HalfCheetah-2x3 --methods ps lora lora-joint --total-env-steps 400000 --phase-switch 0.5 \
 	--storage-path results/runs --name make_train --resume
 
-JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+JOBS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) + 1 )))
 
 INSTALLED := .venv/.installed
 
@@ -18,7 +18,7 @@ help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 - \2/p' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "Variables: PYTHON (3.11 or newer, used to make .venv), TRAIN_ARGS (options of tune_configs/mamujoco.py)," \
-		"JOBS (processes that run tests, one per core)."
+		"JOBS (processes that run tests; one more than cores, as tests also wait)."
 
 train: $(INSTALLED) ## train on multi-agent MuJoCo with TRAIN_ARGS
 	.venv/bin/python tune_configs/mamujoco.py $(TRAIN_ARGS)

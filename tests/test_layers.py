@@ -80,7 +80,7 @@ def test_the_spec_loads_neither_ray_nor_torch():
         ("nn", ("spec", "nn")),
         ("sharing", ("spec", "nn", "sharing")),
         ("policies", ("spec", "spaces", "install", "printable", "nn", "sharing", "policies")),
-        ("rollout", ("spec", "nn", "envs.base", "rollout")),
+        ("rollout", ("spec", "nn", "envs.base", "envs.arrays", "rollout")),
         ("learning", ("spec", "nn", "sharing", "rollout", "learning")),
         ("envs", ("spec", "spaces", "install", "suggestion", "envs")),
         ("analysis", ("spec", "nn", "sharing", "analysis")),

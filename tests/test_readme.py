@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -40,13 +41,14 @@ def test_the_example_runs_as_it_stands(tmp_path):
     assert (tmp_path / "checkpoint" / "algorithm_state.pkl").exists()
 
 
-def test_ones_own_environment_trains_and_learns(tmp_path):
+def test_ones_own_environment_trains_and_learns(tmp_path, ray_address):
     answer = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", blocks("python")[1]],
         capture_output=True,
         text=True,
         timeout=250,
         cwd=tmp_path,
+        env={**os.environ, "RAY_ADDRESS": ray_address},
     )
     assert answer.returncode == 0, answer.stderr
     *_, episode_return = answer.stdout.split()
@@ -64,7 +66,7 @@ for page in sys.argv[1:]:
 """
 
 
-def test_every_python_block_of_the_documentation_runs(tmp_path):
+def test_every_python_block_of_the_documentation_runs(tmp_path, ray_address):
     """In one process, pages one after the other; blocks of a page share their names."""
     pages = [str(ROOT / page) for page in DOCS if "```python" in (ROOT / page).read_text()]
     assert len(pages) > 4
@@ -74,6 +76,7 @@ def test_every_python_block_of_the_documentation_runs(tmp_path):
         text=True,
         timeout=280,
         cwd=tmp_path,
+        env={**os.environ, "RAY_ADDRESS": ray_address},
     )
     assert answer.returncode == 0, f"{answer.stdout[-500:]}\n{answer.stderr[-3000:]}"
     assert answer.stdout.count("running") >= len(pages)

@@ -80,18 +80,18 @@ class SMAXTeam(VectorTeamEnv[Array]):
         masked = is_death_masked(state, death_mask)
         self._battles: Battles = _battles(map_name, int(max_episode_steps), state, masked, options, device)
         self._arrays: BattleArrays[Array] = arrays_of_battles(device)
-        self.device = self._arrays.device
+        self.device = None if device is None else self._arrays.device
         self._carry: Carry | None = None
         self._called: tuple[str, int] = (map_name, num_envs)
         self._at_once: int = max(1, num_envs // RENEWED)
         spec: TeamSpec = self.spec
         shape: tuple[int, int] = (num_envs, spec.num_agents)
         zeros = self._arrays.zeros
-        self._obs: Array = zeros((*shape, spec.obs_size), float)
-        self._state: Array = zeros((num_envs, *spec.state_shape), float)
+        self._obs: Array = zeros((*shape, spec.obs_size), np.float32)
+        self._state: Array = zeros((num_envs, *spec.state_shape), np.float32)
         self._masks: Array = zeros((*shape, spec.action_size), bool)
         self._active: Array = zeros(shape, bool)
-        self._roles: Array = zeros(shape, int)
+        self._roles: Array = zeros(shape, np.int64)
 
     @classmethod
     def team_spec(  # type: ignore[override]
@@ -138,7 +138,7 @@ class SMAXTeam(VectorTeamEnv[Array]):
             self._battles.renew(self._carry, np.full(self._at_once, self.num_envs, np.int32))
             logger.warning("SMAX %s, %d battles: compiled in %.0f s.", *self._called, time.perf_counter() - began)
         none = self._arrays.zeros((self.num_envs,), bool)
-        rewards = self._arrays.zeros((self.num_envs, 1), float)
+        rewards = self._arrays.zeros((self.num_envs, 1), np.float32)
         nobody = np.zeros(0, np.int64)
         return self._answer(rewards, none, none, nobody, nobody.astype(bool), self._obs[:0], self._state[:0])
 
@@ -148,7 +148,7 @@ class SMAXTeam(VectorTeamEnv[Array]):
         self._look(slice(None), seen)
         rewards, ended, cut, won = map(arrays.of_jax, outcome)
         over = np.flatnonzero(arrays.host(ended))
-        which = arrays.index(over)
+        which = arrays.of_host(over)
         final_obs, final_state = self._obs[which], self._state[which]  # copies
         if len(over):
             self._renew(over)
@@ -181,7 +181,7 @@ class SMAXTeam(VectorTeamEnv[Array]):
             places = np.full(self._at_once, self.num_envs, np.int32)  # out of range: ignored
             places[: len(some)] = some
             self._carry, seen = self._battles.renew(self._carry, places)
-            self._look(self._arrays.index(some), seen)
+            self._look(self._arrays.of_host(some), seen)
 
     def _look(self, which: slice | Array, seen: Sequence[jax.Array]) -> None:
         """Copies what is seen of the battles `which`, rows first, to this environment's own arrays."""

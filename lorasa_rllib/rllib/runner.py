@@ -18,6 +18,7 @@ from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 from ray.rllib.utils.typing import StateDict
 
+from lorasa_rllib.envs.arrays import arrays_of
 from lorasa_rllib.envs.base import TeamEnvError, VectorTeamEnv, Worker
 from lorasa_rllib.nn.acting import Acting
 from lorasa_rllib.nn.merged import MergedCritic
@@ -29,7 +30,6 @@ from lorasa_rllib.rllib.results import forget_evaluation, log_evaluation, log_re
 from lorasa_rllib.rllib.seeds import first_seed
 from lorasa_rllib.rllib.starts import counted_start, was_restarted
 from lorasa_rllib.rllib.teams import environments, learn_team, worker_of
-from lorasa_rllib.rollout.arrays import arrays_of
 from lorasa_rllib.rollout.checks import named
 from lorasa_rllib.rollout.collector import Collector, Draw
 from lorasa_rllib.rollout.columns import TeamRollout

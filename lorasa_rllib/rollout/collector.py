@@ -14,10 +14,10 @@ from typing import Generic, Literal
 import numpy as np
 import torch
 
+from lorasa_rllib.envs.arrays import Arrays, arrays_of
 from lorasa_rllib.envs.base import Array, TeamStep, VectorTeamEnv
 from lorasa_rllib.nn.acting import Acting
 from lorasa_rllib.nn.merged import MergedCritic
-from lorasa_rllib.rollout.arrays import Arrays, arrays_of
 from lorasa_rllib.rollout.checks import check, named_errors
 from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.rollout.episodes import EndlessEpisode, EpisodeMeter, EpisodeSummary, Sampled, share_of_slots

@@ -9,8 +9,8 @@ from typing import Generic
 
 import numpy as np
 
+from lorasa_rllib.envs.arrays import Arrays
 from lorasa_rllib.envs.base import Array, TeamEnvError, TeamStep
-from lorasa_rllib.rollout.arrays import Arrays
 
 PER_AGENT_KEYS_UP_TO = 32
 """Largest team with result keys per agent; more would clutter the results."""

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorasa_rllib.envs.arrays import Arrays, arrays_of
 from lorasa_rllib.envs.base import Array, TeamStep
 from lorasa_rllib.nn.merged import MergedCritic
 from lorasa_rllib.nn.policy import PolicyConfig
-from lorasa_rllib.rollout.arrays import Arrays, arrays_of
 from lorasa_rllib.rollout.columns import TeamRollout
 
 

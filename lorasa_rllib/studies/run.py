@@ -72,6 +72,7 @@ def run(options: StudyOptions) -> pd.DataFrame:
     folder = f"{options.storage_path.rstrip('/')}/{options.name}"
     console.print(f"Writes into {folder}", soft_wrap=True)
     with explained(folder, options.name), locked(folder):
+        _check_new(options, folder)
         return _run(options, console, folder, configs, forked)
 
 
@@ -204,8 +205,6 @@ def _tuner(
     stop = stop or options.total_env_steps
     filesystem, path = storage_of(folder)
     there, space = holds_experiment(folder), _space(configs)
-    if there and not options.resume:
-        raise ValueError(f"{folder} already holds an experiment: continue it with --resume, or give another --name.")
     if there:
         check_unchanged(options, folder)
         there = _in_order(folder, filesystem)
@@ -275,6 +274,13 @@ def holds_experiment(folder: str) -> bool:
     filesystem, path = storage_of(folder)
     found = filesystem.get_file_info(FileSelector(path, allow_not_found=True))
     return any(PurePosixPath(info.path).match(name) for info in found for name in (TUNER, STATE))
+
+
+def _check_new(options: StudyOptions, folder: str) -> None:
+    """Raises ValueError if the study would overwrite an experiment."""
+    for place in [folder, folder + TRUNKS] if options.fork_at else [folder]:
+        if not options.resume and holds_experiment(place):
+            raise ValueError(f"{place} already holds an experiment: continue it with --resume, or give another --name.")
 
 
 def _space(configs: dict[str, Any]) -> dict[str, Any]:

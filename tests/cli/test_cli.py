@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import signal
 import subprocess
@@ -309,13 +310,33 @@ def test_few_episodes_have_a_t_interval_that_is_wider_than_what_was_seen(policy,
     assert "Student's t" in answer(capsys, "evaluate", policy, "--episodes", 2, "--sampled")
 
 
-def test_ctrl_c_tells_what_was_played(policy):
+WATCHED = """
+from pathlib import Path
+from lorasa_rllib.envs.mamujoco import MAMuJoCo
+
+class Watched(MAMuJoCo):
+    steps = 0
+    def step(self, actions):
+        self.steps += 1
+        if self.steps == 40:  # the first episodes have ended
+            Path("begun").touch()
+        return super().step(actions)
+"""
+
+
+def test_ctrl_c_tells_what_was_played(policy, tmp_path):
+    (tmp_path / "watched.py").write_text(WATCHED)
     command = [sys.executable, "-W", "ignore", "-m", "lorasa_rllib.cli", "evaluate", str(policy), "--json"]
     process = subprocess.Popen(
-        [*command, "--episodes", "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*command, "--env", "watched:Watched", "--env", "max_episode_steps=30", "--episodes", "100000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
     try:
-        time.sleep(12)
+        deadline = time.monotonic() + 100
+        while not (tmp_path / "begun").exists():
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate(timeout=10)
+            time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     finally:

@@ -41,13 +41,11 @@ class Meet(ParallelEnv):
         return told
 """
 TRAIN = """
-import ray
 from lorasa_rllib import MAPPOConfig
 from own import Meet
 class Mine(Meet): ...
 
 if __name__ == "__main__":
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
     for env, name in ((Mine, "script"), (Meet, "module"), (lambda length: Meet(length), "lambda")):
         config = MAPPOConfig().environment("pettingzoo", env_config={"env": env, "length": 4})
         algo = config.sharing("lora", schedule="joint", r=2).env_runners(num_envs_per_env_runner=2).build_algo()
@@ -58,14 +56,14 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(tmp_path_factory, ray_address) -> Path:
     """A folder with the scripts above, and what they left."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "own.py").write_text(GAME)
     (folder / "train.py").write_text(TRAIN)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "train.py"], cwd=folder, capture_output=True, text=True, timeout=200,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "RAY_ADDRESS": ray_address}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,9 +43,10 @@ def test_a_team_trains_in_forty_lines_without_ray(tmp_path):
 
 
 @pytest.mark.parametrize("encoder", ["cnn", "own"])
-def test_a_team_trains_with_an_encoder(encoder, tmp_path):
+def test_a_team_trains_with_an_encoder(encoder, tmp_path, ray_address):
     command = [sys.executable, "-W", "ignore", str(EXAMPLES / "own_encoder.py"), "2", encoder]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=tmp_path)
+    joins = {**os.environ, "RAY_ADDRESS": ray_address}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, cwd=tmp_path, env=joins)
     assert done.returncode == 0, done.stderr
     printed = done.stdout.splitlines()
     assert [line.split(":")[0] for line in printed[:2]] == ["1/2 backbone", "2/2 adapters"]

@@ -22,6 +22,7 @@ def test_there_are_three():
 def test_it_runs(path, tmp_path, monkeypatch):
     for name, value in SMALL.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv("RLLIB_TEST_NO_JAX_IMPORT", raising=False)  # RLlib says on stderr that it found this
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=200, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]

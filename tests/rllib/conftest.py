@@ -1,11 +1,8 @@
-"""One Ray instance for all tests of the Ray layer, and the small configs they share."""
+"""The small configs that tests of the Ray layer share."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
-import ray
 
 from lorasa_rllib import A2POConfig, MAPPOConfig
 
@@ -15,12 +12,8 @@ UNEQUAL_TEAM = {"num_agents": 3, "unequal": True, "episode_length": 9, "terminat
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ray_instance():
-    """CPUs are claimed, not needed: the actors of these tests mostly wait for each other."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
-    yield
-    ray.shutdown()
+def ray_instance(ray_address):
+    """All tests of this folder have a Ray."""
 
 
 @pytest.fixture

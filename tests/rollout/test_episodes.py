@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lorasa_rllib.envs.arrays import NUMPY
 from lorasa_rllib.envs.base import TeamStep
-from lorasa_rllib.rollout.arrays import NUMPY
 from lorasa_rllib.rollout.episodes import EpisodeMeter, share_of_slots
 
 

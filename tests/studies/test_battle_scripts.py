@@ -8,11 +8,11 @@ import pytest
 from tests.studies.test_mamujoco_script import start
 
 
-def test_the_smoke_run_of_smax_ends_with_win_rates(tmp_path):
+def test_the_smoke_run_of_smax_ends_with_win_rates(tmp_path, ray_address):
     pytest.importorskip("jaxmarl", reason="needs the extra [smax]")
     process = start(
         "--map", "3s5z", "--smoke", "--adapter-key", "role", "--storage-path", tmp_path, "--name", "smoke",
-        script="smax",
+        script="smax", address=ray_address,
     )  # fmt: skip
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0, output

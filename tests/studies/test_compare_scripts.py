@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,12 +15,17 @@ from lorasa_rllib.studies.methods import PAPERS
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def joins(ray_address, monkeypatch):
+    """Scripts run in the Ray of these tests."""
+    monkeypatch.setenv("RAY_ADDRESS", ray_address)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
 def run(folder: Path, *command: str, timeout: int = 280) -> str:
-    environment = os.environ | {"RAY_TMPDIR": f"/tmp/lr{os.getpid()}", "OMP_NUM_THREADS": "1"}
-    environment.pop("RAY_ADDRESS", None)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *command], capture_output=True, text=True, timeout=timeout, cwd=folder,
-        env=environment, check=False,
+        check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
@@ -37,6 +41,8 @@ def smoke(script: str, folder: Path, *options: str) -> Path:
         str(folder),
         "--name",
         "smoke",
+        "--max-concurrent",
+        "2",
         *options,
     )
     assert {"curves.csv", "table.csv", "learning_curves.png"} <= {f.name for f in (folder / "smoke").iterdir()}

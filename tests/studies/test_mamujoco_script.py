@@ -18,10 +18,11 @@ FOLDERS = tempfile.TemporaryDirectory(prefix="lorasa", ignore_cleanup_errors=Tru
 ROOT = Path(__file__).parents[2]
 
 
-def start(*arguments, script="mamujoco") -> subprocess.Popen:
-    """Starts the script with a Ray of its own: by default it would join any that runs on this machine."""
+def start(*arguments, script="mamujoco", address=None) -> subprocess.Popen:
+    """Starts the script with a Ray of its own, or in the one at this address."""
     command = [sys.executable, str(ROOT / "tune_configs" / f"{script}.py"), *map(str, arguments)]
-    environment = {**os.environ, "RAY_TMPDIR": tempfile.mkdtemp(prefix="r", dir=FOLDERS.name)}
+    ray = {"RAY_ADDRESS": address} if address else {"RAY_TMPDIR": tempfile.mkdtemp(prefix="r", dir=FOLDERS.name)}
+    environment = {**os.environ, **ray}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, cwd="/",
         env=environment,
@@ -67,7 +68,8 @@ def test_a_killed_run_resumes_and_ends_with_the_exact_number_of_steps(tmp_path):
 )
 def test_a_terminated_run_saves_a_checkpoint_and_goes_on_from_it(tmp_path, number, whole_group):
     # Tune itself would save for the first time after 40 iterations.
-    arguments = ["--total-env-steps", 1_600_000, "--phase-switch", 0, "--storage-path", tmp_path, "--name", "spot"]
+    arguments = ["--total-env-steps", 160_000, "--phase-switch", 0, "--storage-path", tmp_path, "--name", "spot"]
+    arguments += ["--set", "train_batch_size_per_learner=400"]
     process = start(*arguments)
     trial = tmp_path / "spot" / "HalfCheetah-2x3_lora_seed1"
     wait_for_iterations(process, trial, 2)

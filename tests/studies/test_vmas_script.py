@@ -9,8 +9,9 @@ from tests.studies.test_mamujoco_script import start
 pytest.importorskip("vmas", reason="needs the extra [vmas]")
 
 
-def test_a_smoke_run_ends_with_a_table_and_a_checkpoint(tmp_path):
-    process = start("--smoke", "--storage-path", tmp_path, "--name", "smoke", script="vmas_scenarios")
+def test_a_smoke_run_ends_with_a_table_and_a_checkpoint(tmp_path, ray_address):
+    options = ["--smoke", "--storage-path", tmp_path, "--name", "smoke"]
+    process = start(*options, script="vmas_scenarios", address=ray_address)
     output, _ = process.communicate(timeout=280)
     assert process.returncode == 0 and "final return" in output, output
     assert list(tmp_path.glob("smoke/navigation_lora_seed1/checkpoint_*/algorithm_state.pkl"))

@@ -1,8 +1,8 @@
 """The two kinds of arrays that environments compute with: NumPy's, and tensors on a device.
 
-The collector is written once for both; what differs between them stands here. NumPy arrays share their memory with the
-tensors that networks read. Tensors stay on their device, except for what the host has to know: which episodes ended,
-and with what return.
+Collectors and SMAX are written once for both; what differs between them stands here. NumPy arrays share their memory
+with the tensors that networks read. Tensors stay on their device, except for what the host has to know: which episodes
+ended, and with what return.
 """
 
 from __future__ import annotations
