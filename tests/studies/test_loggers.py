@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,16 +28,19 @@ RETURN = "env_runners/episode_return_mean"
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory, ray_address):
+def study(tmp_path_factory):
     """The folder of a study of two iterations of 600 environment steps, with films and all installed trackers."""
     place = tmp_path_factory.mktemp("study")
     command = [sys.executable, ROOT / "tune_configs/mamujoco.py", "--smoke", "--storage-path", place, "--name", "smoke"]
     options = ["--films", "--set", "train_batch_size_per_learner=600", *(["--logger", *TRACKERS] if TRACKERS else [])]
-    environment = {
-        **os.environ, "RAY_ADDRESS": ray_address, "WANDB_MODE": "offline", "WANDB_CONSOLE": "off",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db",
-    }  # fmt: skip
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=280, cwd=place, env=environment)
+    with tempfile.TemporaryDirectory(prefix="lorasa", ignore_cleanup_errors=True) as sockets:
+        environment = {
+            **os.environ, "RAY_TMPDIR": sockets, "WANDB_MODE": "offline", "WANDB_CONSOLE": "off",
+            "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db",
+        }  # fmt: skip
+        done = subprocess.run(
+            [*command, *options], capture_output=True, text=True, timeout=280, cwd=place, env=environment
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no film" not in done.stdout, done.stdout
     return place / "smoke"
