@@ -68,8 +68,7 @@ def test_a_killed_run_resumes_and_ends_with_the_exact_number_of_steps(tmp_path):
 )
 def test_a_terminated_run_saves_a_checkpoint_and_goes_on_from_it(tmp_path, number, whole_group):
     # Tune itself would save for the first time after 40 iterations.
-    arguments = ["--total-env-steps", 160_000, "--phase-switch", 0, "--storage-path", tmp_path, "--name", "spot"]
-    arguments += ["--set", "train_batch_size_per_learner=400"]
+    arguments = ["--total-env-steps", 1_600_000, "--phase-switch", 0, "--storage-path", tmp_path, "--name", "spot"]
     process = start(*arguments)
     trial = tmp_path / "spot" / "HalfCheetah-2x3_lora_seed1"
     wait_for_iterations(process, trial, 2)
