@@ -1,8 +1,8 @@
 """README's figure: speed, size and returns in three panels, drawn only from recorded files.
 
 Run        make results
-Reads      results/performance/{sampling,peers_mujoco}.json, results/resources/resources.csv, results/scores/
-           aggregates.csv
+Reads      results/performance/{sampling,peers_mujoco}.json, results/resources/resources.csv and the runs
+           of the study "trained"
 Recorded   results/front.png
 """
 
@@ -17,21 +17,23 @@ import pandas as pd
 from lorasa_rllib.analysis.canvas import save
 from lorasa_rllib.analysis.palette import styles
 from lorasa_rllib.studies.methods import colours_of
+from lorasa_rllib.studies.table import final_returns
 
 RESULTS = Path(__file__).parents[1] / "results"
 NAMES = {"ps": "one shared\npolicy", "nps": "separate\npolicies", "lora": "LoRASA", "lora-joint": "LoRASA,\njoint"}
 
 
-def draw(path: Path = RESULTS / "front.png") -> None:
+def draw(trained: pd.DataFrame, path: Path = RESULTS / "front.png") -> None:
+    """trained: the curves of the study of that name."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11.5, 3.5), layout="constrained")
-    speed, size, score = figure.subplots(1, 3, width_ratios=(1, 1, 1))
+    speed, size, returns = figure.subplots(1, 3, width_ratios=(1, 1, 1))
     looks = styles(NAMES, colours_of(list(NAMES)))
     _speed(speed, looks)
     _size(size, looks)
-    _scores(score, looks)
-    for panel in (speed, size, score):
+    _returns(returns, final_returns(trained), looks)
+    for panel in (speed, size, returns):
         panel.spines[["top", "right"]].set_visible(False)
         panel.title.set_size(11)
     save(figure, path)
@@ -85,23 +87,22 @@ def _size(panel: Any, looks: Any) -> None:
     panel.set_title("Far fewer weights than separate policies")
 
 
-def _scores(panel: Any, looks: Any) -> None:
-    frame = pd.read_csv(RESULTS / "scores" / "aggregates.csv")
-    rows = frame[frame["measure"] == "iqm"].set_index("method")
-    for place, method in enumerate(NAMES):
-        row, look = rows.loc[method], looks[method]
-        panel.plot([place] * 2, [row["low"], row["high"]], color=look["color"], linewidth=5, alpha=0.35)
-        panel.plot(place, row["value"], markersize=8, **look)
-    panel.set_xticks(
-        range(len(NAMES)), [name.replace("one shared", "one\nshared") for name in NAMES.values()], fontsize=9
-    )
-    panel.set_xlim(-0.5, len(NAMES) - 0.5)
+def _returns(panel: Any, finals: pd.DataFrame, looks: Any) -> None:
+    """Draws the final return of every run, and each method's mean, task by task."""
+    tasks = list(dict.fromkeys(finals["scenario"]))
+    for place, task in enumerate(tasks):
+        for k, method in enumerate(NAMES):
+            runs = finals[(finals["scenario"] == task) & (finals["method"] == method)]["final_return"]
+            look, at = looks[method], place + 0.19 * (k - (len(NAMES) - 1) / 2)
+            panel.plot([at] * len(runs), runs, "_", color=look["color"], markersize=9, alpha=0.6)
+            panel.plot(
+                at, runs.mean(), markersize=8, **look, label=NAMES[method].replace("\n", " ") if not place else None
+            )
+    panel.set_xticks(range(len(tasks)), tasks)
+    panel.set_xlim(-0.5, len(tasks) - 0.5)
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.25, axis="y")
-    panel.set_ylabel("return, 1 = one shared policy")
-    panel.set_xlabel(f"interquartile means, {rows['tasks'].max()} MuJoCo tasks\n(published recipe)", fontsize=9)
-    panel.set_title("Returns near those of separate policies")
-
-
-if __name__ == "__main__":
-    draw()
+    panel.legend(fontsize=8, frameon=False, loc="lower center", ncols=2)
+    panel.set_ylabel("return after 3 M steps")
+    panel.set_xlabel("means; strokes: single runs")
+    panel.set_title("Returns of shared and separate policies")

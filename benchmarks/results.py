@@ -142,6 +142,22 @@ def by_task(curves: pd.DataFrame) -> str:
     return markdown_of(table)
 
 
+def ranges_by_task(curves: pd.DataFrame) -> str:
+    """Markdown table of tasks (rows) by methods (columns): mean, lowest and highest final return over seeds."""
+    finals = final_returns(curves)
+    table = pd.DataFrame({"scenario": list(dict.fromkeys(finals["scenario"]))})
+    for method in dict.fromkeys(finals["method"]):
+        runs = (
+            finals[finals["method"] == method].groupby("scenario")["final_return"].agg(["mean", "min", "max", "count"])
+        )
+        cells = {
+            task: f"{row['mean']:,.0f}" + (f" ({row['min']:,.0f} to {row['max']:,.0f})" if row["count"] > 1 else "")
+            for task, row in runs.iterrows()
+        }
+        table[label_of(str(method))] = table["scenario"].map(cells)
+    return markdown_of(table)
+
+
 def markdown_of(table: pd.DataFrame) -> str:
     lines = [list(table), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -170,9 +186,11 @@ def main() -> None:
     if (table := scores()) is not None:
         tables["scores"] = table
         tables["by_task"] = by_task(curves_of(STUDIES[SCORED]))
+    trained = curves_of(STUDIES["trained"])
+    tables["trained_by_task"] = ranges_by_task(trained)
     tables["gaits"] = gaits.table()
     draw_costs(pd.read_csv(RESOURCES), RESOURCES.with_suffix(".png"))
-    front.draw()
+    front.draw(trained)
     for folder in sorted(path for path in FOLDER.glob("*") if path.is_dir()):
         draw(folder)
     for name, table in tables.items():
