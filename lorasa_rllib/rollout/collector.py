@@ -18,7 +18,7 @@ from lorasa_rllib.envs.arrays import Arrays, arrays_of
 from lorasa_rllib.envs.base import Array, TeamStep, VectorTeamEnv
 from lorasa_rllib.nn.acting import Acting
 from lorasa_rllib.nn.merged import MergedCritic
-from lorasa_rllib.rollout.checks import check, named_errors
+from lorasa_rllib.rollout.checks import Form, check, named_errors
 from lorasa_rllib.rollout.columns import TeamRollout
 from lorasa_rllib.rollout.episodes import EndlessEpisode, EpisodeMeter, EpisodeSummary, Sampled, share_of_slots
 from lorasa_rllib.rollout.memory import Memory, RunningCritic
@@ -49,6 +49,7 @@ class Collector(Generic[Array]):
         on_episode_end: Callable[[EpisodeSummary, int], None] | None = None,
     ):
         self.env: VectorTeamEnv[Array] = env
+        self._form = Form(env.spec, env.num_envs)
         self._memory = memory
         self._on_episode_end = on_episode_end
         self._arrays: Arrays[Array] = arrays_of(env.device)
@@ -67,7 +68,7 @@ class Collector(Generic[Array]):
         first, self._step = self._step is None, None
         with named_errors(self.env):
             self._step = self.env.reset(self._env_seed if first else None)
-        check(self._step, self.env.spec, np.arange(self.env.num_envs))
+        check(self._step, self._form, np.arange(self.env.num_envs))
         self._meter.restart()
         self._memory.clear()
 
@@ -189,7 +190,7 @@ class Collector(Generic[Array]):
         acted = time.perf_counter()
         with named_errors(self.env):
             step = self.env.step(actions_taken)
-        check(step, self.env.spec, step.ended)
+        check(step, self._form, step.ended)
         self._meter.add(step)
         sampled.seconds["policy"] += acted - began
         sampled.seconds["env"] += time.perf_counter() - acted
