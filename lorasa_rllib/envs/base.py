@@ -124,7 +124,7 @@ class VectorTeamEnv(ABC, Generic[Array]):
 
     @classmethod
     @abstractmethod
-    def team_spec(cls, *args: object, **env_config: object) -> TeamSpec:
+    def team_spec(cls, **env_config: object) -> TeamSpec:
         """The spec of this environment under `env_config`. Raises ValueError for invalid settings."""
 
     @classmethod

@@ -98,29 +98,16 @@ class MAMuJoCo(VectorTeamEnv):
         try:
             return make_library_environment(**self._settings)
         except TypeError as problem:
-            ours = [name for name in inspect.signature(self.team_spec).parameters if name != "options"]
+            ours = [name for name in inspect.signature(type(self)).parameters if name not in ("num_envs", "options")]
             scenario, options = self._settings["scenario"], set(self._settings) - set(ours)
             if unknown := unknown_setting(scenario, options, ours, problem):
                 raise ValueError(unknown) from problem
             raise
 
     @classmethod
-    def team_spec(  # type: ignore[override]
-        cls,
-        scenario: str = "HalfCheetah",
-        agent_conf: str | None = "2x3",
-        obs: Observed = "local",
-        agent_obsk: int = 1,
-        max_episode_steps: int | None = None,
-        id_capacity: int = 0,
-        threads: int = 1,
-        **options: Any,
-    ) -> TeamSpec:
+    def team_spec(cls, **env_config: object) -> TeamSpec:
         """The team; loads the model. Raises ValueError for unknown settings."""
-        one = cls(
-            scenario=scenario, agent_conf=agent_conf, obs=obs, agent_obsk=agent_obsk,
-            max_episode_steps=max_episode_steps, id_capacity=id_capacity, threads=threads, **options,
-        )  # fmt: skip
+        one = cls.make(1, env_config)
         one.close()
         return one.spec
 

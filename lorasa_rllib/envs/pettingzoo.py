@@ -150,24 +150,9 @@ class PettingZooTeam(VectorTeamEnv):
         self._infos = EpisodeInfos(num_envs, self._metrics_key)
 
     @classmethod
-    def team_spec(  # type: ignore[override]
-        cls,
-        env: object = None,
-        team_reward: Literal["mean", "sum"] | None = None,
-        max_episode_steps: int | None = None,
-        id_capacity: int = 0,
-        metrics_key: str = METRICS_KEY,
-        **env_kwargs: Any,
-    ) -> TeamSpec:
+    def team_spec(cls, **env_config: object) -> TeamSpec:
         """Builds and resets one copy, as only this shows whether there are masks and a global state."""
-        one = cls(
-            env=env,
-            team_reward=team_reward,
-            max_episode_steps=max_episode_steps,
-            id_capacity=id_capacity,
-            metrics_key=metrics_key,
-            **env_kwargs,
-        )
+        one = cls.make(1, env_config)
         one.close()
         return one.spec
 

@@ -7,24 +7,20 @@ known; if they differ, a shared policy that cannot identify the agent does not s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from lorasa_rllib.envs.base import TeamStep, VectorTeamEnv
-from lorasa_rllib.envs.settings import flag, number, whole_number
+from lorasa_rllib.envs.settings import check_names, flag, number, whole_number
 from lorasa_rllib.spec import TeamSpec
 
 
-class SyntheticTeam(VectorTeamEnv):
-    """N agents with observations ~ N(0, 1). An agent's share of the team reward:
-
-        continuous   -sum over its dimensions of (action - tanh(target_n . obs))^2 / all dimensions of the team
-        discrete     1 / N for the available choice with the largest target_n . obs, 0 for any other
-
-    target = sqrt(1 - difference) common + sqrt(difference) own, both [obs, actions] ~ N(0, 1 / obs_size). Dead agents
-    earn nothing and observe zeros. The global state is the mean observation.
+@dataclass(frozen=True)
+class SyntheticSettings:
+    """Settings of `SyntheticTeam`. Raises ValueError for those of the wrong kind or range.
 
     num_agents, obs_size, action_size: sizes; with `unequal=True` every second agent has one feature and one action
                     dimension (or choice) fewer, but at least one of each.
@@ -38,19 +34,91 @@ class SyntheticTeam(VectorTeamEnv):
     targets:        "agent": one target per agent; roles have no effect. "role": one per role, and the common target
                     for agents without a role; observations then begin with the one-hot role.
     difference:     share of a target's variance that is not common, from 0 (one target for all) to 1 (none shared).
+    id_capacity:    see `TeamSpec`.
     """
 
-    def __init__(self, num_envs: int = 1, **env_config: Any):
-        self.spec = self.team_spec(**env_config)
+    num_agents: int = 3
+    obs_size: int = 4
+    action_size: int = 2
+    unequal: bool = False
+    discrete: bool = False
+    episode_length: int = 100
+    termination: float = 0.0
+    deaths: float = 0.0
+    shared_reward: bool = True
+    num_roles: int = 0
+    role_changes: float = 0.0
+    targets: Literal["agent", "role"] = "agent"
+    difference: float = 1.0
+    id_capacity: int = 0
+
+    @classmethod
+    def of(cls, env_config: Mapping[str, object]) -> SyntheticSettings:
+        """Raises ValueError, with the nearest name, for unknown names."""
+        check_names(cls, env_config)
+        return cls(**env_config)  # type: ignore[arg-type]
+
+    def __post_init__(self) -> None:
+        for name in ("num_agents", "obs_size", "action_size", "episode_length"):
+            whole_number(name, getattr(self, name), 1)
+        for name in ("num_roles", "id_capacity"):
+            whole_number(name, getattr(self, name))
+        for name in ("unequal", "discrete", "shared_reward"):
+            flag(name, getattr(self, name))
+        number("difference", self.difference, 0, 1)
+        for name in ("termination", "deaths", "role_changes"):
+            if number(name, getattr(self, name), 0, 1) == 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be a probability below 1.")
+        if self.targets not in ("agent", "role"):
+            raise ValueError(f"targets={self.targets!r} must be 'agent' or 'role'.")
+        if self.targets == "role" and not self.num_roles:
+            raise ValueError("targets='role' needs roles: set num_roles.")
+
+    @property
+    def shown(self) -> int:
+        """Number of features that encode the role."""
+        return int(self.num_roles) if self.targets == "role" else 0
+
+    def team(self) -> TeamSpec:
+        agents, shown, obs_size = int(self.num_agents), self.shown, int(self.obs_size)
+        odd = [n % 2 if self.unequal else 0 for n in range(agents)]
+        action_sizes = tuple(max(1, int(self.action_size) - less) for less in odd)
+        return TeamSpec(
+            agents=tuple(f"agent_{n}" for n in range(agents)),
+            obs_sizes=tuple(shown + max(1, obs_size - less) for less in odd),
+            action_kind="discrete" if self.discrete else "continuous",
+            action_sizes=action_sizes,
+            action_low=() if self.discrete else tuple((-1.0,) * d for d in action_sizes),
+            action_high=() if self.discrete else tuple((1.0,) * d for d in action_sizes),
+            state_size=shown + obs_size,
+            shared_reward=bool(self.shared_reward),
+            num_roles=int(self.num_roles),
+            has_masks=bool(self.discrete),
+            id_capacity=int(self.id_capacity),
+        )
+
+
+class SyntheticTeam(VectorTeamEnv):
+    """N agents with observations ~ N(0, 1). An agent's share of the team reward:
+
+        continuous   -sum over its dimensions of (action - tanh(target_n . obs))^2 / all dimensions of the team
+        discrete     1 / N for the available choice with the largest target_n . obs, 0 for any other
+
+    target = sqrt(1 - difference) common + sqrt(difference) own, both [obs, actions] ~ N(0, 1 / obs_size). Dead agents
+    earn nothing and observe zeros. The global state is the mean observation.
+
+    Settings: see `SyntheticSettings`.
+    """
+
+    def __init__(self, num_envs: int = 1, **env_config: object):
+        settings = SyntheticSettings.of(env_config)
+        self.spec = spec = settings.team()
         self.num_envs = num_envs
-        rates = {"termination": 0.0, "deaths": 0.0, "role_changes": 0.0, "difference": 1.0}
-        options: dict[str, Any] = {"episode_length": 100, "targets": "agent"} | rates | env_config
-        self._limit = int(options["episode_length"])
-        self._termination, self._deaths = float(options["termination"]), float(options["deaths"])
-        self._role_changes = float(options["role_changes"])
-        spec = self.spec
-        self._shown = spec.num_roles if options["targets"] == "role" else 0  # features that encode the role
-        self._targets = _targets(spec, self._shown, float(options["difference"]))
+        self._limit = int(settings.episode_length)
+        self._termination, self._deaths = float(settings.termination), float(settings.deaths)
+        self._role_changes = float(settings.role_changes)
+        self._shown = settings.shown
+        self._targets = _targets(spec, self._shown, float(settings.difference))
         self._obs_mask = spec.obs_mask().astype(np.float32)
         self._real = spec.action_mask()
         self._random = [np.random.default_rng() for _ in range(num_envs)]  # one stream per copy
@@ -61,60 +129,8 @@ class SyntheticTeam(VectorTeamEnv):
         self._roles = np.zeros(self._obs.shape[:2], np.int64) if spec.num_roles else None
 
     @classmethod
-    def team_spec(  # type: ignore[override]
-        cls,
-        num_agents: int = 3,
-        obs_size: int = 4,
-        action_size: int = 2,
-        unequal: bool = False,
-        discrete: bool = False,
-        episode_length: int = 100,
-        termination: float = 0.0,
-        deaths: float = 0.0,
-        shared_reward: bool = True,
-        num_roles: int = 0,
-        role_changes: float = 0.0,
-        targets: str = "agent",
-        difference: float = 1.0,
-        id_capacity: int = 0,
-    ) -> TeamSpec:
-        num_agents, obs_size, action_size, num_roles = (
-            whole_number("num_agents", num_agents, 1),
-            whole_number("obs_size", obs_size, 1),
-            whole_number("action_size", action_size, 1),
-            whole_number("num_roles", num_roles),
-        )
-        unequal, discrete, shared_reward = (
-            flag("unequal", unequal),
-            flag("discrete", discrete),
-            flag("shared_reward", shared_reward),
-        )
-        whole_number("episode_length", episode_length, 1)
-        number("difference", difference, 0, 1)
-        for name, probability in (("termination", termination), ("deaths", deaths), ("role_changes", role_changes)):
-            if number(name, probability, 0, 1) == 1:
-                raise ValueError(f"{name}={probability} must be a probability below 1.")
-        if targets not in ("agent", "role"):
-            raise ValueError(f"targets={targets!r} must be 'agent' or 'role'.")
-        if targets == "role" and not num_roles:
-            raise ValueError("targets='role' needs roles: set num_roles.")
-        shown = num_roles if targets == "role" else 0
-        odd = [n % 2 if unequal else 0 for n in range(num_agents)]
-        obs_sizes = tuple(shown + max(1, obs_size - less) for less in odd)
-        action_sizes = tuple(max(1, action_size - less) for less in odd)
-        return TeamSpec(
-            agents=tuple(f"agent_{n}" for n in range(num_agents)),
-            obs_sizes=obs_sizes,
-            action_kind="discrete" if discrete else "continuous",
-            action_sizes=action_sizes,
-            action_low=() if discrete else tuple((-1.0,) * d for d in action_sizes),
-            action_high=() if discrete else tuple((1.0,) * d for d in action_sizes),
-            state_size=shown + obs_size,
-            shared_reward=shared_reward,
-            num_roles=num_roles,
-            has_masks=discrete,
-            id_capacity=whole_number("id_capacity", id_capacity),
-        )
+    def team_spec(cls, **env_config: object) -> TeamSpec:
+        return SyntheticSettings.of(env_config).team()
 
     def reset(self, seed: int | None = None) -> TeamStep:
         if seed is not None:

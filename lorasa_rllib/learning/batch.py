@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from lorasa_rllib.learning import recipe
 from lorasa_rllib.learning.gae import gae, td_errors
 from lorasa_rllib.learning.losses import PolicyLoss, clipped_policy_loss
 from lorasa_rllib.learning.normalisers import AllSum, alone
@@ -18,10 +19,13 @@ from lorasa_rllib.rollout.columns import TeamRollout
 
 @dataclass(frozen=True)
 class MAPPOSettings:
-    """Settings of the update. `TeamConfig.training` documents them for users, under the config's names and defaults."""
+    """Settings of the update, which `TeamConfig.training` documents for users, under the config's names.
 
-    gamma: float = 0.99
-    lambda_: float = 0.95
+    Defaults are those of the published implementation; configs replace some by `learning.recipe`.
+    """
+
+    gamma: float = recipe.GAMMA
+    lambda_: float = recipe.LAMBDA
     clip: float = 0.2
     value_clip: float | None = 0.2
     value_coeff: float = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.algorithms.ppo.ppo import PPO
@@ -12,14 +12,14 @@ from torch import Tensor
 from lorasa_rllib.learning import a2po
 from lorasa_rllib.learning.a2po.corrections import CORRECTIONS
 from lorasa_rllib.learning.a2po.order import ORDERS
+from lorasa_rllib.learning.a2po.settings import Loop
 from lorasa_rllib.learning.cuda_graphs import Graphs
 from lorasa_rllib.rllib.algorithm import TeamAlgorithm
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.keywords import knows_its_keywords
 from lorasa_rllib.rllib.learner import TeamLearner
+from lorasa_rllib.rllib.plan import update_of
 from lorasa_rllib.rollout.columns import TeamRollout
-
-LOOPS = ("agent", "epoch")
 
 
 class A2POConfig(TeamConfig):
@@ -40,13 +40,14 @@ class A2POConfig(TeamConfig):
         super().__init__(algo_class=algo_class or A2PO)
         self.critic_input = "agent_state"  # a single value per team would give all agents the same score
         self.target_kl = None  # agents that share weights move each other, so their passes would end at once
-        self.agent_order = "semi_greedy"
-        self.agents_per_step = 1
-        self.update_loop = "agent"
-        self.two_stage_critic = True
-        self.off_policy_correction: str | None = "capped_factors"
-        self.others_clip: float | None = 0.1
-        self.clip_growth = 0.5
+        update = a2po.A2POSettings()
+        self.agent_order = update.agent_order
+        self.agents_per_step = update.units_per_step
+        self.update_loop = update.loop
+        self.two_stage_critic = update.two_stage
+        self.off_policy_correction = update.correction
+        self.others_clip = update.others_clip
+        self.clip_growth = update.clip_growth
 
     @override(TeamConfig)
     @knows_its_keywords()
@@ -55,7 +56,7 @@ class A2POConfig(TeamConfig):
         *,
         agent_order: str = NotProvided,
         agents_per_step: int = NotProvided,
-        update_loop: str = NotProvided,
+        update_loop: Loop = NotProvided,
         two_stage_critic: bool = NotProvided,
         off_policy_correction: str | None = NotProvided,
         others_clip: float | None = NotProvided,
@@ -92,24 +93,14 @@ class A2POConfig(TeamConfig):
 
     @override(TeamConfig)
     def update_settings(self, entropy_coeff: float) -> a2po.A2POSettings:
-        return a2po.A2POSettings(
-            **self._numbers(entropy_coeff),
-            agent_order=self.agent_order,
-            units_per_step=self.agents_per_step,
-            loop=self.update_loop,  # type: ignore[arg-type]
-            two_stage=self.two_stage_critic,
-            correction=self.off_policy_correction,
-            others_clip=self.others_clip,
-            clip_growth=self.clip_growth,
-            late=self.sample_ahead,
-        )
+        return update_of(self, a2po.A2POSettings, entropy_coeff)
 
     @override(TeamConfig)
     def validate(self) -> None:
         """Validates all settings. Raises ValueError that names the setting and the remedy."""
         for name, value, known in (
             ("agent_order", self.agent_order, sorted(ORDERS)),
-            ("update_loop", self.update_loop, list(LOOPS)),
+            ("update_loop", self.update_loop, list(get_args(Loop))),
             ("off_policy_correction", self.off_policy_correction, [*CORRECTIONS, None]),
         ):
             if value not in known:

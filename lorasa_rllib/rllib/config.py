@@ -19,10 +19,10 @@ from lorasa_rllib.envs.base import TeamStep
 from lorasa_rllib.envs.known_team import KnownTeam
 from lorasa_rllib.learning import recipe
 from lorasa_rllib.learning.batch import MAPPOSettings
-from lorasa_rllib.learning.losses import PolicyLoss, clipped_policy_loss
+from lorasa_rllib.learning.losses import PolicyLoss
 from lorasa_rllib.learning.phases import PhaseSwitch, Schedule
-from lorasa_rllib.learning.reference import Quirks, rules_of
-from lorasa_rllib.nn.bank import InitLoRAWeights
+from lorasa_rllib.learning.reference import Quirks
+from lorasa_rllib.nn.bank import InitLoRAWeights, LoRAConfig
 from lorasa_rllib.nn.critic import CriticInput
 from lorasa_rllib.nn.encoder_classes import name_of
 from lorasa_rllib.nn.network import PRESETS, NetworkConfig, renamed
@@ -31,7 +31,7 @@ from lorasa_rllib.rllib.describe import describe, summary
 from lorasa_rllib.rllib.keywords import knows_its_keywords, whose_setters_know_their_keywords
 from lorasa_rllib.rllib.kinds import check_is_settings, check_tables, short
 from lorasa_rllib.rllib.module import MODULE_ID, LoRASAModule, map_to_shared_policy
-from lorasa_rllib.rllib.plan import Plan, Rate, minibatch_steps
+from lorasa_rllib.rllib.plan import Plan, Rate, update_of
 from lorasa_rllib.rllib.ranges import check_not_dropped, settle_numbers
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.spaces import row_spaces
@@ -91,14 +91,15 @@ class TeamConfig(PPOConfig):
         self.adapter_key: AdapterKey | RoleFunction = "agent"
         self.num_adapters: int | None = None
         self.groups: Groups | None = None
-        self.r = 8
-        self.lora_alpha = 8.0
-        self.use_rslora = False
-        self.init_lora_weights: InitLoRAWeights = "lorasa"
-        self.target_modules: str | Sequence[str] = ("*",)
-        self.rank_pattern: Mapping[str, int] = {}
-        self.adapt_bias = False
-        self.adapt_norm = False
+        lora = LoRAConfig()
+        self.r = lora.r
+        self.lora_alpha = lora.lora_alpha
+        self.use_rslora = lora.use_rslora
+        self.init_lora_weights = lora.init_lora_weights
+        self.target_modules: str | Sequence[str] = lora.target_modules
+        self.rank_pattern: Mapping[str, int] = lora.rank_pattern
+        self.adapt_bias = lora.adapt_bias
+        self.adapt_norm = lora.adapt_norm
         self.backbone_lr_scale: float | None = None
         self.adapter_lr_scale: float | None = None
         self.backbone: str | None = None
@@ -107,6 +108,7 @@ class TeamConfig(PPOConfig):
         # .network
         self.network_settings: dict[str, Any] = {"obs_norm": "running", "distribution": "gaussian"}
         # .training and .learners
+        update = MAPPOSettings()
         self.train_batch_size = recipe.BATCH
         self.train_batch_size_per_learner = None
         self.minibatch_size: int | Literal["auto"] | None = "auto"
@@ -115,23 +117,23 @@ class TeamConfig(PPOConfig):
         self.lr_is_default = True  # then it decays if `total_env_steps` is set
         self.linear_decay: tuple[str, ...] = ()  # settings given as "linear"
         self.critic_lr: Rate | None = None
-        self.gamma = recipe.GAMMA
-        self.lambda_ = recipe.LAMBDA
-        self.clip_param = 0.2
-        self.vf_clip_param = 0.2
-        self.vf_loss_coeff = 1.0
-        self.vf_active_only = False
-        self.huber_delta: float | None = 10.0
-        self.entropy_coeff = 0.0
+        self.gamma = update.gamma
+        self.lambda_ = update.lambda_
+        self.clip_param = update.clip
+        self.vf_clip_param = update.value_clip
+        self.vf_loss_coeff = update.value_coeff
+        self.vf_active_only = update.value_active_only
+        self.huber_delta = update.huber_delta
+        self.entropy_coeff = update.entropy_coeff
         self.grad_clip = recipe.GRAD_CLIP
-        self.joint_ratio = False
+        self.joint_ratio = update.joint_ratio
         self.policy_loss: PolicyLoss | None = None
         self.use_kl_loss = False
         self.target_kl: float | None = recipe.TARGET_KL
-        self.recompute_advantages = False
+        self.recompute_advantages = update.recompute_advantages
         self.critic_input: CriticInput | None = None
-        self.chunk_length = 10
-        self.obs_norm_in_adapter_phase = False
+        self.chunk_length = update.chunk_length
+        self.obs_norm_in_adapter_phase = update.obs_norm_in_adapter_phase
         self.adam_epsilon = 1e-5
         self.compile: bool | Literal["auto"] = "auto"
         self.reference: bool | Quirks = False
@@ -468,29 +470,7 @@ class TeamConfig(PPOConfig):
 
     def update_settings(self, entropy_coeff: float) -> MAPPOSettings:
         """Settings of an update, under the names of the mathematics."""
-        return MAPPOSettings(**self._numbers(entropy_coeff))
-
-    def _numbers(self, entropy_coeff: float) -> dict[str, Any]:
-        return dict(
-            gamma=self.gamma,
-            lambda_=self.lambda_,
-            clip=self.clip_param,
-            value_clip=self.vf_clip_param,
-            value_coeff=self.vf_loss_coeff,
-            huber_delta=self.huber_delta,
-            entropy_coeff=entropy_coeff,
-            max_grad_norm=self.grad_clip,
-            joint_ratio=self.joint_ratio,
-            policy_loss=self.policy_loss or clipped_policy_loss,
-            value_active_only=self.vf_active_only,
-            chunk_length=self.chunk_length,
-            obs_norm_in_adapter_phase=self.obs_norm_in_adapter_phase,
-            rules=rules_of(self.reference),
-            num_epochs=self.num_epochs,
-            minibatch_size=minibatch_steps(self),
-            recompute_advantages=self.recompute_advantages,
-            target_kl=self.target_kl,
-        )
+        return update_of(self, MAPPOSettings, entropy_coeff)
 
     def decays(self, name: str = "lr") -> bool:
         """Whether a setting decays linearly to 0 over `total_env_steps`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from lorasa_rllib.learning import recipe
 from lorasa_rllib.learning.batch import MAPPOSettings
+from lorasa_rllib.learning.losses import clipped_policy_loss
 from lorasa_rllib.learning.phases import PhaseSchedule, Schedule, usual_schedule
-from lorasa_rllib.learning.reference import absent_forget, fresh_norm_std
+from lorasa_rllib.learning.reference import absent_forget, fresh_norm_std, rules_of
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.encoder_classes import learn as learn_encoder
 from lorasa_rllib.nn.network import NetworkConfig
@@ -108,6 +109,36 @@ def lora_of(config: TeamConfig) -> LoRAConfig:
     given["target_modules"] = (targets,) if isinstance(targets, str) else tuple(targets)
     given["rank_pattern"] = dict(config.rank_pattern)
     return LoRAConfig(**given)
+
+
+NAMES = {
+    "clip": "clip_param",
+    "value_clip": "vf_clip_param",
+    "value_coeff": "vf_loss_coeff",
+    "value_active_only": "vf_active_only",
+    "max_grad_norm": "grad_clip",
+    "units_per_step": "agents_per_step",
+    "loop": "update_loop",
+    "two_stage": "two_stage_critic",
+    "correction": "off_policy_correction",
+    "late": "sample_ahead",
+    "rules": "reference",
+}
+"""Field of the update's settings, by the word of the mathematics -> setting of a config, where they differ."""
+
+Update = TypeVar("Update", bound=MAPPOSettings)
+
+
+def update_of(config: TeamConfig, kind: type[Update], entropy_coeff: float) -> Update:
+    """The settings of an update with this weight of the entropy bonus."""
+    given = {field.name: getattr(config, NAMES.get(field.name, field.name)) for field in fields(kind)}
+    given |= {
+        "entropy_coeff": entropy_coeff,
+        "minibatch_size": minibatch_steps(config),
+        "policy_loss": config.policy_loss or clipped_policy_loss,
+        "rules": rules_of(config.reference),
+    }
+    return kind(**given)
 
 
 def kind_of_schedule(config: TeamConfig) -> Schedule:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from lorasa_rllib.nn.network import renamed
+from lorasa_rllib.nn.network import LAYERS_AT_MOST, renamed
 
 if TYPE_CHECKING:
     from lorasa_rllib.rllib.config import TeamConfig
@@ -136,8 +136,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("sharing", "adapter_lr_scale", low=0, high=1e6, above=True, none="the schedule's default"),
     *_flags("sharing", "use_rslora", "adapt_bias", "adapt_norm"),
     Setting("network", "hidden_size", "count", 1, 65_536),
-    Setting("network", "num_layers", "count", 1, 1000),
-    Setting("network", "post_layers", "count", 0, 1000),
+    Setting("network", "num_layers", "count", 1, LAYERS_AT_MOST),
+    Setting("network", "post_layers", "count", 0, LAYERS_AT_MOST),
     Setting("network", "head_gain", low=0, high=1e6),
     Setting("network", "initial_log_std", low=-20, high=20, none="the head's own start"),
     *_flags("network", "layer_norm", "recurrent", "critic_recurrent"),

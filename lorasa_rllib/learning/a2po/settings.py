@@ -62,6 +62,9 @@ class A2PORules(Rules):
         return None
 
 
+Loop = Literal["agent", "epoch"]
+
+
 @dataclass(frozen=True)
 class A2POSettings(MAPPOSettings):
     """Settings of the update in addition to MAPPO's. `A2POConfig.training` documents them for users.
@@ -78,7 +81,7 @@ class A2POSettings(MAPPOSettings):
 
     agent_order: str = "semi_greedy"
     units_per_step: int = 1
-    loop: Literal["agent", "epoch"] = "agent"
+    loop: Loop = "agent"
     two_stage: bool = True
     correction: str | None = "capped_factors"
     others_clip: float | None = 0.1
