@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self
+from typing import TYPE_CHECKING, ClassVar, Generic, Self
 
 import numpy as np
 from typing_extensions import TypeVar
@@ -165,7 +165,7 @@ class VectorTeamEnv(ABC, Generic[Array]):
         """None by default: checkpoints do not include episodes in progress."""
 
     @classmethod
-    def to_be_rendered(cls, env_config: Mapping[str, object]) -> dict[str, Any]:
+    def to_be_rendered(cls, env_config: Mapping[str, object]) -> dict[str, object]:
         """`env_config` plus the settings required by `render`."""
         return dict(env_config)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import SupportsFloat, TypeGuard
 
+from lorasa_rllib.envs.pettingzoo_answers import Answer
+
 METRICS_KEY = "metrics"
 COMMON = "__common__"
 """Key of infos that do not belong to an agent, in RLlib's multi-agent environments."""
@@ -27,12 +29,12 @@ class EpisodeInfos:
         """Discards the metrics of the running episode of environment e."""
         self._of[e].clear()
 
-    def add(self, e: int, agents: Iterable[str], infos: Mapping[str, object] | None) -> None:
+    def add(self, e: int, agents: Iterable[object], infos: Answer | None) -> None:
         """Adds the infos of agents at their last step."""
         if isinstance(infos, Mapping):
             self._of[e] += [found for agent in agents if (found := numbers_in(infos.get(agent), self._key))]
 
-    def finish(self, e: int, infos: Mapping[str, object] | None) -> dict[str, float]:
+    def finish(self, e: int, infos: Answer | None) -> dict[str, float]:
         """Ends an episode and returns the mean of each metric over the agents that reported it."""
         self.add(e, (COMMON,), infos)
         given, self._of[e] = self._of[e], []

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from lorasa_rllib.install import installing
 
@@ -25,7 +25,7 @@ ON_GPUS = {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """The same where battles are computed on a GPU: all devices that JAX finds, memory as it is needed."""
 
 
-def import_jax(on_gpus: bool = False) -> Any:
+def import_jax(on_gpus: bool = False) -> ModuleType:
     """The module `jax`, configured with `SETTINGS` unless it is already in use. Raises ImportError with a remedy.
 
     RLlib imports JAX where it is installed, without using it.
@@ -84,8 +84,8 @@ def _environment(settings: dict[str, str]) -> Iterator[None]:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Suppresses output while jaxmarl is imported; one of its modules resets `sys.stdout` and `sys.stderr`."""
-    nowhere: Any = io.StringIO()
-    original, sys.__stdout__ = sys.__stdout__, nowhere  # type: ignore[misc]
+    nowhere = io.StringIO()
+    original, sys.__stdout__ = sys.__stdout__, nowhere  # type: ignore[assignment, misc]
     try:
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(sys.stderr):
             yield

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from lorasa_rllib.envs.arrays import arrays_of
 from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv
 from lorasa_rllib.envs.wrapper import TeamWrapper
 from lorasa_rllib.spec import TeamSpec
 
-RoleKey = Callable[[TeamStep], Any]
+RoleKey = Callable[[TeamStep], object]
 """Maps a step of E environments (`obs` [E, N, o], `roles`, `active`, ...) to the agents' roles, integers [E, N]."""
 
 
@@ -43,12 +44,7 @@ class KeyedTeam(TeamWrapper):
                 f"the function given as adapter_key answered {roles.max()}, but num_adapters={self.spec.num_roles}; "
                 "raise num_adapters, or answer -1 for agents without an adapter."
             )
-        roles = roles.astype(np.int64)
-        if self.device is None:
-            return replace(step, roles=roles)
-        from torch import from_numpy
-
-        return replace(step, roles=from_numpy(roles).to(self.device))
+        return replace(step, roles=arrays_of(self.device).of_host(roles.astype(np.int64)))
 
 
 def with_roles(spec: TeamSpec, num_roles: int) -> TeamSpec:

@@ -55,8 +55,8 @@ class Seen:
 class KnownTeam:
     """The team of the environment `env` under `env_config`; array rows follow the order of `spec.agents`."""
 
-    env: Any
-    env_config: dict[str, Any]
+    env: object
+    env_config: dict[str, object]
     spec: TeamSpec
     seen: Seen = field(default_factory=Seen, repr=False, compare=False)
 

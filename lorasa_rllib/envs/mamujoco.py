@@ -6,7 +6,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -56,7 +56,8 @@ class MAMuJoCo(VectorTeamEnv):
         threads: int = 1,
         **options: object,
     ):
-        self._settings = self._checked(scenario, agent_conf, obs, agent_obsk, options)
+        self._task = scenario, agent_conf, _checked(obs, agent_obsk)
+        self._options = options
         self._threads = whole_number("threads", threads, 1)
         first = self._one_more()
         self._library = [first]
@@ -96,11 +97,10 @@ class MAMuJoCo(VectorTeamEnv):
     def _one_more(self) -> MultiAgentMujocoEnv:
         """Builds one copy with the library. Raises ValueError for unknown settings."""
         try:
-            return make_library_environment(**self._settings)
+            return make_library_environment(*self._task, **self._options)
         except TypeError as problem:
             ours = [name for name in inspect.signature(type(self)).parameters if name not in ("num_envs", "options")]
-            scenario, options = self._settings["scenario"], set(self._settings) - set(ours)
-            if unknown := unknown_setting(scenario, options, ours, problem):
+            if unknown := unknown_setting(self._task[0], self._options, ours, problem):
                 raise ValueError(unknown) from problem
             raise
 
@@ -110,25 +110,6 @@ class MAMuJoCo(VectorTeamEnv):
         one = cls.make(1, env_config)
         one.close()
         return one.spec
-
-    @staticmethod
-    def _checked(
-        scenario: str,
-        agent_conf: str | None,
-        obs: Observed,
-        agent_obsk: int,
-        options: dict[str, Any],
-    ) -> dict[str, Any]:
-        """Arguments of `make_library_environment`. Raises ValueError for invalid settings."""
-        if obs not in ("local", "global"):
-            raise ValueError(f"obs={obs!r} must be 'local' or 'global'.")
-        try:
-            agent_obsk = whole_number("agent_obsk", agent_obsk)
-        except ValueError:
-            raise ValueError(
-                f"agent_obsk={agent_obsk!r} must be a number of joints from 0 up; use obs='global' to see everything."
-            ) from None
-        return {"scenario": scenario, "agent_conf": agent_conf, "agent_obsk": agent_obsk, **options}
 
     def reset(self, seed: int | None = None) -> TeamStep:
         num_envs, simulations = self.num_envs, self._simulations
@@ -201,3 +182,15 @@ def _spec_of(library: MultiAgentMujocoEnv, obs: Observed, id_capacity: int) -> T
         state_size=state_size,
         id_capacity=id_capacity,
     )
+
+
+def _checked(obs: Observed, agent_obsk: int) -> int:
+    """`agent_obsk`. Raises ValueError for invalid settings."""
+    if obs not in ("local", "global"):
+        raise ValueError(f"obs={obs!r} must be 'local' or 'global'.")
+    try:
+        return whole_number("agent_obsk", agent_obsk)
+    except ValueError:
+        raise ValueError(
+            f"agent_obsk={agent_obsk!r} must be a number of joints from 0 up; use obs='global' to see everything."
+        ) from None

@@ -109,7 +109,7 @@ def _is_list(given: object) -> bool:
 
 
 def make_library_environment(
-    scenario: str, agent_conf: str | None, agent_obsk: int | None, **options: Any
+    scenario: str, agent_conf: str | None, agent_obsk: int | None, /, **options: object
 ) -> MultiAgentMujocoEnv:
     """Builds a `mamujoco_v1.parallel_env`. Raises ValueError for unknown names, ImportError without the package."""
     check_names(scenario, agent_conf)

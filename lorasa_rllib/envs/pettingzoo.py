@@ -8,16 +8,17 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
+import gymnasium
 import numpy as np
-from pettingzoo import ParallelEnv
 
 from lorasa_rllib.envs.action_masks import given_masks, write_mask
 from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv, Worker
 from lorasa_rllib.envs.infos import METRICS_KEY, EpisodeInfos
 from lorasa_rllib.envs.pettingzoo_answers import (
     Answer,
+    Game,
     alive,
     alive_after_reset,
     flags,
@@ -89,7 +90,7 @@ class PettingZooTeam(VectorTeamEnv):
         metrics_key: str = METRICS_KEY,
         first_seed: int | None = None,
         for_worker: Worker = Worker(),  # noqa: B008 - frozen
-        **env_kwargs: Any,
+        **env_kwargs: object,
     ):
         self._limit = time_limit(max_episode_steps)
         self._env, self._env_kwargs, self._team_reward = env, env_kwargs, team_reward
@@ -116,11 +117,11 @@ class PettingZooTeam(VectorTeamEnv):
     def make(
         cls,
         num_envs: int,
-        env_config: Mapping[str, Any],
+        env_config: Mapping[str, object],
         first_seed: int | None = None,
         worker: Worker = Worker(),  # noqa: B008 - frozen
     ) -> Self:
-        return cls(num_envs, first_seed=first_seed, for_worker=worker, **env_config)
+        return cls(num_envs, first_seed=first_seed, for_worker=worker, **env_config)  # type: ignore[arg-type]
 
     def grow(self, num_envs: int) -> None:
         while len(self._games) < num_envs:
@@ -201,7 +202,7 @@ class PettingZooTeam(VectorTeamEnv):
         return replace(self._answer(rewards, terminated, truncated, left, cut, final, parting), metrics=metrics)
 
     @classmethod
-    def to_be_rendered(cls, env_config: Mapping[str, object]) -> dict[str, Any]:
+    def to_be_rendered(cls, env_config: Mapping[str, object]) -> dict[str, object]:
         return {**env_config, "render_mode": "rgb_array"}
 
     def render(self) -> np.ndarray:
@@ -309,7 +310,7 @@ def _stacked(seen: Sequence[Seen], obs: np.ndarray, state: np.ndarray) -> tuple[
 
 
 def _describe(
-    game: ParallelEnv[Any, Any, Any],
+    game: Game,
     agents: Sequence[object],
     shown: tuple[Answer, Answer],
     env: object,
@@ -375,7 +376,7 @@ def _check_gone(gone: Sequence[object], onward: Sequence[object]) -> None:
         )
 
 
-def _space(game: ParallelEnv[Any, Any, Any], which: str, agent: object) -> Any:
+def _space(game: Game, which: str, agent: object) -> gymnasium.Space:
     """The space of one agent. Raises ValueError if the environment does not define it."""
     try:
         return getattr(game, which)(agent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, SupportsFloat, TypeAlias, TypeGuard
 
 import numpy as np
 from pettingzoo import ParallelEnv
@@ -14,6 +14,7 @@ from lorasa_rllib.spaces import described
 
 Answer = Mapping[Any, Any]
 """Values by agent id."""
+Game: TypeAlias = "ParallelEnv[Any, Any, Any]"
 
 
 def of_reset(env: object, answer: object) -> tuple[Answer, Answer]:
@@ -41,7 +42,7 @@ def of_step(env: object, answer: object) -> tuple[Answer, Answer, Answer, Answer
     )
 
 
-def ids_of(env: object, *attributes: str) -> tuple[Any, ...]:
+def ids_of(env: object, *attributes: str) -> tuple[object, ...]:
     """The ids of all agents of an environment, as in the first of `attributes` that lists any.
 
     Raises ValueError if there are none or two share a name.
@@ -58,7 +59,7 @@ def ids_of(env: object, *attributes: str) -> tuple[Any, ...]:
     )
 
 
-def alive(env: object) -> tuple[Any, ...]:
+def alive(env: object) -> tuple[object, ...]:
     """The ids of the agents that act next. Raises TeamEnvError if `env.agents` is missing or not a list of ids."""
     listed = getattr(env, "agents", ...)
     ids = () if listed is None else _ids(listed)
@@ -71,7 +72,7 @@ def alive(env: object) -> tuple[Any, ...]:
     return ids
 
 
-def alive_after_reset(env: object) -> tuple[Any, ...]:
+def alive_after_reset(env: object) -> tuple[object, ...]:
     """`alive(env)`. Raises TeamEnvError if nobody is."""
     if not (ids := alive(env)):
         raise TeamEnvError(
@@ -81,7 +82,7 @@ def alive_after_reset(env: object) -> tuple[Any, ...]:
     return ids
 
 
-def _ids(listed: Any) -> tuple[Any, ...] | None:
+def _ids(listed: Any) -> tuple[object, ...] | None:
     """The entries of a list, set, array or other collection of ids; None for anything else, such as a string."""
     if isinstance(listed, str | bytes):
         return None
@@ -139,26 +140,29 @@ def _array(given: object) -> np.ndarray:
         return np.empty(0, object)
 
 
-def numbers(rewards: list[Any], agents: Sequence[object]) -> list[Any]:
+def numbers(rewards: Sequence[object], agents: Sequence[object]) -> list[SupportsFloat]:
     """Returns `rewards`. Raises TeamEnvError if one is not a single number."""
+    given: list[SupportsFloat] = []
     for agent, reward in zip(agents, rewards, strict=True):
         if not _is_number(reward):
             raise TeamEnvError(
                 f"agent {agent!r} was given the reward {described(reward)}. Let step() give it one number, or use "
                 "team_reward for one reward of the whole team."
             )
-    return rewards
+        given.append(reward)
+    return given
 
 
-def _is_number(reward: Any) -> bool:
+def _is_number(reward: object) -> TypeGuard[SupportsFloat]:
     """Whether `reward` is a single real number that fits a float."""
     try:
-        return (isinstance(reward, Real) or getattr(reward, "shape", None) == ()) and isinstance(float(reward), float)
+        is_one = isinstance(reward, Real) or getattr(reward, "shape", None) == ()
+        return is_one and isinstance(float(reward), float)  # type: ignore[arg-type]
     except (OverflowError, TypeError, ValueError):
         return False
 
 
-def own_state(game: Any) -> np.ndarray | None:
+def own_state(game: Game) -> np.ndarray | None:
     """The game's own global state after reset(), in its shape; None if it has no method `state()`.
 
     An attribute called `state` that is not callable (several games have one) is ignored. Raises TeamEnvError for a

@@ -15,6 +15,7 @@ from typing import Any
 from pettingzoo import ParallelEnv
 
 from lorasa_rllib.envs.base import Worker
+from lorasa_rllib.envs.pettingzoo_answers import Game
 from lorasa_rllib.envs.rllib_game import RLlibGame, env_context, is_rllib_game, refuse_wrapper, takes_config
 from lorasa_rllib.envs.wrong_games import TURNS, refuse_copy, refuse_made, refuse_wrapper_function
 from lorasa_rllib.install import installing
@@ -25,7 +26,7 @@ def make_game(
     env_kwargs: Mapping[str, object],
     worker: Worker = Worker(),  # noqa: B008 - frozen
     vector_index: int = 0,
-) -> ParallelEnv[Any, Any, Any]:
+) -> Game:
     """Builds copy number `vector_index` of `worker`.
 
     Raises ValueError if the environment does not exist, is not parallel, or does not accept the settings. Errors raised
@@ -66,7 +67,7 @@ def close_game(game: object) -> None:
         close()
 
 
-def _about_settings(function: Callable[..., Any], settings: Mapping[str, object], problem: TypeError) -> bool:
+def _about_settings(function: Callable[..., object], settings: Mapping[str, object], problem: TypeError) -> bool:
     """Whether a call failed because of the names of its settings rather than inside the constructor."""
     if not takes_config(function, settings) and not _takes(function, settings):
         return True
@@ -74,7 +75,7 @@ def _about_settings(function: Callable[..., Any], settings: Mapping[str, object]
     return named is not None and named[1] in settings
 
 
-def _takes(function: Callable[..., Any], settings: Mapping[str, object]) -> bool:
+def _takes(function: Callable[..., object], settings: Mapping[str, object]) -> bool:
     try:
         inspect.signature(function).bind(**settings)
     except TypeError:
@@ -110,7 +111,7 @@ def _function(env: object) -> Callable[..., Any]:
     )
 
 
-def _imported(module: str) -> Any:
+def _imported(module: str) -> ModuleType:
     """Imports a module, also under a name that its package gives it: `gymnasium_robotics.mamujoco_v1`."""
     try:
         return importlib.import_module(module)

@@ -7,10 +7,10 @@ import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from lorasa_rllib.envs.base import TeamEnvError, Worker
-from lorasa_rllib.envs.pettingzoo_answers import flags, ids_of, of_reset, of_step
+from lorasa_rllib.envs.pettingzoo_answers import Answer, flags, ids_of, of_reset, of_step
 
 ALL = "__all__"
 MULTI_AGENT_ENV = ("ray.rllib.env.multi_agent_env", "MultiAgentEnv")
@@ -21,6 +21,20 @@ TURNS = (
     "(those who wait with an action mask that leaves one choice)."
 )
 CONFIG = re.compile("config|context|cfg|ctx")
+
+
+class MultiAgentGame(Protocol):
+    """What is called of a `MultiAgentEnv`. Its agents, and `state()`, are looked for."""
+
+    def get_observation_space(self, agent_id: object) -> object: ...
+
+    def get_action_space(self, agent_id: object) -> object: ...
+
+    def reset(self, *, seed: int | None, options: object) -> object: ...
+
+    def step(self, action_dict: dict[object, object]) -> object: ...
+
+    def render(self) -> object: ...
 
 
 class RLlibGame:
@@ -37,21 +51,21 @@ class RLlibGame:
     environments, for agents that return after they ended, and for unlisted agents.
     """
 
-    def __init__(self, env: Any):
+    def __init__(self, env: MultiAgentGame):
         self.env = env
         self.ids = {str(agent): agent for agent in ids_of(env, "possible_agents", "agents")}
         self.possible_agents = list(self.ids)
         self.agents: list[str] = []
         self._ended: set[str] = set()
-        self._last: dict[str, Any] = {}
+        self._last: dict[str, object] = {}
 
-    def observation_space(self, agent: str) -> Any:
+    def observation_space(self, agent: str) -> object:
         return self._own("observation_space", self.env.get_observation_space(self.ids[agent]), agent)
 
-    def action_space(self, agent: str) -> Any:
+    def action_space(self, agent: str) -> object:
         return self._own("action_space", self.env.get_action_space(self.ids[agent]), agent)
 
-    def _own(self, which: str, space: Any, agent: str) -> Any:
+    def _own(self, which: str, space: object, agent: str) -> object:
         """Returns `space`. Raises ValueError if it is that of all agents, under keys that are not their ids."""
         keys = getattr(space, "spaces", None)
         if isinstance(keys, Mapping) and self.ids[agent] not in keys and set(map(str, keys)) == set(self.ids):
@@ -61,7 +75,7 @@ class RLlibGame:
             )
         return space
 
-    def reset(self, seed: int | None = None, options: object = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(self, seed: int | None = None, options: object = None) -> tuple[dict[str, object], dict[str, object]]:
         obs, infos = map(_by_name, of_reset(self.env, self.env.reset(seed=seed, options=options)))
         self._ended = set()
         listed = [str(agent) for agent in getattr(self.env, "agents", None) or ()]
@@ -76,7 +90,7 @@ class RLlibGame:
             raise TeamEnvError(f"reset() of {type(self.env).__name__} gave no observation; no agent can act.")
         return obs, infos
 
-    def step(self, actions: Mapping[str, object]) -> tuple[dict[str, Any], ...]:
+    def step(self, actions: Mapping[str, object]) -> tuple[Mapping[str, object], ...]:
         """Returns obs, rewards, terminations, truncations and infos as in PettingZoo, without "__all__"."""
         answer = self.env.step({self.ids[agent]: action for agent, action in actions.items()})
         obs, rewards, terminated, truncated, infos = map(_by_name, of_step(self.env, answer))
@@ -99,20 +113,20 @@ class RLlibGame:
             self.agents = []
         return obs, rewards, ends, cuts, infos
 
-    def state(self) -> Any:
+    def state(self) -> object:
         """The environment's own global state. Raises NotImplementedError if it has none."""
         if not callable(own := getattr(self.env, "state", None)):
             raise NotImplementedError
         return own()
 
-    def render(self) -> Any:
+    def render(self) -> object:
         return self.env.render()
 
     def close(self) -> None:
         if callable(close := getattr(self.env, "close", None)):
             close()
 
-    def _go_on(self, obs: dict[str, Any], alive: list[str]) -> None:
+    def _go_on(self, obs: dict[str, object], alive: list[str]) -> None:
         """Sets the agents that act next: those in `obs` that have not ended. `obs` must contain all of `alive`."""
         if strangers := [agent for agent in obs if agent not in self.ids]:
             raise TeamEnvError(
@@ -143,7 +157,7 @@ def refuse_wrapper(env: object) -> None:
         )
 
 
-def takes_config(make: Callable[..., Any], settings: Mapping[str, object]) -> bool:
+def takes_config(make: Callable[..., object], settings: Mapping[str, object]) -> bool:
     """Whether `make` takes one dictionary of settings, as in RLlib, rather than keyword arguments.
 
     False if all settings are names of parameters. Otherwise true for MultiAgentEnv classes and functions whose first
@@ -165,11 +179,11 @@ def takes_config(make: Callable[..., Any], settings: Mapping[str, object]) -> bo
     return is_config or first.default is first.empty
 
 
-class Context(dict[str, Any]):
+class Context(dict[str, object]):
     """An environment's settings, with the fields of `Worker` as attributes: `EnvContext` without Ray."""
 
 
-def env_context(settings: Mapping[str, object], worker: Worker, vector_index: int) -> dict[str, Any]:
+def env_context(settings: Mapping[str, object], worker: Worker, vector_index: int) -> dict[str, object]:
     """The constructor argument of RLlib environments: the settings, with the fields of `Worker` and `vector_index`.
 
     An `EnvContext` if RLlib's has been imported, otherwise a `Context`.
@@ -191,5 +205,5 @@ def _flags(given: Mapping[str, object], what: str) -> defaultdict[str, bool]:
     return defaultdict(bool, zip(given, flags(list(given.values()), list(given), what), strict=True))
 
 
-def _by_name(given: Mapping[Any, Any] | None) -> dict[str, Any]:
+def _by_name(given: Answer | None) -> dict[str, object]:
     return {str(agent): value for agent, value in (given or {}).items()}

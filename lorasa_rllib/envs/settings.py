@@ -6,7 +6,6 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Any
 
 import numpy as np
 
@@ -45,7 +44,7 @@ def number(name: str, value: object, low: float = -math.inf, high: float = math.
     raise ValueError(f"{name}={value!r} must be a number{within}.")
 
 
-def check_names(takes: Callable[..., Any], given: Mapping[str, object]) -> None:
+def check_names(takes: Callable[..., object], given: Mapping[str, object]) -> None:
     """Raises ValueError, with the nearest name, for settings that `takes`, without `**kwargs`, has no parameter for."""
     parameters = inspect.signature(takes).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):

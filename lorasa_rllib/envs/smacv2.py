@@ -12,7 +12,7 @@ from lorasa_rllib.envs.starcraft import StarCraftTeam
 from lorasa_rllib.envs.starcraft_game import StarCraftPackage
 from lorasa_rllib.envs.starcraft_package import check_options, import_package
 
-TEAMS: dict[str, dict[str, Any]] = {
+TEAMS: dict[str, dict[str, object]] = {
     "terran": {
         "unit_types": ["marine", "marauder", "medivac"],
         "weights": [0.45, 0.45, 0.1],
@@ -73,7 +73,7 @@ class SMACv2Team(StarCraftTeam):
         return game
 
 
-def capabilities(race: str, units: int, enemies: int, changes: Mapping[str, Any]) -> dict[str, Any]:
+def capabilities(race: str, units: int, enemies: int, changes: Mapping[str, Any]) -> dict[str, object]:
     """The published `capability_config` with `changes`, as a deep copy: the package modifies its argument."""
     if sizes := sorted({"n_units", "n_enemies"} & set(changes)):
         raise ValueError(f"capability_config must not set {sizes}: map_name says how many, such as {race}_8_vs_9.")

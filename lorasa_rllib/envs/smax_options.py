@@ -6,7 +6,6 @@ import inspect
 import math
 from collections.abc import Collection, Mapping
 from numbers import Integral, Real
-from typing import Any
 
 import numpy as np
 
@@ -51,7 +50,7 @@ def checked_options(options: Mapping[str, object], ours: Collection[str]) -> tup
     return tuple((name, _checked(name, options[name], defaults[name])) for name in sorted(options))
 
 
-def known_options() -> dict[str, Any]:
+def known_options() -> dict[str, object]:
     """Names and defaults of all options that can be set."""
     from jaxmarl.environments.smax import HeuristicEnemySMAX
     from jaxmarl.environments.smax.smax_env import SMAX
@@ -60,7 +59,7 @@ def known_options() -> dict[str, Any]:
     return {p.name: p.default for p in both if p.default is not p.empty and p.name not in NOT_OPTIONS}
 
 
-def for_package(options: tuple[tuple[str, Value], ...]) -> dict[str, Any]:
+def for_package(options: tuple[tuple[str, Value], ...]) -> dict[str, object]:
     """The options as keyword arguments of the package: values per unit type become arrays."""
     import jax.numpy as jnp
 
@@ -68,7 +67,7 @@ def for_package(options: tuple[tuple[str, Value], ...]) -> dict[str, Any]:
     return {name: jnp.array(value) if name in arrays else value for name, value in options}
 
 
-def _checked(name: str, value: object, default: Any) -> Value:
+def _checked(name: str, value: object, default: object) -> Value:
     if name == "attack_mode":
         if value in ATTACK_MODES:
             return str(value)
@@ -82,7 +81,7 @@ def _checked(name: str, value: object, default: Any) -> Value:
         if isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value) and float(value) >= 0:
             return int(value) if isinstance(value, Integral) else float(value)
         raise ValueError(f"{name}={value!r} must be {what} of at least 0.")
-    entries = len(default)  # one per unit type
+    entries = len(np.asarray(default))  # one per unit type
     try:
         numbers = np.asarray(value, np.float64)
     except (TypeError, ValueError):

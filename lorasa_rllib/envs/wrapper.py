@@ -26,7 +26,7 @@ class TeamWrapper(VectorTeamEnv[Any]):
         """Transforms the result of a reset or step."""
 
     @classmethod
-    def team_spec(cls, *args: object, **env_config: object) -> TeamSpec:
+    def team_spec(cls, **env_config: object) -> TeamSpec:
         raise NotImplementedError(f"the team of {cls.__name__} follows from the environment inside.")
 
     def reset(self, seed: int | None = None) -> TeamStep[Any]:

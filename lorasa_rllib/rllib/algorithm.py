@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import ray
@@ -40,7 +40,8 @@ from ray.rllib.utils.metrics import (
     TIMERS,
     WEIGHTS_SEQ_NO,
 )
-from ray.rllib.utils.typing import StateDict
+from ray.rllib.utils.typing import ResultDict, StateDict
+from ray.tune import PlacementGroupFactory
 
 from lorasa_rllib.envs.ordered import check_team
 from lorasa_rllib.nn.policy import PHASES, Phase, TeamPolicy
@@ -111,14 +112,14 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @classmethod
     @override(PPO)
-    def default_resource_request(cls, config: TeamConfig | Mapping[str, object]) -> Any:
+    def default_resource_request(cls, config: TeamConfig | Mapping[str, object]) -> PlacementGroupFactory:
         """The placement group of a trial. Raises ValueError if this machine is all there is, and it is too small."""
         group = cls.placement_of_trial(config)
         check_machine(_as_config(config, cls.get_default_config()), group.bundles[0])
         return group
 
     @classmethod
-    def placement_of_trial(cls, config: TeamConfig | Mapping[str, object]) -> Any:
+    def placement_of_trial(cls, config: TeamConfig | Mapping[str, object]) -> PlacementGroupFactory:
         """The placement group of a trial, whether or not this machine has room for it."""
         return super().default_resource_request(config)
 
@@ -283,7 +284,7 @@ class TeamAlgorithm(EvaluatingPPO):
         return int(self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0))
 
     @override(PPO)
-    def step(self) -> dict[str, Any]:
+    def step(self) -> ResultDict:
         results = super().step()
         results["phase"] = self._phase
         results["phase_index"] = PHASES.index(self._phase)
@@ -305,7 +306,7 @@ class TeamAlgorithm(EvaluatingPPO):
     # Checkpoints
 
     @override(PPO)
-    def get_ctor_args_and_kwargs(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[object, ...], dict[str, object]]:
         """Leaves out the files this run started from: a checkpoint holds all weights, and they may no longer exist."""
         config = self.config.copy(copy_frozen=False).sharing(backbone=None, adapters=None, fork_from=None)
         return (config.get_state(),), {}
@@ -419,7 +420,7 @@ class TeamAlgorithm(EvaluatingPPO):
 
     @classmethod
     @override(PPO)
-    def from_checkpoint(cls, path: str | Path, filesystem: object = None, **kwargs: object) -> Any:
+    def from_checkpoint(cls, path: str | Path, filesystem: object = None, **kwargs: object) -> Self:
         """Builds the saved algorithm. path: a local path or URI of a checkpoint, or of a trial (its last checkpoint).
 
         config: replaces the saved settings, for example to use fewer env runners. Raises MissingCode if the saved ones

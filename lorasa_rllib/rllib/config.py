@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import gymnasium as gym
 import numpy as np
@@ -50,12 +50,15 @@ from lorasa_rllib.sharing.methods import AdapterKey, Groups, takes
 from lorasa_rllib.spec import TeamSpec
 from lorasa_rllib.suggestion import suggestion
 
+if TYPE_CHECKING:
+    from lorasa_rllib.rllib.algorithm import TeamAlgorithm
+
 NETWORK = tuple(field.name for field in fields(NetworkConfig))
 
 NO_SETTINGS = ("multiagent", "_enable_new_api_stack")
 """Keys in dictionaries of settings that are not settings; neither are Tune's own keys, which begin with __."""
 
-RoleFunction = Callable[[TeamStep], "np.ndarray[Any, Any]"]
+RoleFunction = Callable[[TeamStep], np.ndarray]
 """Roles [E, N] of the agents at a step: integers, -1 for the plain backbone."""
 LinearRate = Rate | Literal["linear"] | tuple[Literal["linear"], float]
 """A rate, or one that decays to 0 over the budget."""
@@ -106,7 +109,7 @@ class TeamConfig(PPOConfig):
         self.adapters: str | Mapping[str, str] | None = None
         self.fork_from: str | None = None
         # .network
-        self.network_settings: dict[str, Any] = {"obs_norm": "running", "distribution": "gaussian"}
+        self.network_settings: dict[str, object] = {"obs_norm": "running", "distribution": "gaussian"}
         # .training and .learners
         update = MAPPOSettings()
         self.train_batch_size = recipe.BATCH
@@ -142,7 +145,7 @@ class TeamConfig(PPOConfig):
 
     @override(PPOConfig)
     def environment(
-        self, env: object = NotProvided, *, env_config: dict[str, Any] = NotProvided, **kwargs: Any
+        self, env: object = NotProvided, *, env_config: Mapping[str, object] = NotProvided, **kwargs: Any
     ) -> Self:  # type: ignore[override]
         """Sets the environment. Returns this config.
 
@@ -169,7 +172,7 @@ class TeamConfig(PPOConfig):
         return self
 
     @override(PPOConfig)
-    def build_algo(self, env: object = None, use_copy: bool = True) -> Any:
+    def build_algo(self, env: object = None, use_copy: bool = True) -> TeamAlgorithm:
         """Builds the algorithm. env: see `environment`."""
         if env is not None:
             self.environment(env)
@@ -417,7 +420,7 @@ class TeamConfig(PPOConfig):
 
     @classmethod
     @override(PPOConfig)
-    def from_state(cls, state: Mapping[str, object]) -> Any:
+    def from_state(cls, state: Mapping[str, object]) -> Self:
         """Restores a config from `get_state` of this or an older version."""
         return super().from_state(upgraded(state))
 
@@ -477,7 +480,7 @@ class TeamConfig(PPOConfig):
         usual = name == "lr" and self.lr_is_default and self.total_env_steps is not None
         return name in self.linear_decay or (usual and not isinstance(self.lr, list | tuple))
 
-    def _decaying(self, name: str, given: object) -> Any:
+    def _decaying(self, name: str, given: object) -> object:
         """The value to store for `name`; "linear" and ("linear", value) also record it in `linear_decay`."""
         if given is NotProvided:
             return given

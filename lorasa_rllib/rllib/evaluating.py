@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray.rllib.algorithms.ppo.ppo import PPO
 from ray.rllib.utils.annotations import override
@@ -15,6 +15,7 @@ from ray.rllib.utils.metrics import (
     TIMERS,
     TRAINING_ITERATION_TIMER,
 )
+from ray.rllib.utils.typing import ResultDict
 
 from lorasa_rllib.rllib.evaluation import Evaluation, EvaluationSkipped
 from lorasa_rllib.rllib.faults import FaultRecord
@@ -42,7 +43,7 @@ class EvaluatingPPO(PPO):
         return Evaluation(self.evaluation_config, self._faults)
 
     @override(PPO)
-    def evaluate(self, parallel_train_future: object = None) -> dict[str, Any]:
+    def evaluate(self, parallel_train_future: object = None) -> ResultDict:
         """Runs `evaluation_duration` episodes (or steps) and returns their results.
 
         Raises ValueError if there is no env runner to evaluate with, EvaluationSkipped if the evaluation env runners
@@ -59,7 +60,7 @@ class EvaluatingPPO(PPO):
         return super().evaluate(parallel_train_future)
 
     @override(PPO)
-    def _run_one_evaluation(self, parallel_train_future: object = None) -> dict[str, Any]:
+    def _run_one_evaluation(self, parallel_train_future: object = None) -> ResultDict:
         try:
             results = super()._run_one_evaluation(parallel_train_future)
         except EvaluationSkipped as reason:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lorasa_rllib.rllib.faults import Fault, FaultRecord
 from lorasa_rllib.rllib.sampling import ATTEMPTS, GRACE, Answer, Outcome, answers, ask, faults_in, name_of
@@ -131,7 +131,7 @@ class Evaluation:
             raise EvaluationSkipped(f"no evaluation env runner answered: {self._faults.last()}")
         return good
 
-    def _request(self, amount: int, first: bool) -> dict[str, Any]:
+    def _request(self, amount: int, first: bool) -> dict[str, object]:
         if self._in_episodes:
             return {"num_episodes": amount}
         force = first and self._config.evaluation_force_reset_envs_before_iteration

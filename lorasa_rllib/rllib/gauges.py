@@ -5,8 +5,6 @@ Ray adds the prefix `ray_`; `cluster/grafana_dashboard.json` plots them.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, EPISODE_AGENT_RETURN_MEAN, EPISODE_RETURN_MEAN, LEARNER_RESULTS
 from ray.rllib.utils.typing import ResultDict
 from ray.util.metrics import Gauge
@@ -55,7 +53,7 @@ def values_of(results: ResultDict, env_runners: int) -> dict[tuple[str, ...], fl
     split = results.get(SPLIT, {})
     norms = {key.removeprefix(ADAPTER_NORM): norm for key, norm in learner.items() if key.startswith(ADAPTER_NORM)}
     sampled, seconds = runners.get("num_env_steps_sampled", 0), sum(split.values())
-    values: dict[tuple[str, ...], Any] = {
+    values: dict[tuple[str, ...], float | None] = {
         ("lorasa_env_steps",): results["num_env_steps_sampled_lifetime"],
         ("lorasa_env_steps_per_second",): sampled / seconds if seconds else None,
         ("lorasa_phase",): results["phase_index"],

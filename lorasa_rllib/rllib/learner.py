@@ -6,7 +6,7 @@ import time
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import (
     NUM_TRAINABLE_PARAMETERS,
 )
 from ray.rllib.utils.schedules.scheduler import Scheduler
-from ray.rllib.utils.typing import StateDict
+from ray.rllib.utils.typing import ResultDict, StateDict
 from torch import Tensor
 
 from lorasa_rllib.learning.batch import MAPPOSettings
@@ -105,11 +105,11 @@ class TeamLearner(TorchLearner):
         self,
         *,
         training_data: TeamTrainingData,
-        timesteps: dict[str, Any],
+        timesteps: Mapping[str, int],
         phase: Phase,
         _no_metrics_reduce: bool = False,
         **kwargs: object,
-    ) -> Any:
+    ) -> ResultDict:
         """Runs one iteration on the rollouts of this learner, in the given phase.
 
         If any learner's data are lost, all learners skip the iteration and report it as "skipped_updates".
@@ -204,7 +204,7 @@ class TeamLearner(TorchLearner):
             restore_generator(self._generator, torch.as_tensor(state[GENERATOR]))
 
     @override(Learner)
-    def compute_loss_for_module(self, **kwargs: object) -> Any:
+    def compute_loss_for_module(self, **kwargs: object) -> NoReturn:
         raise NotImplementedError("the loss is computed on whole teams, see `update_policy`.")
 
 

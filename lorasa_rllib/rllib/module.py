@@ -17,7 +17,14 @@ from ray.rllib.utils.typing import StateDict
 from torch import Tensor
 
 from lorasa_rllib.nn.bank import ADAPTER_PARAMETERS
-from lorasa_rllib.nn.distributions import CONTINUOUS, Categorical, Categoricals, Gaussian, SquashedGaussian
+from lorasa_rllib.nn.distributions import (
+    CONTINUOUS,
+    ActionDistribution,
+    Categorical,
+    Categoricals,
+    Gaussian,
+    SquashedGaussian,
+)
 from lorasa_rllib.nn.encoder_classes import learn as learn_encoder
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
 
@@ -97,7 +104,7 @@ class LoRASAModule(TorchRLModule, ValueFunctionAPI, InferenceOnlyAPI):
         self.load_state_dict(convert_to_torch_tensor(dict(state)), strict=False)
 
 
-def check_state(own: dict[str, Any], given: dict[str, Any], ignored: list[str]) -> None:
+def check_state(own: Mapping[str, Tensor], given: Mapping[str, object], ignored: list[str]) -> None:
     """Raises ValueError, with differences and remedy, unless names and shapes of two state dicts agree.
 
     ignored: prefixes of names that may be missing from `own`.
@@ -151,7 +158,7 @@ class _RowDistribution(TorchDistribution):
         super().__init__()
 
     @override(TorchDistribution)
-    def _get_torch_distribution(self) -> Any:
+    def _get_torch_distribution(self) -> ActionDistribution:
         if self.components:
             return Categoricals(self.inputs.unflatten(-1, (self.components, -1)))
         if self.head is None:
@@ -191,7 +198,7 @@ class _RowDistribution(TorchDistribution):
     def rsample(self, **kwargs: object) -> Tensor:
         return self._shaped(self._dist.sample())
 
-    def to_deterministic(self) -> Any:
+    def to_deterministic(self) -> TorchDistribution:
         from ray.rllib.core.distribution.torch.torch_distribution import TorchDeterministic
 
         return TorchDeterministic(loc=self._shaped(self._dist.mode()))

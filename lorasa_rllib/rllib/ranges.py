@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -66,7 +66,7 @@ class Setting:
             others[-1] = others[-1].replace(", ", " or ", 1)
         return text + "".join(others)
 
-    def checked(self, value: Any) -> Any:
+    def checked(self, value: object) -> object:
         """`value` as a built-in type: converts NumPy numbers, and for counts whole floats such as 1e6.
 
         Raises ValueError that names the setting and its range.
@@ -74,8 +74,9 @@ class Setting:
         if (value is None and self.none) or (isinstance(value, str) and value in self.words):
             return value
         if self.kind == "switch":  # `PhaseSchedule` validates it together with the budget
-            number = isinstance(value, Real) and not isinstance(value, bool)
-            return (int(value) if isinstance(value, Integral) else float(value)) if number else value
+            if isinstance(value, bool) or not isinstance(value, Real):
+                return value
+            return int(value) if isinstance(value, Integral) else float(value)
         if self.schedule and isinstance(value, list | tuple):
             return self._checked_schedule(value)
         plain = self._plain(value)
@@ -83,7 +84,7 @@ class Setting:
             raise ValueError(f"{self.name}={value!r} must be {self}.")
         return plain
 
-    def _plain(self, value: Any) -> bool | int | float | None:
+    def _plain(self, value: object) -> bool | int | float | None:
         if self.kind == "flag":
             return bool(value) if isinstance(value, bool | np.bool_) else None
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):

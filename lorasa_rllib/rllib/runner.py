@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import ray
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE
@@ -16,7 +17,7 @@ from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.annotations import override
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
-from ray.rllib.utils.typing import StateDict
+from ray.rllib.utils.typing import ResultDict, StateDict
 
 from lorasa_rllib.envs.arrays import arrays_of
 from lorasa_rllib.envs.base import TeamEnvError, VectorTeamEnv, Worker
@@ -126,7 +127,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self._snapshots = None
 
     @override(EnvRunner)
-    def get_spaces(self) -> dict[str, Any]:
+    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         return self.config.spaces()
 
     @property
@@ -135,7 +136,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
 
     # Sampling
 
-    def attempt(self, **what: object) -> tuple[list[Sampled], Any] | Fault:
+    def attempt(self, **what: object) -> tuple[list[Sampled], ResultDict] | Fault:
         """Returns `sample(**what)` and its metrics, or the fault if it raised.
 
         After a fault, unless a callback raised or `restart_failed_env_runners` is False, the next attempt rebuilds all
@@ -249,7 +250,7 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
     # RLlib's interface
 
     @override(EnvRunner)
-    def get_metrics(self) -> Any:
+    def get_metrics(self) -> ResultDict:
         metrics = self.metrics.reduce()
         if not self.config.in_evaluation:
             forget_evaluation(self.metrics)
@@ -289,11 +290,11 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         self.set_state({COMPONENT_RL_MODULE: weights})
 
     @override(Checkpointable)
-    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, Any]]:
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple[()], dict[str, object]]:
         return (), {"config": self.config}
 
     @override(Checkpointable)
-    def get_checkpointable_components(self) -> list[tuple[str, Any]]:
+    def get_checkpointable_components(self) -> list[tuple[str, object]]:
         return [(COMPONENT_RL_MODULE, self.module)]
 
     @override(EnvRunner)

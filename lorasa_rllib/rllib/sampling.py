@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
+
+from ray.rllib.utils.typing import ResultDict
 
 from lorasa_rllib.rllib.faults import Fault, FaultRecord
 from lorasa_rllib.rollout.episodes import Sampled
@@ -28,7 +30,7 @@ GRACE = 10.0
 
 SAMPLE, PROBE = "team_sample", "team_probe"
 
-Metrics = dict[str, Any]
+Metrics: TypeAlias = ResultDict
 """Reduced metrics of an env runner, as `MetricsLogger.aggregate` takes them."""
 Answer = tuple[list[Sampled], Metrics]
 """What an env runner sampled, and its metrics."""

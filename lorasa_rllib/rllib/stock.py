@@ -24,6 +24,7 @@ import numpy as np
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.env_context import EnvContext
 from ray.rllib.env.multi_agent_env import MultiAgentEnv
+from ray.rllib.utils.typing import MultiAgentDict
 
 from lorasa_rllib.envs.base import TeamEnvError, TeamStep, Worker
 from lorasa_rllib.envs.ordered import by_name
@@ -82,7 +83,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
         """Builds a registered environment, as used by `.environment(name, env_config=...)`."""
         return cls({"env": name, "env_config": env_config})
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, Any], ...]:
+    def reset(self, *, seed: int | None = None, options: object = None) -> tuple[MultiAgentDict, ...]:
         begun = self._next if seed is None else None
         step = self.team.reset(seed).on_host() if begun is None else begun
         self._next = None
@@ -90,7 +91,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
         self._note_roles(step)
         return self._rows(self._present, step.obs[0], step.state[0], step.masks), {}
 
-    def step(self, action_dict: Mapping[str, object]) -> tuple[dict[str, Any], ...]:
+    def step(self, action_dict: Mapping[str, object]) -> tuple[MultiAgentDict, ...]:
         spec, acted = self.team.spec, self._present
         actions = np.zeros((1, spec.num_agents, spec.action_dims), np.float32 if spec.continuous else np.int64)
         for agent, action in action_dict.items():
@@ -118,7 +119,7 @@ class TeamMultiAgentEnv(MultiAgentEnv):
             truncated["__all__"] = not self._present.any()
         return rows, rewards, terminated, truncated, {}
 
-    def render(self) -> Any:
+    def render(self) -> np.ndarray:
         return self.team.render()
 
     def close(self) -> None:
@@ -151,13 +152,13 @@ class TeamMultiAgentEnv(MultiAgentEnv):
 
     def _rows(
         self, which: np.ndarray, obs: np.ndarray, state: np.ndarray, masks: np.ndarray | None
-    ) -> dict[str, dict[str, Any]]:
+    ) -> dict[str, dict[str, object]]:
         """Observations of the agents `which` (bool [N]). masks [1, N, choices]; None: every choice is available."""
         obs, state = obs.copy(), state.copy()  # environments reuse their arrays
         allowed = self._allowed(which, masks)
         rows = {}
         for n in np.flatnonzero(which):
-            row: dict[str, Any] = {OBS: obs[n], AGENT: np.int64(n), STATE: state}
+            row: dict[str, object] = {OBS: obs[n], AGENT: np.int64(n), STATE: state}
             if allowed is not None:
                 row[MASK] = allowed[n]
             if self._roles is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any
 
 from ray.tune.registry import ENV_CREATOR, _global_registry
 
@@ -21,10 +20,10 @@ GAMES = "pettingzoo"
 class Registered:
     """A creator registered with `ray.tune.register_env(name, creator)`; called with one dictionary of settings."""
 
-    def __init__(self, name: str, creator: Callable[[Any], Any]):
+    def __init__(self, name: str, creator: Callable[[Mapping[str, object]], object]):
         self.name, self.creator = name, creator
 
-    def __call__(self, config: Mapping[str, object]) -> Any:
+    def __call__(self, config: Mapping[str, object]) -> object:
         return self.creator(config)
 
     def __repr__(self) -> str:
@@ -38,7 +37,7 @@ def is_team_env(env: object) -> bool:
     return isinstance(env, type) and issubclass(env, VectorTeamEnv)
 
 
-def game_of(env: object) -> Any:
+def game_of(env: object) -> object:
     """The value of `env` for the setting "env" of the environment "pettingzoo".
 
     env: a class (RLlib's `MultiAgentEnv`, PettingZoo's `ParallelEnv`) or any other callable that builds a copy; a name
