@@ -125,7 +125,7 @@ class KnownTeam:
         if not self.seen.checked:
             self.environments(1).close()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> KnownTeam:
+    def __deepcopy__(self, memo: dict[int, object]) -> KnownTeam:
         return KnownTeam(deepcopy(self.env, memo), deepcopy(self.env_config, memo), self.spec, self.seen)
 
 

@@ -10,15 +10,13 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar, Literal, Self
 
-import gymnasium
 import numpy as np
 
-from lorasa_rllib.envs.action_masks import given_masks, write_mask
+from lorasa_rllib.envs.action_masks import write_mask
 from lorasa_rllib.envs.base import TeamEnvError, TeamStep, VectorTeamEnv, Worker
 from lorasa_rllib.envs.infos import METRICS_KEY, EpisodeInfos
 from lorasa_rllib.envs.pettingzoo_answers import (
     Answer,
-    Game,
     alive,
     alive_after_reset,
     flags,
@@ -27,13 +25,13 @@ from lorasa_rllib.envs.pettingzoo_answers import (
     of_each,
     of_reset,
     of_step,
-    own_state,
     state_numbers,
 )
 from lorasa_rllib.envs.pettingzoo_games import close_game, make_game
-from lorasa_rllib.envs.pettingzoo_spaces import observe, view_from
-from lorasa_rllib.envs.settings import time_limit, whole_number
-from lorasa_rllib.spaces import AgentView, Box, described
+from lorasa_rllib.envs.pettingzoo_spaces import observe
+from lorasa_rllib.envs.pettingzoo_team import team_of_game
+from lorasa_rllib.envs.settings import time_limit
+from lorasa_rllib.spaces import described
 from lorasa_rllib.spec import TeamSpec
 
 logger = logging.getLogger(__name__)
@@ -105,7 +103,9 @@ class PettingZooTeam(VectorTeamEnv):
             self._ids = ids_of(game, "possible_agents")
             shown = of_reset(game, game.reset(seed=first_seed))
             alive_after_reset(game)
-            self.spec, self._views, self._own_state = _describe(game, self._ids, shown, env, team_reward, id_capacity)
+            self.spec, self._views, self._own_state = team_of_game(
+                game, self._ids, shown, env, team_reward, id_capacity
+            )
             self._shown: tuple[int | None, tuple[Answer, Answer]] | None = (first_seed, shown)
             self.grow(num_envs)
         except BaseException:
@@ -309,64 +309,6 @@ def _stacked(seen: Sequence[Seen], obs: np.ndarray, state: np.ndarray) -> tuple[
     return (np.stack([o for o, _ in seen]), np.stack([s for _, s in seen])) if seen else (obs[:0], state[:0])
 
 
-def _describe(
-    game: Game,
-    agents: Sequence[object],
-    shown: tuple[Answer, Answer],
-    env: object,
-    team_reward: str | None,
-    id_capacity: int,
-) -> tuple[TeamSpec, list[AgentView], bool]:
-    """Returns the spec, a view per agent, and whether the environment has its own global state.
-
-    agents: the environment's ids. shown: observations and infos returned by reset().
-    """
-    if team_reward not in (None, "mean", "sum"):
-        raise ValueError(f"team_reward={team_reward!r} must be 'mean', 'sum' or None.")
-    obs, infos = shown
-    views = [
-        view_from(agent, _space(game, "observation_space", agent), _space(game, "action_space", agent))
-        for agent in agents
-    ]
-    masked = False
-    for agent, view in zip(agents, views, strict=True):
-        if agent in obs:  # report a mismatch with the space here rather than in an env runner
-            info = infos.get(agent)
-            observe(view, agent, obs[agent], np.zeros(view.obs_size, np.float32))
-            write_mask(
-                view,
-                agent,
-                obs[agent],
-                info,
-                np.zeros(view.action_size, bool) if view.acts.kind == "discrete" else None,
-            )
-            masked |= bool(given_masks(obs[agent], info))
-    kinds = {view.acts.kind for view in views}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"env={env!r} has agents with discrete and with continuous actions; teams must be of one kind."
-        )
-    state = own_state(game)
-    continuous = kinds == {"continuous"}
-    spec = TeamSpec(
-        agents=tuple(map(str, agents)),
-        obs_sizes=tuple(view.obs_size for view in views),
-        action_kind="continuous" if continuous else "discrete",
-        action_sizes=tuple(view.action_size for view in views),
-        action_low=tuple(view.acts.low for view in views if isinstance(view.acts, Box)),
-        action_high=tuple(view.acts.high for view in views if isinstance(view.acts, Box)),
-        state_size=sum(view.obs_size for view in views) if state is None else state.size,
-        shared_reward=team_reward is not None,
-        has_masks=masked or any(view.masked for view in views),
-        id_capacity=whole_number("id_capacity", id_capacity),
-        views=tuple(views),
-        choices=tuple(view.acts.choices for view in views if not isinstance(view.acts, Box)),
-    )
-    parts = (len(agents), *spec.obs_shape) if state is None else (1, *state.shape)
-    spec = replace(spec, state_parts=parts if len(parts) > 2 else ())
-    return spec, views, state is not None
-
-
 def _check_gone(gone: Sequence[object], onward: Sequence[object]) -> None:
     """Raises TeamEnvError if an agent that has just ended is still among those that act next."""
     if staying := [agent for agent in gone if agent in onward]:
@@ -374,14 +316,3 @@ def _check_gone(gone: Sequence[object], onward: Sequence[object]) -> None:
             f"agent {staying[0]!r} has terminated or was truncated, and is still among `agents`. Let step() remove it "
             "from `agents`, or report its end only once it no longer acts."
         )
-
-
-def _space(game: Game, which: str, agent: object) -> gymnasium.Space:
-    """The space of one agent. Raises ValueError if the environment does not define it."""
-    try:
-        return getattr(game, which)(agent)
-    except (AttributeError, KeyError, TypeError) as problem:
-        raise ValueError(
-            f"there is no {which} of agent {agent!r} ({type(problem).__name__}: {problem}); give every one of the "
-            "possible_agents its spaces."
-        ) from problem

@@ -12,8 +12,6 @@ from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
-from pettingzoo import ParallelEnv
-
 from lorasa_rllib.envs.base import Worker
 from lorasa_rllib.envs.pettingzoo_answers import Game
 from lorasa_rllib.envs.rllib_game import RLlibGame, env_context, is_rllib_game, refuse_wrapper, takes_config
