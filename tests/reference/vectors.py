@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lorasa_rllib.learning.reference import absent_forget, fresh_norm_std
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.network import PRESETS, NetworkConfig
 from lorasa_rllib.nn.policy import PolicyConfig, TeamPolicy
@@ -84,7 +85,11 @@ def published_policy(
     )
     network = NetworkConfig(**{**PRESETS["published"], "hidden_size": hidden, "id_features": "none", **layers})
     lora = LoRAConfig(r=r, lora_alpha=lora_alpha)
-    policy = TeamPolicy(PolicyConfig(spec, owners_of(method, spec), lora, network, "agent_state", fresh_norm_std=0.1))
+    config = PolicyConfig(
+        spec, owners_of(method, spec), lora, network, "agent_state",
+        fresh_norm_std=fresh_norm_std(True), absent_forget=absent_forget(True),
+    )  # fmt: skip
+    policy = TeamPolicy(config)
     if policy.config.owners.num_adapters:
         policy.set_phase("adapters")
     return policy.to(dtype)

@@ -25,7 +25,8 @@ def test_with_a_budget_there_are_two_phases(build):
     algo = build(config)
     assert [algo.train()["phase"] for _ in range(4)] == ["backbone", "backbone", "adapters", "adapters"]
     assert config.plan().rates["adapters"] == [[0, pytest.approx(3 * config.lr)], [256, 0.0]]
-    assert MAPPOConfig().environment("synthetic").plan().rates["adapters"] == config.lr
+    together = MAPPOConfig().environment("synthetic").plan().rates
+    assert together["adapters"] == together["backbone"] == config.lr / 2
 
 
 @pytest.mark.parametrize(
