@@ -50,7 +50,7 @@ class SMACv2Team(StarCraftTeam):
         cls,
         seed: int | None,
         map_name: str = "terran_5_vs_5",
-        capability_config: Mapping[str, Any] | None = None,
+        capability_config: Mapping[str, Mapping[str, object]] | None = None,
         **options: Any,
     ) -> StarCraftPackage:
         named = re.fullmatch(r"(terran|protoss|zerg)_([1-9]\d*)_vs_([1-9]\d*)", map_name)
@@ -73,7 +73,7 @@ class SMACv2Team(StarCraftTeam):
         return game
 
 
-def capabilities(race: str, units: int, enemies: int, changes: Mapping[str, Any]) -> dict[str, object]:
+def capabilities(race: str, units: int, enemies: int, changes: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     """The published `capability_config` with `changes`, as a deep copy: the package modifies its argument."""
     if sizes := sorted({"n_units", "n_enemies"} & set(changes)):
         raise ValueError(f"capability_config must not set {sizes}: map_name says how many, such as {race}_8_vs_9.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
 
 import gymnasium
 from pettingzoo import AECEnv, ParallelEnv
@@ -63,7 +62,7 @@ def refuse_wrapper_function(env: object, problem: Exception) -> None:
         ) from problem
 
 
-def _name(env: Any) -> str:
+def _name(env: object) -> str:
     return str(getattr(getattr(env, "func", env), "__name__", "wrapper"))
 
 
