@@ -80,6 +80,6 @@ def _space(game: Game, which: str, agent: object) -> gymnasium.Space:
         return getattr(game, which)(agent)
     except (AttributeError, KeyError, TypeError) as problem:
         raise ValueError(
-            f"there is no {which} of agent {agent!r} ({type(problem).__name__}: {problem}); give every one of the "
-            "possible_agents its spaces."
+            f"agent {agent!r} has no {which} ({type(problem).__name__}: {problem}). Define both spaces for every agent in "
+            "possible_agents."
         ) from problem

@@ -190,7 +190,7 @@ def test_agents_that_appear_later_begin_without_memory():
 
 @pytest.mark.parametrize("absent_forget", [True, False])
 def test_agents_whose_ids_are_numbers_are_named_by_them(absent_forget):
-    """Environments name their agents by their ids, whatever the order; a number is no position then."""
+    """If agent ids are numbers, a number selects the agent with that id, not the agent at that position."""
     from lorasa_rllib.nn.network import NetworkConfig
 
     spec = replace(team((3, 3, 3), (2, 2, 2)), agents=("2", "0", "1"))
