@@ -13,7 +13,7 @@ Method     mujoco: HalfCheetah 6x1, 16 environments x 250 steps, five passes of 
            other numbers of environment or optimiser steps, or if its loss does not change
 Same       observations, widths, activations (no LayerNorms or running statistics here), numbers of steps, passes and
            minibatches. Ours compiles optimiser steps in the warm-up, as runs of more than a minute do by themselves
-           (not recurrent ones)
+           (not with sequences of more than 20 steps)
 Different  RLlib's critic reads the agent's own observation, all others are central. On VMAS, ours has a value for each
            agent, as rewards are each agent's; TorchRL has one for the team. TorchRL's standard deviations are outputs
            of the network. JaxMARL compiles sampling and update to one program and begins each time with new weights

@@ -161,16 +161,21 @@ class Ours:
 
 
 class Recurrent:
-    """An update of recurrent networks: one pass in one minibatch, in chunks of a given length."""
+    """An update of recurrent networks: one pass, in chunks of a given length. minibatch: None for the whole batch."""
 
-    def __init__(self, chunk: int):
-        spec, envs, steps = team(), 128, 256
+    def __init__(
+        self, chunk: int, envs: int = 128, steps: int = 256, minibatch: int | None = None, compiled: bool = False
+    ):
+        spec = team()
         torch.manual_seed(0)
         network = NetworkConfig(hidden_size=HIDDEN, num_layers=1, recurrent=True, critic_recurrent=True)
         self.policy = TeamPolicy(PolicyConfig(spec, owners_of("ps", spec), network=network))
         groups = {group: self.policy.parameters_of(group).values() for group in ("backbone", "critic")}
         self.optimisers = {group: OwnerAdam(params, lr=RATE) for group, params in groups.items()}
-        self.settings = MAPPOSettings(num_epochs=1, chunk_length=chunk, max_grad_norm=MAX_NORM)
+        self.settings = MAPPOSettings(
+            num_epochs=1, chunk_length=chunk, minibatch_size=minibatch, max_grad_norm=MAX_NORM
+        )
+        self.compiler = StepCompiler(True) if compiled else None
         self.rollout = random_rollout(steps * envs, envs)
         self.rollout.actor_state = torch.zeros(steps // chunk, envs, AGENTS, HIDDEN)
         self.rollout.critic_state = torch.zeros(steps // chunk, envs, 1, HIDDEN)
@@ -179,7 +184,8 @@ class Recurrent:
         self.rows = steps * envs * AGENTS
 
     def __call__(self) -> None:
-        mappo.update(self.policy, self.optimisers, self.rollout, self.settings, self.generator)
+        args = self.policy, self.optimisers, self.rollout, self.settings, self.generator
+        mappo.update(*args, compiler=self.compiler)
 
 
 def team() -> TeamSpec:
@@ -240,6 +246,21 @@ def main(options: Any) -> None:
             for name, values in seconds.items()
         ]
     report("An optimiser step of 2 agents, by environment steps of a minibatch", rows, options.json)
+    recurrent = {"ours, PS": Recurrent(10, 16, 250, 500), "compiled, PS": Recurrent(10, 16, 250, 500, compiled=True)}
+    seconds = alternate(recurrent, options.repeats, warmups=2)
+    as_it_is = statistics.median(seconds["ours, PS"])
+    report(
+        "A recurrent optimiser step of 2 agents, 50 chunks of 10 steps",
+        [
+            {
+                "who": name,
+                "ms_per_step": spread([1e3 * value / 8 for value in values]),
+                "share": statistics.median(values) / as_it_is,
+            }
+            for name, values in seconds.items()
+        ],
+        options.json and options.json.with_name(f"{options.json.stem}_compiled_recurrent.json"),
+    )
     chunks = {str(chunk): Recurrent(chunk) for chunk in (16, 128)}
     seconds = alternate(chunks, options.repeats)
     shortest = statistics.median(seconds["16"])

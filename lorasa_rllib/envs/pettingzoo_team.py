@@ -80,6 +80,6 @@ def _space(game: Game, which: str, agent: object) -> gymnasium.Space:
         return getattr(game, which)(agent)
     except (AttributeError, KeyError, TypeError) as problem:
         raise ValueError(
-            f"the environment has no {which} of agent {agent!r} ({type(problem).__name__}: {problem}). Define both spaces "
-            "for every agent in possible_agents."
+            f"the environment has no {which} of agent {agent!r} ({type(problem).__name__}: {problem}). Define both "
+            "spaces for every agent in possible_agents."
         ) from problem

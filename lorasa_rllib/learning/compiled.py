@@ -39,8 +39,15 @@ logger = logging.getLogger(__name__)
 Compile = Literal["auto"] | bool
 Graph = Callable[..., Sequence[Tensor]]
 """A compiled function of tensors."""
-COLUMNS = ("obs", "state", "actions", "log_probs", "active", "advantages", "values", "targets", "masks")
+COLUMNS = (
+    "obs", "state", "actions", "log_probs", "active", "advantages", "values", "targets", "masks",
+    "actor_state", "critic_state", "keep", "actor_keep",
+)  # fmt: skip
+"""Columns of a `Batch` that a compiled step reads, if present."""
 COMPILERS = ("g++", "clang++", "c++")
+LONGEST = 20
+"""Longest `chunk_length` of recurrent networks that is compiled: the graph repeats every step of a sequence, and ten of
+them already take a minute of compilation."""
 PATIENCE = 20.0
 """Seconds that eager optimiser steps must have taken in total before "auto" starts to compile: a run that has lasted
 about half a compilation will probably last long enough to benefit."""
@@ -220,9 +227,10 @@ def why_not(policy: TeamPolicy, settings: MAPPOSettings) -> str | None:
     device = next(policy.parameters()).device
     if device.type != "cpu":
         return f"the policy is on {device.type}; only steps on a CPU are"
-    if policy.config.network.recurrent or policy.config.network.critic_recurrent:
-        return "recurrent networks are not"
-    if policy.config.network.encoder not in (None, *OURS):  # a change of its code would go unnoticed
+    network = policy.config.network
+    if (network.recurrent or network.critic_recurrent) and settings.chunk_length > LONGEST:
+        return f"recurrent networks are only with a chunk_length of at most {LONGEST}; it is {settings.chunk_length}"
+    if network.encoder not in (None, *OURS):  # a change of its code would go unnoticed
         return "an encoder of your own is not"
     reason = why_not_recorded(policy, settings)
     if reason is not None:

@@ -21,7 +21,8 @@ from tests.helpers import make_policy, owner_tables, random_rollout, seeded, tea
 from tests.learning.helpers import CASES, SETTINGS, UNEQUAL, Learners, experienced, optimisers_of, uneven_rollout
 
 MINIBATCHES = dataclasses.replace(SETTINGS, num_epochs=2, minibatch_size=5)
-FEED_FORWARD = [case for case in CASES if case[0] not in ("role", "role_single")] + [("role", "backbone")]
+COMPILED = [case for case in CASES if case[0] not in ("role", "role_single")] + [("role", "backbone")]
+GRU = NetworkConfig(hidden_size=4, recurrent=True, critic_recurrent=True)
 
 
 class Interpreted(StepCompiler):
@@ -63,7 +64,7 @@ def both(policy, rollout, settings, compiler):
 
 
 @pytest.mark.parametrize("dead", [(), (1,)], ids=["all alive", "one dead"])
-@pytest.mark.parametrize(("method", "phase"), FEED_FORWARD)
+@pytest.mark.parametrize(("method", "phase"), COMPILED)
 def test_what_is_compiled_is_the_step_as_it_is(method, phase, dead):
     policy = policy_in(method, phase, lora=LoRAConfig(r=2, adapt_norm=True, adapt_bias=True))
     rollout = random_rollout(policy, 4, 3, dead=dead).to("cpu")
@@ -82,8 +83,21 @@ def test_what_is_compiled_is_the_step_as_it_is(method, phase, dead):
         (UNEQUAL, {"distribution": "gaussian", "obs_norm": None}, {"joint_ratio": True, "value_clip": None}),
         (UNEQUAL, {"layer_norm": False, "activation": "tanh"}, {"max_grad_norm": None, "huber_delta": None}),
         (UNEQUAL, {}, {"minibatch_size": None, "value_active_only": True, "rules": Quirks(one_sided_huber=True)}),
+        (UNEQUAL, {"recurrent": True, "critic_recurrent": True}, {}),
+        (team((3, 3), (2, 2), continuous=False, has_masks=True), {"recurrent": True}, {}),
+        (UNEQUAL, {"critic_recurrent": True}, {"minibatch_size": None}),
     ],
-    ids=["discrete", "components", "normalised", "gaussian", "plain", "whole batch"],
+    ids=[
+        "discrete",
+        "components",
+        "normalised",
+        "gaussian",
+        "plain",
+        "whole batch",
+        "recurrent",
+        "its actor",
+        "its critic",
+    ],
 )
 def test_settings_and_networks_of_all_kinds_are_compiled_alike(spec, network, settings):
     network = NetworkConfig(hidden_size=4, **network)
@@ -118,8 +132,11 @@ def test_several_learners_run_a_graph_before_and_one_after_the_sum():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_machine_code_is_kept_on_disk_and_does_the_same(tmp_path, monkeypatch):
-    policy = policy_in("lora", "joint", network=NetworkConfig(hidden_size=4, num_layers=1))
+@pytest.mark.parametrize(
+    "network", [NetworkConfig(hidden_size=4, num_layers=1), GRU], ids=["feed-forward", "recurrent"]
+)
+def test_machine_code_is_kept_on_disk_and_does_the_same(network, tmp_path, monkeypatch):
+    policy = policy_in("lora", "joint", network=network)
     rollout = random_rollout(policy, 4, 3).to("cpu")
     with_graph, without = both(policy, rollout, MINIBATCHES, StepCompiler(True, tmp_path))
     torch.testing.assert_close(with_graph, without, rtol=1e-7, atol=1e-9)
@@ -153,7 +170,7 @@ def test_auto_leaves_short_runs_alone_and_trains_on_while_it_compiles(tmp_path, 
 
 
 REASONS = {
-    "recurrent": ({"network": NetworkConfig(recurrent=True)}, {}, "recurrent networks"),
+    "long sequences": ({"network": GRU}, {"chunk_length": 32}, "chunk_length of at most 20; it is 32"),
     "quirk": ({}, {"rules": Quirks(norm_every_step=True)}, "reference=True"),
 }
 
@@ -162,7 +179,8 @@ REASONS = {
 def test_one_line_says_why_steps_are_not_compiled(case, tmp_path, caplog):
     options, settings, reason = REASONS[case]
     policy = policy_in("lora", "joint", **options)
-    rollout, settings = random_rollout(policy, 4, 3).to("cpu"), dataclasses.replace(SETTINGS, **settings)
+    settings = dataclasses.replace(SETTINGS, **settings)
+    rollout = random_rollout(policy, 32, 3, chunk_length=settings.chunk_length).to("cpu")
     with caplog.at_level(logging.INFO):
         both(policy, rollout, settings, StepCompiler("auto", tmp_path))
     assert [reason in record.message for record in caplog.records] == [True]
