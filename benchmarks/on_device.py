@@ -89,17 +89,14 @@ class Update:
         with torch.no_grad():
             seen = self.rollout.to(device)
             self.rollout.log_probs = self.policy.distribution(seen.obs).log_prob(seen.actions).cpu().numpy()
-        kind = a2po.A2POSettings if algorithm == "a2po" else MAPPOSettings
+        kind, self.update = (a2po.A2POSettings, a2po.update) if algorithm == "a2po" else (MAPPOSettings, mappo.update)
         self.settings = kind(num_epochs=5)
         self.generator = torch.Generator(device).manual_seed(0)
         self.compiler = StepCompiler("auto") if replayed else None
 
     def __call__(self) -> None:
         args = self.policy, self.optimisers, self.rollout.to(self.device), self.settings, self.generator
-        if isinstance(self.settings, a2po.A2POSettings):
-            log = a2po.update(*args, graphs=self.compiler and self.compiler.graphs)
-        else:
-            log = mappo.update(*args, compiler=self.compiler)
+        log = self.update(*args, compiler=self.compiler)
         assert np.isfinite(float(log["total_loss"]))  # waits for the device
 
 

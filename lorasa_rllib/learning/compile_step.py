@@ -17,8 +17,12 @@ import torch._inductor
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lorasa_rllib.learning.a2po.unit_graph import UnitLoss
 from lorasa_rllib.learning.compiled import files
-from lorasa_rllib.learning.step_graph import StepGraph, StepPlan
+from lorasa_rllib.learning.step_graph import StepGraph, StepPlan, TeamLoss
+
+LOSSES = {"team": TeamLoss, "unit": UnitLoss}
+"""Kind of a plan -> its loss."""
 
 
 def main(plan_file: Path, folder: Path) -> None:
@@ -29,7 +33,7 @@ def main(plan_file: Path, folder: Path) -> None:
         if all((folder / name).exists() for name in files(plan)):
             return
         torch.set_num_threads(plan.threads)
-        graph = StepGraph(plan)
+        graph = StepGraph(plan, LOSSES[plan.kind](plan))
         example = graph.example()
         names = list(example)
         values = tuple(example.values())

@@ -1,4 +1,4 @@
-"""MAPPO's optimiser step as machine code: compiled in the background, cached on disk, used as soon as it is ready.
+"""Optimiser steps as machine code: compiled in the background, cached on disk, used as soon as they are ready.
 
 A step on few rows is dominated by the overhead of hundreds of small operations; compiled as one graph it takes a
 quarter of the time or less. Compiling takes half a minute or more, so a low-priority process does it while the first
@@ -15,10 +15,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.cuda_graphs import Graphs
 from lorasa_rllib.learning.flat import Block
-from lorasa_rllib.learning.normalisers import alone, sum_over_learners
+from lorasa_rllib.learning.normalisers import AllSum, alone, sum_over_learners
 from lorasa_rllib.learning.passes import Minibatch
 from lorasa_rllib.learning.replayed import ReplayedStep, why_not_recorded
 from lorasa_rllib.learning.step import EagerStep, Norms, Optimisers, Step
@@ -54,7 +55,7 @@ about half a compilation will probably last long enough to benefit."""
 
 
 class StepCompiler:
-    """Compiled steps of one learner, one graph per phase and minibatch shape.
+    """Compiled steps of one learner, one graph per phase and shape of minibatches.
 
     compile: "auto": steps are compiled in the background and run eagerly until ready, or throughout if compilation is
     impossible; True: waits for compilation, and raises RuntimeError if it is impossible.
@@ -72,24 +73,32 @@ class StepCompiler:
     def step(self, eager: EagerStep, part: Minibatch) -> Step:
         """The step for minibatches shaped like `part`: replayed on a GPU, compiled if ready on a CPU, or `eager`."""
         all_sum = eager.all_sum
-        split = all_sum is not alone
-        if part.rows.obs.is_cuda and not split and why_not_recorded(eager.policy, eager.settings) is None:
+        if self.replays(eager.policy, eager.settings, all_sum):
             return ReplayedStep(self.graphs, eager)
         plan = plan_of(eager, part)
-        try:
-            graphs = self._graphs(plan, why_not(eager.policy, eager.settings))
-        except RuntimeError as error:
-            if self._wait:
-                raise
-            graphs = None
-            if str(error) not in self._reported:
-                self._reported.add(str(error))
-                logger.info("%s", error)
-        if split:  # all learners switch together, so their parameters stay bit-identical
+        graphs = self.graphs_of(plan, why_not(eager.policy, eager.settings))
+        if all_sum is not alone:  # all learners switch together, so their parameters stay bit-identical
             mine = torch.tensor([1.0, float(graphs is not None)], device=part.rows.obs.device)
             learners, ready = all_sum(mine).tolist()
             graphs = graphs if learners == ready else None
         return _Timed(eager, self) if graphs is None else CompiledStep(plan, graphs, eager)
+
+    def replays(self, policy: TeamPolicy, settings: MAPPOSettings, all_sum: AllSum) -> bool:
+        """Whether steps are replayed as CUDA graphs."""
+        on_gpu = next(policy.parameters()).is_cuda
+        return on_gpu and all_sum is alone and why_not_recorded(policy, settings) is None
+
+    def graphs_of(self, plan: StepPlan, reason: str | None) -> list[Graph] | None:
+        """The graphs of a plan if they are ready. reason: why it cannot be compiled; None: it can."""
+        try:
+            return self._graphs(plan, reason)
+        except RuntimeError as error:
+            if self._wait:
+                raise
+            if str(error) not in self._reported:
+                self._reported.add(str(error))
+                logger.info("%s", error)
+            return None
 
     def took(self, seconds: float) -> None:
         """Records the time spent on eager steps."""
@@ -126,22 +135,9 @@ class CompiledStep:
 
     def __init__(self, plan: StepPlan, graphs: list[Graph], eager: EagerStep):
         self._plan, self._graphs, self._all_sum = plan, graphs, eager.all_sum
-        policy, optimisers, settings = eager.policy, eager.optimisers, eager.settings
-        self._given: dict[str, Tensor] = {}
-        dtype = getattr(torch, plan.dtype)
-        self._blocks = [block for _, block in blocks_of(optimisers)]
-        for n, (group, block) in enumerate(blocks_of(optimisers)):
-            self._given[f"values.{n}"] = block.values
-            if n in plan.training:
-                moments = optimisers[group].moments(block)
-                self._given |= dict(zip((f"first.{n}", f"second.{n}", f"steps.{n}"), moments, strict=True))
-        for group in plan.groups:
-            (lr,) = {entry["lr"] for entry in optimisers[group].param_groups}
-            self._given |= {f"lr.{group}": torch.tensor(float(lr), dtype=dtype), f"rows.{group}": torch.empty(0)}
-        self._given |= dict.fromkeys((name for name, _, _ in plan.columns), torch.empty(0))
-        self._given["entropy_coeff"] = torch.tensor(float(settings.entropy_coeff), dtype=dtype)
-        self._given |= {f"buffer.{name}": buffer for name, buffer in statistics_of(policy).items()}
-        self._frozen = {name: torch.zeros(0) for name in optimisers if name not in plan.groups}
+        self._given = inputs_of(plan, eager.policy, eager.optimisers, eager.settings)
+        self._blocks = [block for _, block in blocks_of(eager.optimisers)]
+        self._frozen = {name: torch.zeros(0) for name in eager.optimisers if name not in plan.groups}
 
     def __call__(self, part: Minibatch, noise: torch.Generator | None) -> tuple[Tensor, Norms]:
         given = self._given
@@ -248,26 +244,85 @@ def blocks_of(optimisers: Optimisers) -> list[tuple[Group, Block]]:
 def plan_of(eager: EagerStep, part: Minibatch) -> StepPlan:
     """Everything that determines a step on minibatches shaped like `part`."""
     policy, optimisers, settings = eager.policy, eager.optimisers, eager.settings
-    split = eager.all_sum is not alone
     owners = policy.config.owners
-    of_group = {"backbone": owners.num_backbones, "adapters": owners.num_adapters, "critic": owners.num_critics}
+    of_group: dict[Group, int] = {"backbone": owners.num_backbones, "adapters": owners.num_adapters}
     of_group["critic"] = len(part.counts["critic"])
+    columns = {name: getattr(part.rows, name) for name in COLUMNS}
+    if part.everyone:
+        columns.pop("active")
+    if samples_noise(policy):
+        columns["noise"] = part.rows.actions
+    return StepPlan(
+        policy.config,
+        policy.phase,
+        read_by_steps(settings),
+        blocks_in_plan(policy, optimisers, of_group),
+        shapes_of(columns),
+        dtype_of(policy),
+        split=eager.all_sum is not alone,
+        threads=torch.get_num_threads(),
+    )
+
+
+def samples_noise(policy: TeamPolicy) -> bool:
+    """Whether steps estimate the entropy from noise, shaped like the actions."""
+    head = policy.actor.head_type
+    return head is not None and head.samples_entropy
+
+
+def dtype_of(policy: TeamPolicy) -> str:
+    """The dtype of the weights, such as "float32"."""
+    return str(next(policy.parameters()).dtype).removeprefix("torch.")
+
+
+def shapes_of(columns: Mapping[str, Tensor | None]) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+    """Name, shape and dtype of the columns that are there."""
+    given = [(name, column) for name, column in columns.items() if column is not None]
+    return tuple((name, tuple(column.shape), str(column.dtype).removeprefix("torch.")) for name, column in given)
+
+
+def blocks_in_plan(policy: TeamPolicy, optimisers: Optimisers, owners: Mapping[Group, int]) -> tuple[BlockPlan, ...]:
+    """The plans of all blocks. owners: number of owners of each optimiser's counts."""
     names = {p: f"{PREFIX[group]}{name}" for group in PREFIX for name, p in policy.parameters_of(group).items()}
     blocks = []
     for group, block in blocks_of(optimisers):
         (entry,) = optimisers[group].param_groups
         its_names = tuple(names[p] for p in block.parameters)  # type: ignore[index]
         trains = block in optimisers[group].blocks
-        blocks.append(BlockPlan(group, of_group[group], its_names, trains, entry["betas"], entry["eps"]))
-    columns: list[tuple[str, tuple[int, ...], str]] = []
-    for name in COLUMNS:
-        column = getattr(part.rows, name)
-        if column is not None and not (name == "active" and part.everyone):
-            columns.append((name, tuple(column.shape), str(column.dtype).removeprefix("torch.")))
-    head, dtype = policy.actor.head_type, str(next(policy.parameters()).dtype).removeprefix("torch.")
-    if head is not None and head.samples_entropy:
-        columns.append(("noise", tuple(part.rows.actions.shape), dtype))
-    reads = MAPPOSettings(
+        blocks.append(BlockPlan(group, owners[group], its_names, trains, entry["betas"], entry["eps"]))
+    return tuple(blocks)
+
+
+def inputs_of(
+    plan: StepPlan,
+    policy: TeamPolicy,
+    optimisers: Optimisers,
+    settings: MAPPOSettings,
+    owner_of: Mapping[Group, slice] = MappingProxyType({}),
+) -> dict[str, Tensor]:
+    """All inputs of a plan's graphs by name, in order; columns and counts are still empty.
+
+    optimisers: those of the plan's blocks. owner_of: the owner of sliced blocks, per optimiser.
+    """
+    given: dict[str, Tensor] = {}
+    dtype = getattr(torch, plan.dtype)
+    for n, ((group, block), of_plan) in enumerate(zip(blocks_of(optimisers), plan.blocks, strict=True)):
+        owner = owner_of[group] if of_plan.sliced else slice(None)
+        given[f"values.{n}"] = block.values[owner]
+        if of_plan.trains:
+            moments = [moment[owner] for moment in optimisers[group].moments(block)]
+            given |= dict(zip((f"first.{n}", f"second.{n}", f"steps.{n}"), moments, strict=True))
+    for group in plan.groups:
+        (lr,) = {entry["lr"] for entry in optimisers[group].param_groups}
+        given |= {f"lr.{group}": torch.tensor(float(lr), dtype=dtype), f"rows.{group}": torch.empty(0)}
+    given |= dict.fromkeys((name for name, _, _ in plan.columns), torch.empty(0))
+    given["entropy_coeff"] = torch.tensor(float(settings.entropy_coeff), dtype=dtype)
+    return given | {f"buffer.{name}": buffer for name, buffer in statistics_of(policy).items()}
+
+
+def read_by_steps(settings: MAPPOSettings) -> MAPPOSettings:
+    """The settings that a step reads; the others have their defaults, so that they do not cause another graph."""
+    return MAPPOSettings(
         clip=settings.clip,
         value_clip=settings.value_clip,
         value_coeff=settings.value_coeff,
@@ -278,8 +333,6 @@ def plan_of(eager: EagerStep, part: Minibatch) -> StepPlan:
         joint_ratio=settings.joint_ratio,
         rules=settings.rules.of_loss(),
     )
-    threads = torch.get_num_threads()
-    return StepPlan(policy.config, policy.phase, reads, tuple(blocks), tuple(columns), dtype, split, threads)
 
 
 def key_of(plan: StepPlan) -> str:
@@ -289,7 +342,7 @@ def key_of(plan: StepPlan) -> str:
 
 @cache
 def _platform() -> tuple[str, ...]:
-    sources = sorted(path for part in ("nn", "learning") for path in (Path(__file__).parents[1] / part).glob("*.py"))
+    sources = sorted(path for part in ("nn", "learning") for path in (Path(__file__).parents[1] / part).rglob("*.py"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []

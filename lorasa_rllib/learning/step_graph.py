@@ -1,10 +1,10 @@
-"""MAPPO's optimiser step as a function of tensors, to be compiled by `learning.compiled`."""
+"""An optimiser step as a function of tensors, to be compiled by `learning.compiled`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch.func import functional_call
 
 from lorasa_rllib.learning.batch import Batch, MAPPOSettings
 from lorasa_rllib.learning.flat import adam, finish
-from lorasa_rllib.learning.reference import rules_from_dict
 from lorasa_rllib.learning.step import STATISTICS, loss_sums
 from lorasa_rllib.nn.policy import Group, Phase, PolicyConfig, TeamPolicy
 
@@ -27,6 +26,7 @@ class BlockPlan:
     group_owners: number of owners of that optimiser.
     names:        names of its parameters in the policy.
     trains:       whether it trains in this phase.
+    sliced:       True for one owner's part of the block, [1, numbers], which the rows of a unit of A2PO use.
     """
 
     group: Group
@@ -35,16 +35,18 @@ class BlockPlan:
     trains: bool
     betas: tuple[float, float]
     eps: float
+    sliced: bool = False
 
 
 @dataclass(frozen=True)
 class StepPlan:
     """Everything that determines a graph. Plain data.
 
+    kind:     "team": MAPPO's step; "unit": the step of a unit of A2PO, the same graph for all units of one size.
     settings: entropy_coeff is 0, or 1 if it is an input of the graph; settings that a step does not read have their
               defaults.
-    columns:  name, shape and dtype of each tensor of the minibatch: the columns of `Batch` that the loss reads, without
-              `active` if all rows are live, and `noise` for a sampled entropy.
+    columns:  name, shape and dtype of each tensor of the minibatch. "team": the columns of `Batch` that the loss reads,
+              without `active` if all rows are live, and `noise` for a sampled entropy. "unit": see `a2po.unit_graph`.
     dtype:    dtype of the parameters.
     split:    True for several learners: two graphs, before and after the sum of gradients.
     threads:  number of torch threads.
@@ -58,6 +60,7 @@ class StepPlan:
     dtype: str
     split: bool
     threads: int
+    kind: Literal["team", "unit"] = "team"
 
     def to_dict(self) -> dict[str, Any]:
         settings = asdict(self.settings)
@@ -66,6 +69,8 @@ class StepPlan:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> StepPlan:
+        from lorasa_rllib.learning.reference import rules_from_dict  # which imports A2PO, and that the compiler
+
         settings = {**data["settings"], "rules": rules_from_dict(data["settings"]["rules"])}
         blocks = [{**b, "names": tuple(b["names"]), "betas": tuple(b["betas"])} for b in data["blocks"]]
         return cls(
@@ -77,6 +82,7 @@ class StepPlan:
             data["dtype"],
             data["split"],
             data["threads"],
+            data["kind"],
         )
 
     @property
@@ -95,14 +101,22 @@ class StepGraph(nn.Module):
 
     `forward` is `gradients`, up to the tensors that learners sum, followed by `advance`. Values, moments and steps of
     the blocks are updated in place.
+
+    loss: of the plan's kind.
     """
 
-    def __init__(self, plan: StepPlan):
+    def __init__(self, plan: StepPlan, loss: Loss):
         super().__init__()
         self.plan = plan
-        self._loss = _Loss(plan)
-        parameters = dict(self._loss.policy.named_parameters())
-        self._shapes = [[parameters[name].shape for name in block.names] for block in plan.blocks]
+        self._loss = loss
+        parameters = dict(loss.policy.named_parameters())
+        self._shapes = [
+            [
+                torch.Size([1, *shape[1:]]) if block.sliced else shape
+                for shape in (parameters[n].shape for n in block.names)
+            ]
+            for block in plan.blocks
+        ]
 
     def example(self) -> dict[str, Tensor]:
         """A tensor of the right shape for every input."""
@@ -123,7 +137,7 @@ class StepGraph(nn.Module):
         return given | {f"buffer.{name}": buffer.clone() for name, buffer in statistics_of(self._loss.policy).items()}
 
     def forward(self, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Sums of statistics (`STATISTICS`), and gradient norms [O] per optimiser that trains, NaN without a step."""
+        """Sums of statistics, and gradient norms per optimiser that trains, NaN without a step."""
         sums, *grads = self.gradients(given)
         return (sums, *self.advance(given, grads))
 
@@ -153,17 +167,35 @@ class StepGraph(nn.Module):
             norm = finish(grad, rows, self.plan.settings.max_grad_norm)
             values, first, second, steps = (given[f"{name}.{n}"] for name in ("values", "first", "second", "steps"))
             adam(values, grad, first, second, steps, given[f"lr.{block.group}"], block.betas, block.eps, rows > 0)
-            if own or block.group not in norms:
-                norms[block.group] = torch.where(every > 0, norm.expand_as(every), torch.nan)
+            norm = torch.where(every > 0, norm.expand_as(every), torch.nan)
+            if self.plan.kind == "unit" and block.group in norms:
+                norms[block.group] = torch.cat([norms[block.group], norm])
+            elif own or block.group not in norms:
+                norms[block.group] = norm
         return tuple(norms.values())
 
 
-class _Loss(nn.Module):
+class Loss(nn.Module):
+    """A step's loss as a module whose weights are those of `policy`."""
+
     def __init__(self, plan: StepPlan):
         super().__init__()
         self.policy = TeamPolicy(plan.policy).to(getattr(torch, plan.dtype))
         self.policy.set_phase(plan.phase)
         self._settings = plan.settings
+
+    def settings(self, entropy_coeff: Tensor) -> MAPPOSettings:
+        """The plan's settings with this weight of the entropy, unless it is always 0."""
+        given = self._settings
+        return replace(given, entropy_coeff=entropy_coeff) if given.entropy_coeff else given  # type: ignore[arg-type]
+
+    def forward(self, columns: dict[str, Tensor], entropy_coeff: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss summed over the rows of a minibatch, and sums of statistics."""
+        raise NotImplementedError
+
+
+class TeamLoss(Loss):
+    """MAPPO's loss, with sums of `STATISTICS`."""
 
     def forward(self, columns: dict[str, Tensor], entropy_coeff: Tensor) -> tuple[Tensor, Tensor]:
         columns = dict(columns)
@@ -172,11 +204,8 @@ class _Loss(nn.Module):
         everyone = active is None
         if active is None:
             active = torch.ones((), dtype=torch.bool)
-        settings = self._settings
-        if settings.entropy_coeff:
-            settings = replace(settings, entropy_coeff=entropy_coeff)  # type: ignore[arg-type]
         batch = Batch(**columns, active=active, returns=columns["targets"])
-        loss, stats = loss_sums(self.policy, batch, settings, noise, everyone)
+        loss, stats = loss_sums(self.policy, batch, self.settings(entropy_coeff), noise, everyone)
         return loss, torch.stack([stats[name] for name in STATISTICS])
 
 

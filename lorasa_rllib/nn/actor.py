@@ -12,7 +12,7 @@ from lorasa_rllib.nn.bank import BankLinear, Banks, BankVector, LoRAConfig
 from lorasa_rllib.nn.components import Components
 from lorasa_rllib.nn.distributions import CONTINUOUS, ActionDistribution, Categorical, Categoricals, ContinuousHead
 from lorasa_rllib.nn.network import NetworkConfig, Trunk
-from lorasa_rllib.nn.rows import Agent, Router, index_of
+from lorasa_rllib.nn.rows import Agent, Router, Some, index_of
 from lorasa_rllib.spec import Owners, TeamSpec
 
 
@@ -74,9 +74,9 @@ class Actor(Trunk):
     ) -> tuple[ActionDistribution, Tensor | None]:
         """Action distribution of each row, and the hidden states after each step (None if feed-forward).
 
-        obs [..., N, obs_size]; with `agent` given: [..., n, obs_size] of n agents (tuple), [..., obs_size] of one
-        (int), or rows [..., obs_size] in any order with their agent indices (Tensor [...]). If recurrent, the first
-        axis is time.
+        obs [..., N, obs_size]; with `agent` given: [..., n, obs_size] of n agents (tuple or `Some`), [..., obs_size] of
+        one (int), or rows [..., obs_size] in any order with their agent indices (Tensor [...]). If recurrent, the
+        first axis is time.
         roles int64 (obs without its last axis): adapter of each row, if routed by role; -1 and roles without an
             adapter: the plain backbone.
         masks bool [..., action_size]: available choices of discrete teams.
@@ -134,7 +134,7 @@ class Actor(Trunk):
             real = None if self.head_type is None else self.real_entries
         if real is None or agent is None:
             return real
-        return real[index_of(agent, real.device) if isinstance(agent, tuple) else agent]
+        return real[index_of(agent, real.device) if isinstance(agent, tuple | Some) else agent]
 
 
 def action_distribution(

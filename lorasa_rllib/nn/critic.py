@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lorasa_rllib.nn.bank import BankLinear, Banks, LoRAConfig
 from lorasa_rllib.nn.network import NetworkConfig, Trunk
-from lorasa_rllib.nn.rows import Router, TeamRows, index_of
+from lorasa_rllib.nn.rows import Router, Several, TeamRows, index_of
 from lorasa_rllib.spec import Owners, TeamSpec
 
 CriticInput = Literal["state", "agent_state"]
@@ -42,7 +42,7 @@ class Critic(Trunk):
         state: Tensor,
         hidden: Tensor | None = None,
         keep: Tensor | None = None,
-        agents: tuple[int, ...] | None = None,
+        agents: Several | None = None,
     ) -> Tensor:
         """state [..., S] (or [..., N, S], one per agent) -> normalised values [..., V]; arguments as for `unroll`."""
         return self.unroll(state, hidden, keep, agents)[0]
@@ -52,7 +52,7 @@ class Critic(Trunk):
         state: Tensor,
         hidden: Tensor | None = None,
         keep: Tensor | None = None,
-        agents: tuple[int, ...] | None = None,
+        agents: Several | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Normalised values [..., V], and the hidden states after each step (None if feed-forward).
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from lorasa_rllib.nn.rows import Agent, index_of
+from lorasa_rllib.nn.rows import Agent, Some, index_of
 
 CLIP = 10.0
 """Normalised features are clipped to +-CLIP."""
@@ -105,6 +105,6 @@ def for_more_agents(statistics: Mapping[str, Tensor], agents: int) -> dict[str, 
 
 def _normalised(x: Tensor, mean: Tensor, scale: Tensor, agent: Agent) -> Tensor:
     if agent is not None:
-        agent = index_of(agent, x.device) if isinstance(agent, tuple) else agent
+        agent = index_of(agent, x.device) if isinstance(agent, tuple | Some) else agent
         mean, scale = mean[agent], scale[agent]
     return ((x - mean) * scale).clamp(-CLIP, CLIP)

@@ -19,7 +19,17 @@ from torch import Tensor
 
 from lorasa_rllib.spec import Owners
 
-Agent = Tensor | int | tuple[int, ...] | None
+
+@dataclass(frozen=True)
+class Some:
+    """Some agents of a team, along the axis of agents, as a tensor: compiled steps read it. index: int64 [n]."""
+
+    index: Tensor
+
+
+Several = tuple[int, ...] | Some
+"""Some agents of a team, by index."""
+Agent = Tensor | int | Several | None
 """Which agents the rows belong to, see `Router.layout`."""
 
 
@@ -234,15 +244,15 @@ class Router(torch.nn.Module):
     def layout(self, x: Tensor, agent: Agent = None, roles: Tensor | None = None, adapters: bool = True) -> Rows:
         """Layout of rows x.
 
-        x is [..., N, d] if `agent` is None, [..., n, d] for a tuple of n agents, [..., d] for the int of one agent, and
-        [..., d] in any order for a tensor int64 [...] with the agent of each row. `roles` (shape of x without its last
-        axis) is needed if adapters are keyed by role and in use (`adapters`); rows with unknown roles use the plain
-        backbone.
+        x is [..., N, d] if `agent` is None, [..., n, d] for n agents (a tuple or `Some`), [..., d] for the int of one
+        agent, and [..., d] in any order for a tensor int64 [...] with the agent of each row. `roles` (shape of x
+        without its last axis) is needed if adapters are keyed by role and in use (`adapters`); rows with unknown roles
+        use the plain backbone.
         """
         lead = x.shape[:-1]
         if self.by_role and adapters:
             agents = self._agents if agent is None else agent
-            if isinstance(agents, tuple):  # along the last axis
+            if isinstance(agents, tuple | Some):  # along the last axis
                 agents = index_of(agents, x.device)
             agents = torch.as_tensor(agents, device=x.device)
             plain = self.owners.num_adapters
@@ -250,7 +260,7 @@ class Router(torch.nn.Module):
             return SortedRows(owner, agents.expand(lead).reshape(-1), plain + 1, self.slots_of_roles, lead)
         if agent is None:
             return TeamRows(self.slots_of_agents(slice(None)), lead[:-1])
-        if isinstance(agent, tuple):
+        if isinstance(agent, tuple | Some):
             some = index_of(agent, x.device)
             return TeamRows(self.slots_of_agents(some), lead[:-1], some)
         if isinstance(agent, int):
@@ -301,8 +311,10 @@ def _unless_identity(table: tuple[int, ...], owners: int) -> Tensor | None:
     return None if tuple(table) in ((), tuple(range(owners))) else torch.tensor(table)
 
 
-def index_of(indices: tuple[int, ...], device: torch.device) -> Tensor:
+def index_of(indices: Several, device: torch.device) -> Tensor:
     """int64 [n]. On a GPU one tensor for all calls, as sending even a small one waits for all work before it."""
+    if isinstance(indices, Some):
+        return indices.index
     return torch.tensor(indices, device=device) if device.type != "cuda" else _index_on_gpu(indices, device)
 
 

@@ -13,7 +13,7 @@ from lorasa_rllib.learning import a2po
 from lorasa_rllib.learning.a2po.corrections import CORRECTIONS
 from lorasa_rllib.learning.a2po.order import ORDERS
 from lorasa_rllib.learning.a2po.settings import Loop
-from lorasa_rllib.learning.cuda_graphs import Graphs
+from lorasa_rllib.learning.compiled import StepCompiler
 from lorasa_rllib.rllib.algorithm import TeamAlgorithm
 from lorasa_rllib.rllib.config import TeamConfig
 from lorasa_rllib.rllib.keywords import knows_its_keywords
@@ -105,8 +105,6 @@ class A2POConfig(TeamConfig):
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {known}.")
-        if self.compile is True:
-            raise ValueError("compile=True: steps of A2PO are not compiled. Leave it at 'auto', or use MAPPO.")
         super().validate()
 
     @override(TeamConfig)
@@ -120,12 +118,12 @@ class A2POLearner(TeamLearner):
     @override(TeamLearner)
     def build(self) -> None:
         super().build()
-        self._graphs = Graphs() if self.config.compile else None
+        self._compiler = StepCompiler(self.config.compile) if self.config.compile else None
 
     @override(TeamLearner)
     def update_policy(self, rollout: TeamRollout, settings: a2po.A2POSettings) -> dict[str, Tensor]:
         return a2po.update(
-            self.policy, self.optimisers(), rollout, settings, self._generator, self.all_sum, self._graphs
+            self.policy, self.optimisers(), rollout, settings, self._generator, self.all_sum, self._compiler
         )
 
 

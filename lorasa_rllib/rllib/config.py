@@ -365,8 +365,8 @@ class TeamConfig(PPOConfig):
                 passes.
             adam_epsilon: epsilon of all Adam optimisers.
             compile: run optimiser steps as one compiled graph, about four times faster for small minibatches, twice for
-                recurrent networks (with a `chunk_length` of at most 20). Only for MAPPO on a CPU with a C++ compiler,
-                without adapters by role or reference=True. "auto":
+                recurrent networks (with a `chunk_length` of at most 20). Only on a CPU with a C++ compiler, without
+                adapters by role or reference=True, for A2PO with one learner. "auto":
                 compiles in the background after some seconds of optimiser steps, uses the graph once it is ready, and
                 caches it on disk for other trials and later runs; logs the reason if steps cannot be compiled. True:
                 waits for the graph, and raises if steps cannot be compiled. False: never. On one GPU, steps of MAPPO

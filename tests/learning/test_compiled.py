@@ -11,7 +11,10 @@ import threading
 import pytest
 import torch
 
-from lorasa_rllib.learning import compiled, mappo
+from lorasa_rllib.learning import a2po, compiled, mappo
+from lorasa_rllib.learning.a2po import A2POSettings
+from lorasa_rllib.learning.a2po.settings import A2PORules
+from lorasa_rllib.learning.compile_step import LOSSES
 from lorasa_rllib.learning.compiled import StepCompiler
 from lorasa_rllib.learning.reference import Quirks
 from lorasa_rllib.learning.step_graph import StepGraph, StepPlan
@@ -21,7 +24,9 @@ from tests.helpers import make_policy, owner_tables, random_rollout, seeded, tea
 from tests.learning.helpers import CASES, SETTINGS, UNEQUAL, Learners, experienced, optimisers_of, uneven_rollout
 
 MINIBATCHES = dataclasses.replace(SETTINGS, num_epochs=2, minibatch_size=5)
+SEQUENTIAL = A2POSettings(**(vars(MINIBATCHES) | {"rules": A2PORules()}))
 COMPILED = [case for case in CASES if case[0] not in ("role", "role_single")] + [("role", "backbone")]
+SMALL = NetworkConfig(hidden_size=4, num_layers=1)
 GRU = NetworkConfig(hidden_size=4, recurrent=True, critic_recurrent=True)
 
 
@@ -31,7 +36,7 @@ class Interpreted(StepCompiler):
     def _graphs(self, plan, reason):
         assert reason is None
         plan = StepPlan.from_dict(json.loads(json.dumps(plan.to_dict())))  # as another process reads it
-        graph = StepGraph(plan)
+        graph = StepGraph(plan, LOSSES[plan.kind](plan))
         names = list(graph.example())
 
         def named(tensors):
@@ -52,12 +57,12 @@ def policy_in(method, phase, spec=UNEQUAL, **options):
 
 def both(policy, rollout, settings, compiler):
     """A policy, its moments and the log after two updates: compiled, and as they are."""
-    results = []
+    update, results = a2po.update if isinstance(settings, A2POSettings) else mappo.update, []
     for its_compiler in (compiler, None):
         mine = copy.deepcopy(policy)
         optimisers = optimisers_of(mine)
         for seed in range(2):
-            log = mappo.update(mine, optimisers, rollout, settings, seeded(seed), compiler=its_compiler)
+            log = update(mine, optimisers, rollout, settings, seeded(seed), compiler=its_compiler)
         moments = {name: optimiser.state_dict()["state"] for name, optimiser in optimisers.items()}
         results.append((dict(mine.state_dict()), moments, log))
     return results
@@ -74,6 +79,19 @@ def test_what_is_compiled_is_the_step_as_it_is(method, phase, dead):
     torch.testing.assert_close(with_graph, without, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("loop", ["agent", "epoch"])
+@pytest.mark.parametrize(("method", "phase"), COMPILED)
+def test_what_is_compiled_for_a_unit_of_a2po_is_its_step(method, phase, loop):
+    policy = policy_in(
+        method, phase, lora=LoRAConfig(r=2, adapt_norm=True, adapt_bias=True), critic_input="agent_state"
+    )
+    rollout = random_rollout(policy, 4, 3, dead=(1,)).to("cpu")
+    settings = dataclasses.replace(SEQUENTIAL, loop=loop, two_stage=loop == "agent")
+    with_graph, without = both(policy, rollout, settings, Interpreted(True))
+    torch.testing.assert_close(with_graph, without, rtol=1e-7, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("algorithm", ["mappo", "a2po"])
 @pytest.mark.parametrize(
     ("spec", "network", "settings"),
     [
@@ -99,11 +117,11 @@ def test_what_is_compiled_is_the_step_as_it_is(method, phase, dead):
         "its critic",
     ],
 )
-def test_settings_and_networks_of_all_kinds_are_compiled_alike(spec, network, settings):
+def test_settings_and_networks_of_all_kinds_are_compiled_alike(spec, network, settings, algorithm):
     network = NetworkConfig(hidden_size=4, **network)
     policy = policy_in("lora", "joint", spec, network=network, critic_input="agent_state")
     rollout = random_rollout(policy, 4, 3).to("cpu")
-    settings = dataclasses.replace(MINIBATCHES, **settings)
+    settings = dataclasses.replace(MINIBATCHES if algorithm == "mappo" else SEQUENTIAL, **settings)
     with_graph, without = both(policy, rollout, settings, Interpreted(True))
     torch.testing.assert_close(with_graph, without, rtol=1e-7, atol=1e-9)
 
@@ -133,15 +151,17 @@ def test_several_learners_run_a_graph_before_and_one_after_the_sum():
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "network", [NetworkConfig(hidden_size=4, num_layers=1), GRU], ids=["feed-forward", "recurrent"]
+    ("network", "settings"),
+    [(SMALL, MINIBATCHES), (GRU, MINIBATCHES), (SMALL, SEQUENTIAL)],
+    ids=["mappo", "recurrent", "a2po"],
 )
-def test_machine_code_is_kept_on_disk_and_does_the_same(network, tmp_path, monkeypatch):
+def test_machine_code_is_kept_on_disk_and_does_the_same(network, settings, tmp_path, monkeypatch):
     policy = policy_in("lora", "joint", network=network)
     rollout = random_rollout(policy, 4, 3).to("cpu")
-    with_graph, without = both(policy, rollout, MINIBATCHES, StepCompiler(True, tmp_path))
+    with_graph, without = both(policy, rollout, settings, StepCompiler(True, tmp_path))
     torch.testing.assert_close(with_graph, without, rtol=1e-7, atol=1e-9)
     monkeypatch.setattr(compiled._Job, "_start", lambda job: pytest.fail("compiled again"))
-    again, _ = both(policy, rollout, MINIBATCHES, StepCompiler("auto", tmp_path, patience=1e9))
+    again, _ = both(policy, rollout, settings, StepCompiler("auto", tmp_path, patience=1e9))
     torch.testing.assert_close(again, with_graph, rtol=0, atol=0)
 
 

@@ -12,7 +12,7 @@ from lorasa_rllib.learning import a2po, mappo
 from lorasa_rllib.learning.a2po import A2POSettings
 from lorasa_rllib.learning.compiled import StepCompiler
 from lorasa_rllib.learning.cuda_graphs import WARM_UPS, Graphs
-from lorasa_rllib.learning.replayed import ReplayedStep, why_not_recorded
+from lorasa_rllib.learning.replayed import why_not_recorded
 from lorasa_rllib.nn.network import NetworkConfig
 from tests.helpers import make_policy, owner_tables, random_rollout, team
 from tests.learning.helpers import CASES, SETTINGS, UNEQUAL, experienced, optimisers_of
@@ -23,6 +23,7 @@ WHOLE = {"mappo": SMALL, "a2po": SEQUENTIAL}
 WHOLE = {name: dataclasses.replace(one, entropy_coeff=0.0, minibatch_size=None) for name, one in WHOLE.items()}
 WHOLE["a2po"] = dataclasses.replace(WHOLE["a2po"], agent_order="cyclic")
 """Without noise, shuffling and random orders, so that CPU and GPU take the same steps."""
+UPDATES = {"mappo": mappo.update, "a2po": a2po.update}
 LAYOUTS = [(*case, False) for case in CASES] + [("lora", "joint", True)]
 ITERATIONS = WARM_UPS + 2
 
@@ -30,8 +31,8 @@ ITERATIONS = WARM_UPS + 2
 class OnCPU(StepCompiler):
     """Replays on a CPU, too: `Graphs` then runs the functions as they are."""
 
-    def step(self, eager, part):
-        return ReplayedStep(self.graphs, eager) if why_not_recorded(eager.policy, eager.settings) is None else eager
+    def replays(self, policy, settings, all_sum):
+        return why_not_recorded(policy, settings) is None
 
 
 def updates(policy, rollouts, algorithm, settings, replayed, device="cpu"):
@@ -42,10 +43,7 @@ def updates(policy, rollouts, algorithm, settings, replayed, device="cpu"):
     for seed, rollout in enumerate(rollouts):
         generator = torch.Generator(device).manual_seed(seed)
         args = mine, optimisers, rollout.to(device), settings, generator
-        if algorithm == "mappo":
-            log = mappo.update(*args, compiler=compiler)
-        else:
-            log = a2po.update(*args, graphs=compiler and compiler.graphs)
+        log = UPDATES[algorithm](*args, compiler=compiler)
     moments = {
         f"{group}.{n}.{name}": value
         for group, optimiser in optimisers.items()
@@ -113,10 +111,7 @@ def test_graphs_follow_phases_rates_and_restored_moments(algorithm):
                 optimiser.param_groups[0]["lr"] = 0.01 / (n + 1)
             rollout = random_rollout(policy, 4, 3, n).to("cuda")
             args = mine, optimisers, rollout, settings, torch.Generator("cuda").manual_seed(n)
-            if algorithm == "mappo":
-                mappo.update(*args, compiler=compiler)
-            else:
-                a2po.update(*args, graphs=compiler and compiler.graphs)
+            UPDATES[algorithm](*args, compiler=compiler)
         found.append(dict(mine.state_dict()))
         assert compiler is None or len(compiler.graphs) >= 2
     torch.testing.assert_close(found[0], found[1], rtol=1e-7, atol=1e-9)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lorasa_rllib.learning.batch import Batch
 from lorasa_rllib.nn.actor import RowInputs
-from lorasa_rllib.nn.rows import Agent, index_of
+from lorasa_rllib.nn.rows import Agent, Several, index_of
 
 
 class Place(Protocol):
@@ -142,7 +142,7 @@ class CriticRows:
     returns: Tensor
     targets: Tensor
     counted: Tensor
-    agents: tuple[int, ...] | None
+    agents: Several | None
 
     @classmethod
     def of(cls, batch: Batch, counted: Tensor) -> CriticRows:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lorasa_rllib.learning.a2po.advantages import Advantages
+from lorasa_rllib.learning.a2po.compiled import CompilableUnitStep, UnitCompiler
 from lorasa_rllib.learning.a2po.log import Corrected, Stepped, summary
 from lorasa_rllib.learning.a2po.order import ORDERS, Pick
 from lorasa_rllib.learning.a2po.ratios import Ratios
@@ -22,10 +23,10 @@ from lorasa_rllib.learning.a2po.settings import A2POSettings
 from lorasa_rllib.learning.a2po.unit_step import ReplayedUnitStep, Step, UnitStep
 from lorasa_rllib.learning.a2po.units import Unit, reaching_others, units_of
 from lorasa_rllib.learning.batch import in_time, value_rows
-from lorasa_rllib.learning.cuda_graphs import Graphs
+from lorasa_rllib.learning.compiled import StepCompiler
 from lorasa_rllib.learning.normalisers import AllSum, alone, update_obs_norm
 from lorasa_rllib.learning.passes import shuffled
-from lorasa_rllib.learning.replayed import changed, key_of, why_not_recorded
+from lorasa_rllib.learning.replayed import changed, key_of
 from lorasa_rllib.learning.step import Optimisers, arrange, moved_far
 from lorasa_rllib.nn.policy import TeamPolicy
 from lorasa_rllib.rollout.columns import TeamRollout
@@ -38,11 +39,12 @@ def update(
     settings: A2POSettings,
     generator: torch.Generator,
     all_sum: AllSum = alone,
-    graphs: Graphs | None = None,
+    compiler: StepCompiler | None = None,
 ) -> dict[str, Tensor]:
     """One A2PO iteration on one rollout. Returns means of statistics. All tensors are on the policy's device.
 
-    graphs: replays optimiser steps and corrections as CUDA graphs; None: they run one operation after the other.
+    compiler: compiles optimiser steps, which are used as soon as they are ready; on a GPU it replays them, and
+    corrections, as CUDA graphs. None: they run one operation after the other.
     """
 
     def pick(choices: int) -> int:
@@ -50,7 +52,7 @@ def update(
 
     # Noise has its own generator: learners may draw different amounts of noise but must agree on every pick.
     noise = torch.Generator(generator.device).manual_seed(pick(2**31))
-    sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum, graphs)
+    sequence = SequentialUpdate(policy, optimisers, rollout, settings, pick, noise, all_sum, compiler)
     steps = sequence.run()
     changed(optimisers)  # replayed steps count on the device only
     update_obs_norm(policy, rollout, settings.obs_norm_in_adapter_phase, all_sum)
@@ -83,11 +85,14 @@ class SequentialUpdate:
         pick: Pick,
         noise: torch.Generator | None = None,
         all_sum: AllSum = alone,
-        graphs: Graphs | None = None,
+        compiler: StepCompiler | None = None,
     ):
         self._policy, self._optimisers, self._settings = policy, optimisers, settings
         arrange(optimisers.values())
-        self._graphs = graphs if _repeatable(policy, settings, all_sum) else None
+        # Joined units seldom come back in another iteration, so graphs of them would not pay.
+        replays = compiler is not None and settings.units_per_step == 1 and compiler.replays(policy, settings, all_sum)
+        self._graphs = compiler.graphs if compiler is not None and replays else None
+        self._compiler = None if compiler is None or replays else UnitCompiler(compiler)
         self._steps_of: dict[Unit, Step] = {}
         self._pick, self._noise, self._all_sum = pick, noise, all_sum
         self._num_envs = rollout.num_envs
@@ -194,6 +199,8 @@ class SequentialUpdate:
             policy, optimisers, settings, weight = self._policy, self._optimisers, self._settings, 1 / len(self.order)
             step = UnitStep(policy, optimisers, settings, unit, weight, self._all_sum)
             self._steps_of[unit] = step
+            if self._compiler is not None:
+                self._steps_of[unit] = CompilableUnitStep(self._compiler, step)
             if self._graphs is not None:
                 state = key_of(policy, optimisers, replace(settings, clip=0.0))
                 self._steps_of[unit] = ReplayedUnitStep(self._graphs, step, state)
@@ -237,8 +244,3 @@ class SequentialUpdate:
         self.advantages.correct(unit, log_ratios, form)
         if self._watch is not None:
             self._watch(Corrected(unit, log_ratios))
-
-
-def _repeatable(policy: TeamPolicy, settings: A2POSettings, all_sum: AllSum) -> bool:
-    """Whether the same steps come back in every iteration, so that graphs of them pay."""
-    return all_sum is alone and settings.units_per_step == 1 and why_not_recorded(policy, settings) is None

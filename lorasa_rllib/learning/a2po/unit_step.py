@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from torch.func import functional_call
 from lorasa_rllib.learning.a2po.rows import CriticRows, UnitRows
 from lorasa_rllib.learning.a2po.settings import A2POSettings
 from lorasa_rllib.learning.a2po.units import Unit, leaves_of
+from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.cuda_graphs import Graphs, Numbers, Tensors
 from lorasa_rllib.learning.flat import Leaves
 from lorasa_rllib.learning.normalisers import AllSum
@@ -44,6 +46,38 @@ class Step(Protocol):
         `OF_CRITIC` or `OF_BOTH`, and gradient norms.
         """
         ...
+
+
+def unit_sums(
+    policy: TeamPolicy,
+    values: CriticRows,
+    targets: Tensor,
+    rows: UnitRows | None,
+    others: Tensor | None,
+    settings: MAPPOSettings,
+    noise: Noise = None,
+    weight: float = 1.0,
+    of_critic: Mapping[str, Tensor] = MappingProxyType({}),
+    of_actor: Mapping[str, Tensor] = MappingProxyType({}),
+) -> tuple[Tensor, Tensor]:
+    """The loss of a step, summed over rows, and sums of `OF_CRITIC` or, with `rows`, of `OF_BOTH`.
+
+    targets: normalised returns. weight: of the value loss, beside `value_coeff`. of_critic, of_actor: weights in place
+    of the policy's, by name.
+    """
+    new = functional_call(policy.critic, dict(of_critic), (values.state, values.hidden, values.keep, values.agents))
+    value_loss = value_sums(new, values.values, targets, values.counted, settings)
+    loss = settings.value_coeff * value_loss * weight
+    stats = {"vf_loss": value_loss.detach().float(), "value_rows": values.counted.sum().float()}
+    if rows is not None and others is not None:
+        inputs = {"adapters": policy.adapters_on, **rows.inputs()}
+        distribution = functional_call(policy.actor, dict(of_actor), (rows.obs,), inputs)
+        real = policy.actor.real_actions(rows.agent)
+        policy_loss, more = policy_sums(distribution, rows, settings, real, noise, others)
+        loss = loss + policy_loss
+        product = torch.where(rows.active, others, 0.0).sum().float()
+        stats |= {**more, "others_ratio": product, "live": rows.active.sum().float()}
+    return loss, torch.stack([stats[name] for name in (OF_CRITIC if rows is None else OF_BOTH)])
 
 
 class UnitStep:
@@ -84,20 +118,17 @@ class UnitStep:
         """One step with settings of its own. rates: learning rates; None: those of the optimisers."""
         policy = self.policy
         targets = settings.rules.targets_of_step(
-            policy, values.targets, values.returns, lambda: values.counted, self.all_sum, values.agents
+            policy, values.targets, values.returns, lambda: values.counted, self.all_sum, self._valued(values)
         )
         leaves = {group: self._leaves_of(group) for group in self.groups(rows is not None)}
-        value_loss = self._value_loss(values, targets, leaves["critic"], settings)
-        loss = settings.value_coeff * value_loss * self.weight
-        stats = {"vf_loss": value_loss.detach().float(), "value_rows": values.counted.sum().float()}
+        of_actor = {
+            name: leaf for group in leaves if group != "critic" for name, leaf in leaves[group].in_place.items()
+        }
+        given = values, targets, rows, others, settings, noise, self.weight, leaves["critic"].in_place, of_actor
+        loss, flat = unit_sums(policy, *given)
         counts: Counts = {"critic": self._critic_counts(values)}
-        if rows is not None and others is not None:
-            policy_loss, more = self._policy_loss(rows, others, leaves, settings, noise)
-            loss = loss + policy_loss
-            product = torch.where(rows.active, others, 0.0).sum().float()
-            stats |= {**more, "others_ratio": product, "live": rows.active.sum().float()}
+        if rows is not None:
             counts |= self.unit.counts(rows, policy.config.owners)
-        flat = torch.stack([stats[name] for name in (OF_CRITIC if rows is None else OF_BOTH)])
         sums = [*counts.values(), flat]
         most = settings.max_grad_norm
         return flat, take_step(loss, leaves, self.optimisers, counts, most, self.all_sum, sums, rates=rates)
@@ -112,25 +143,15 @@ class UnitStep:
             self._leaves[group] = leaves_of(self.policy, self.optimisers[group], self.unit, group)
         return self._leaves[group]
 
-    def _value_loss(self, rows: CriticRows, targets: Tensor, leaves: Leaves, settings: A2POSettings) -> Tensor:
-        inputs = rows.state, rows.hidden, rows.keep, rows.agents
-        values = functional_call(self.policy.critic, leaves.in_place, inputs)
-        return value_sums(values, rows.values, targets, rows.counted, settings)
-
-    def _policy_loss(
-        self, rows: UnitRows, others: Tensor, leaves: Mapping[Group, Leaves], settings: A2POSettings, noise: Noise
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        actor = self.policy.actor
-        swapped = {name: leaf for group in leaves if group != "critic" for name, leaf in leaves[group].in_place.items()}
-        inputs = {"adapters": self.policy.adapters_on, **rows.inputs()}
-        distribution = functional_call(actor, swapped, (rows.obs,), inputs)
-        return policy_sums(distribution, rows, settings, actor.real_actions(rows.agent), noise, others)
+    def _valued(self, rows: CriticRows) -> tuple[int, ...] | None:
+        """The agents whose values the rows hold; None: all."""
+        return None if rows.agents is None else self.unit.members
 
     def _critic_counts(self, rows: CriticRows) -> Tensor:
         """Number of the unit's values in the value loss, per critic [C]."""
         owners = self.policy.config.owners
         counted = rows.counted.sum((0, 1)).float()
-        agents = range(len(owners.critic_of)) if rows.agents is None else rows.agents
+        agents = self._valued(rows) or range(len(owners.critic_of))
         return per_owner(counted, [owners.critic_of[a] for a in agents], owners.num_critics)
 
 
@@ -163,8 +184,8 @@ class ReplayedUnitStep:
             given |= {"others": others, **noise_of(eager.policy, rows.actions, noise)}
 
         def function(given: Tensors, numbers: Numbers) -> list[Tensor]:
-            values = CriticRows(**of_values, **_named(given, "values."))
-            rows = None if of_rows is None else UnitRows(**of_rows, **_named(given, "rows."))
+            values = CriticRows(**of_values, **named(given, "values."))
+            rows = None if of_rows is None else UnitRows(**of_rows, **named(given, "rows."))
             settings, rates = with_numbers(eager.settings, numbers), rates_in(numbers, groups)
             flat, norms = eager.take(settings, values, rows, given.get("others"), given.get("noise"), rates)
             return [flat, *norms.values()]
@@ -174,5 +195,6 @@ class ReplayedUnitStep:
         return flat, dict(zip(groups, norms, strict=True))
 
 
-def _named(given: Tensors, prefix: str) -> dict[str, Any]:
+def named(given: Tensors, prefix: str) -> dict[str, Any]:
+    """The tensors whose names begin with the prefix, without it."""
     return {name.removeprefix(prefix): x for name, x in given.items() if name.startswith(prefix)}

@@ -207,15 +207,22 @@ def reaching_others(policy: TeamPolicy, units: Sequence[Unit]) -> list[bool]:
     return [any(readers[part] > 1 for part in parts) for parts in read]
 
 
+def owner_of(policy: TeamPolicy, unit: Unit, group: Group) -> slice | None:
+    """The owner of all rows of a unit in the banks of `group`; None if there are several, or no such banks."""
+    table = policy.config.owners.of(group)
+    one = unit.owner_in(table) if table else None
+    return None if one is None else slice(one, one + 1)
+
+
 def leaves_of(policy: TeamPolicy, optimiser: OwnerAdam, unit: Unit, group: Group) -> Leaves:
     """The weights of the optimiser of `group` that a unit trains, as of its last `arrange`.
 
     Slices of one owner if all rows of the unit belong to it.
     """
-    one = unit.owner_in(table) if (table := policy.config.owners.of(group)) else None
-    if one is None:
+    owner = owner_of(policy, unit, group)
+    if owner is None:
         return Leaves(optimiser.parts)
-    leaves = Leaves([], owner=slice(one, one + 1))
+    leaves = Leaves([], owner=owner)
     names = {parameter: name for name, parameter in policy.parameters_of(group).items()}
     for part in optimiser.parts:
         if part.block.owners == 1:

@@ -190,9 +190,9 @@ def test_losses_of_several_components_are_sums_over_agents_steps_and_components(
     """Every step's loss and the ratios of the others against loops, with distributions worked out row by row."""
     spec = team((3, 2, 3), (5, 4, 3), continuous=False, choices=((2, 3), (4,), (3,)), has_masks=True)
     policy = with_phase(make_policy(spec, owner_tables(3)["lora"], network=NetworkConfig(hidden_size=4)), "adapters")
-    config = dataclasses.replace(LOOPS[loop], entropy_coeff=0.0)
+    config = dataclasses.replace(LOOPS[loop], entropy_coeff=0.0, value_coeff=0.0)
     run = sequence(policy, random_rollout(policy, 2, 2, noise=0.0), config)
-    batch, policy_loss, compared = run.batch, unit_step.UnitStep._policy_loss, 0
+    batch, unit_sums, compared = run.batch, unit_step.unit_sums, 0
 
     def log_probs(agent):
         """[C, components] of the actions that an agent took, by its present policy."""
@@ -224,19 +224,21 @@ def test_losses_of_several_components_are_sums_over_agents_steps_and_components(
             product = product * torch.where(batch.active[0, :, agent], ratio, 1.0)
         return product.clamp(1 - config.others_clip, 1 + config.others_clip)
 
-    def compare(step, rows, others, leaves, settings, noise):
+    def compare(policy, values, targets, rows, others, settings, *more):
         nonlocal compared
+        loss, sums = unit_sums(policy, values, targets, rows, others, settings, *more)
+        if rows is None:
+            return loss, sums
         (agent,) = rows.agent
         place = run.order.index(AgentUnit((agent,)))
         everyone = [other for other in range(3) if other != agent]
         done = [unit.name for unit in run.order[:place]] if loop == "agent" else everyone
         torch.testing.assert_close(others[0, :, 0], others_of(agent, done), **EXACT)
-        loss, stats = policy_loss(step, rows, others, leaves, settings, noise)
         assert loss.item() == pytest.approx(looped(run.order[place], rows, others, settings.clip), rel=1e-8, abs=1e-10)
         compared += 1
-        return loss, stats
+        return loss, sums
 
-    monkeypatch.setattr(unit_step.UnitStep, "_policy_loss", compare)
+    monkeypatch.setattr(unit_step, "unit_sums", compare)
     run.run()
     assert compared == 3 * config.num_epochs
 
