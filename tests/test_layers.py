@@ -38,6 +38,7 @@ def test_everything_below_the_ray_layer_imports_where_ray_does_not():
         "lorasa_rllib",
         "lorasa_rllib.spec",
         "lorasa_rllib.spaces",
+        "lorasa_rllib.freed_memory",
         "lorasa_rllib.install",
         "lorasa_rllib.printable",
         "lorasa_rllib.suggestion",
@@ -86,7 +87,19 @@ def test_the_spec_loads_neither_ray_nor_torch():
         ("analysis", ("spec", "nn", "sharing", "analysis")),
         (
             "rllib",
-            ("spec", "old_names", "suggestion", "nn", "sharing", "policies", "rollout", "learning", "envs", "rllib"),
+            (
+                "spec",
+                "old_names",
+                "suggestion",
+                "freed_memory",
+                "nn",
+                "sharing",
+                "policies",
+                "rollout",
+                "learning",
+                "envs",
+                "rllib",
+            ),
         ),
     ],
 )

@@ -127,7 +127,16 @@ def make_library_environment(
         if scenario in SEGMENTED:
             library["gym_env"] = _segmented(scenario, str(agent_conf), options)
             options = {}
-        env = mamujoco_v1.parallel_env(scenario, agent_conf, agent_obsk=agent_obsk, **library, **options)
+        try:
+            env = mamujoco_v1.parallel_env(scenario, agent_conf, agent_obsk=agent_obsk, **library, **options)
+        except IndexError as problem:
+            left_out = [name for name, value in options.items() if name.startswith("include_") and value is False]
+            if not left_out or "local_categories" in library:
+                raise
+            raise ValueError(
+                f"{' and '.join(left_out)}=False leaves out what agents observe by default. Say what they observe "
+                'instead, such as local_categories=[["qpos", "qvel"], ["qpos"]].'
+            ) from problem
     for joints_at in getattr(env, "k_dicts", []):
         # The library sorts sets of joints by label. Two joints of Pusher share a label, so their order would differ
         # between processes.

@@ -27,6 +27,7 @@ from ray.rllib.utils.schedules.scheduler import Scheduler
 from ray.rllib.utils.typing import ResultDict, StateDict
 from torch import Tensor
 
+from lorasa_rllib.freed_memory import keep_freed_memory
 from lorasa_rllib.learning.batch import MAPPOSettings
 from lorasa_rllib.learning.normalisers import AllSum, alone
 from lorasa_rllib.learning.owner_adam import OwnerAdam
@@ -59,6 +60,7 @@ class TeamLearner(TorchLearner):
             return
         check_gpu(self.config)
         torch.set_num_threads(1)
+        keep_freed_memory()
         self._threads = threads_of_learner(self.config)
         self._plan = self.config.plan()
         super().build()

@@ -36,6 +36,10 @@ BAD = {
         ({"scenario": ["Ant"]}, r"scenario=\['Ant'\] is unknown"),
         ({"local_categories": [["qpos"], ["qposs"]]}, "local_categories: 'qposs' is unknown; did you mean 'qpos'"),
         ({"local_categories": ["qpos"]}, "local_categories=.* must be a list of lists"),
+        (
+            {"scenario": "Ant", "agent_conf": "4x2", "include_cfrc_ext_in_observation": False},
+            "include_cfrc_ext_in_observation=False leaves out what agents observe .* local_categories=",
+        ),
         ({"local_categories": [["qpos"]]}, "must have 2 lists, one for each distance from 0 to agent_obsk=1"),
         ({"global_categories": "qpos"}, "global_categories='qpos' must be a list"),
         ({"frame_skip": 2.5}, "frame_skip=2.5 must be a whole number"),

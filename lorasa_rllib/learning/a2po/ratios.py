@@ -28,19 +28,22 @@ class Ratios:
         self.log_probs = batch.log_probs.clone()
         self.log_ratio = torch.zeros_like(batch.log_probs[..., 0])
 
-    @torch.no_grad()
     def refresh(self, unit: Unit | None = None) -> None:
         """Re-evaluates the rows affected by steps of the unit; all rows if None."""
+        self.evaluate(None if unit is None else moved_by(self._policy, unit))
+
+    @torch.no_grad()
+    def evaluate(self, unit: Unit | None) -> None:
+        """Re-evaluates the rows of the unit; all rows if None."""
         policy, batch = self._policy, self._batch
-        moved = None if unit is None else moved_by(policy, unit)
-        if moved is None:
+        if unit is None:
             everyone = policy.distribution(
                 batch.obs, roles=batch.roles, masks=batch.masks, state=batch.actor_state, keep=batch.actor_keep
             )
             self.log_probs = everyone.log_prob(batch.actions)
             self.log_ratio = self.log_ratio_of(self.log_probs)
             return
-        rows = moved.rows(batch)
+        rows = unit.rows(batch)
         log_probs = policy.distribution(rows.obs, **rows.inputs()).log_prob(rows.actions)
         real = policy.actor.real_actions(rows.agent)
         active = rows.place.take(batch.active)  # of all roles in these sequences

@@ -157,14 +157,14 @@ class SequentialUpdate:
                     if settings.two_stage:
                         self._step(turn, values)
                     self._step(turn, values, rows, self._others(turn, rows, before, sequences))
-                if reaches_others:  # including those that are done
-                    self.ratios.refresh(unit)
-                    before = self._product(done)
-                if self._moved_far(begin):
+                if epoch + 1 == epochs or self._moved_far(begin):
                     break
-            if not reaches_others:
-                self.ratios.refresh(unit)
-            before = before + self.ratios.product(unit)
+                read = [*(done if reaches_others else ()), *((unit,) if again else ())]  # by the next pass
+                if read:
+                    self.ratios.evaluate(Unit.joined(read))
+                    before = self._product(done)
+            self.ratios.refresh(unit)
+            before = self._product([*done, unit])
 
     def _moved_far(self, begin: int) -> bool:
         """Whether the mean KL of all steps from `begin` on exceeds `target_kl`."""
