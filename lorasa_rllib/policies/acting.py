@@ -208,6 +208,16 @@ class LoadedPolicy:
             raise ValueError(f"the policy has no agents {unknown}; it has {list(self.agents[:20])}.")
         return known
 
+    def _keys(self, given: Mapping[Any, Any], what: str) -> dict[int, Any]:
+        """Agent index -> the key that names the agent in a mapping. Raises ValueError if two keys name one agent."""
+        indices = self._indices(list(given))
+        keys = dict(zip(indices, given, strict=True))
+        if len(keys) < len(given):
+            twice = next(n for n in keys if indices.count(n) > 1)
+            names = [key for n, key in zip(indices, given, strict=True) if n == twice]
+            raise ValueError(f"{what} names agent {self.agents[twice]!r} more than once: {names}. Give it once.")
+        return keys
+
     def _one(self, obs: Any, state: Any, agent: Any, roles: Any, mask: Any, greedy: bool) -> tuple[Any, Any]:
         """`act` for one agent: no agent axis, and the agent's own sizes."""
         (n,) = self._indices([agent])
@@ -231,7 +241,7 @@ class LoadedPolicy:
 
     def _by_name(self, obs: Mapping[str, Any], state: Any, roles: Any, mask: Any, greedy: bool) -> Any:
         """`act` with observations, arguments and results by agent name."""
-        present = dict(zip(self._indices(list(obs)), obs, strict=True))
+        present = self._keys(obs, "observations")
         who = tuple(range(len(self.agents))) if self._whole_team else tuple(present)
         if not who:
             return {}, {} if self.recurrent else None
@@ -253,8 +263,8 @@ class LoadedPolicy:
         carried = None
         if self.recurrent and state:
             nothing = np.zeros(self._hidden_size, np.float32)  # for agents without a previous state
-            held = dict(zip(self._indices(list(state)), state.values(), strict=True))
-            carried = np.stack([held.get(n, nothing) for n in who])
+            held = self._keys(state, "state")
+            carried = np.stack([state[held[n]] if n in held else nothing for n in who])
         actions, after = self.choose(padded, carried, agents=who, greedy=greedy, **rows)
         row_of_agent = dict(zip(who, actions, strict=True))
         own = {name: self.spec.action_of(n, row_of_agent[n]) for n, name in present.items()}
