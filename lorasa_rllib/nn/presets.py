@@ -14,10 +14,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "distribution": "squashed_gaussian",
     },
     "raw_inputs": {"obs_norm": None},
+    "feature_norm": {"obs_norm": "layer"},
     "normalised": {"obs_norm": "running"},
     "normalised_team": {"obs_norm": "running_team"},
 }  # fmt: skip
 """Settings of `NetworkConfig` by preset name. "published": the network of the authors of LoRASA, A2PO and MAPPO, for
 actor and critic. "feedforward": the same without recurrence, with two hidden layers. The others change only how inputs
-are normalised. "raw_inputs": not at all, for observations whose scale carries information. "normalised": by running
-statistics per agent, the default of configs; "normalised_team": by running statistics of the team."""
+are normalised. "raw_inputs": not at all, for observations whose scale carries information. "feature_norm": by a
+LayerNorm over an agent's features. "normalised": by running statistics per agent, the default of configs;
+"normalised_team": by running statistics of the team."""
