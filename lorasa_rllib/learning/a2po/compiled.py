@@ -11,9 +11,9 @@ from torch import Tensor
 from lorasa_rllib.learning.a2po.rows import CriticRows, UnitRows
 from lorasa_rllib.learning.a2po.unit_step import UnitStep
 from lorasa_rllib.learning.a2po.units import owner_of
-from lorasa_rllib.learning.compiled import (
-    Graph,
-    StepCompiler,
+from lorasa_rllib.learning.compiled import Graph, StepCompiler, why_not
+from lorasa_rllib.learning.normalisers import alone
+from lorasa_rllib.learning.plans import (
     blocks_in_plan,
     blocks_of,
     dtype_of,
@@ -21,9 +21,7 @@ from lorasa_rllib.learning.compiled import (
     read_by_steps,
     samples_noise,
     shapes_of,
-    why_not,
 )
-from lorasa_rllib.learning.normalisers import alone
 from lorasa_rllib.learning.replayed import noise_of, split_tensors
 from lorasa_rllib.learning.step import Norms, Optimisers
 from lorasa_rllib.learning.step_graph import StepPlan
