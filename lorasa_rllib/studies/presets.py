@@ -55,8 +55,8 @@ class Preset:
 
 PRODUCT = "capped_product"
 ANT = Preset(lambda_=0.93, correction=PRODUCT, network="feature_norm")
-"""Agents of Ant observe raw contact forces, mostly 0 with large peaks, which running statistics do not tame: with them
-joint LoRASA has 2,350 after 2 M steps, with a LayerNorm 3,966 (results/README.md, "Ant")."""
+"""Agents of Ant observe contact forces, which are nearly always 0, so unit variance makes peaks of them: with running
+statistics joint LoRASA has 2,350 after 2 M steps, with a LayerNorm 3,966 (results/README.md, "Contact forces")."""
 MAMUJOCO = {
     "*": Preset(),
     "Ant-2x4": ANT,
