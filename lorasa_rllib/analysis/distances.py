@@ -41,7 +41,7 @@ def policy_distances(policy: TeamPolicy, bank: ObservationBank) -> np.ndarray:
     Every agent's policy receives every observation as if it were that agent's own, with its id features and adapter;
     by role, with that role in place of the row's (see `inputs_of`). Symmetric, zero on the diagonal. Definition (ours):
 
-    continuous: 2-Wasserstein distance of the Gaussians before squashing, in units of the un-squashed action,
+    continuous: 2-Wasserstein distance of the Gaussians, before actions are squashed or clipped,
 
                     sqrt(|mu_i - mu_j|^2 + |sigma_i - sigma_j|^2)
 
@@ -88,7 +88,7 @@ def pairs_of(distances: np.ndarray) -> np.ndarray:
 def measure_of(policy: TeamPolicy) -> str:
     """Label of this policy's distance measure, for axes and colour bars."""
     if policy.config.spec.continuous:
-        return "distance of policies\n(2-Wasserstein, before squashing)"
+        return "distance of policies\n(2-Wasserstein of the Gaussians)"
     return "distance of policies\n(total variation, 0 to 1)"
 
 
