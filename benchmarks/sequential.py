@@ -84,15 +84,15 @@ class AllForEach(SequentialUpdate):
             log_probs = self._policy.distribution(batch.obs).log_prob(batch.actions)
         return self.ratios.log_ratio_of(log_probs.detach())
 
-    def _product(self, units: Sequence[Unit]) -> torch.Tensor:
+    def _product_of(self, units: Sequence[Unit]) -> torch.Tensor:
         table = self._evaluate()
         return Unit.joined(units).log_product(table, self.batch.roles) if units else torch.zeros_like(table[..., 0])
 
     def _others(self, turn: Turn, rows: Any, before: torch.Tensor, sequences: Any = None) -> torch.Tensor:
-        return super()._others(turn, rows, self._product(self.order[: turn.position - 1]), sequences)
+        return super()._others(turn, rows, self._product_of(self.order[: turn.position - 1]), sequences)
 
     def _correct(self, unit: Any, product: torch.Tensor, done: Sequence[Unit] = ()) -> None:
-        super()._correct(unit, self._product(done) + self.ratios.product(unit), done)
+        super()._correct(unit, self._product_of(done) + self.ratios.product(unit), done)
 
 
 def against_published(repeats: int) -> list[dict[str, Any]]:

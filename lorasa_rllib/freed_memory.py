@@ -17,14 +17,18 @@ LARGEST = 32 * 2**20
 """Bytes up to which a block comes from the heap: as much as glibc allows itself."""
 KEPT = 256 * 2**20
 """Bytes that may lie free at the end of the heap."""
+SETTINGS = ("trim_threshold", "mmap_threshold", "mmap_max", "top_pad")
+"""Parameters by which the environment decides the same, as `MALLOC_<NAME>_` or in `GLIBC_TUNABLES`."""
 
 
 def keep_freed_memory() -> bool:
-    """Has this process keep up to 256 MiB of freed memory. Returns whether it does.
+    """Has this process keep freed memory. Returns whether it does.
 
-    It does not without glibc, nor if the environment sets malloc's own parameters (`MALLOC_...`, `GLIBC_TUNABLES`).
+    That is up to 256 MiB at the end of the heap, and free blocks of at most 32 MiB below others that are in use.
+    It does not without glibc, nor if the environment sets one of `SETTINGS`.
     """
-    said = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    said = any(f"MALLOC_{name.upper()}_" in os.environ or name in tunables for name in SETTINGS)
     if said or not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

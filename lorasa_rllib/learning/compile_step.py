@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lorasa_rllib.learning.a2po.unit_graph import UnitLoss
-from lorasa_rllib.learning.compiled import files
+from lorasa_rllib.learning.compiled import LIMIT, files
 from lorasa_rllib.learning.step_graph import StepGraph, StepPlan, TeamLoss
 
 LOSSES = {"team": TeamLoss, "unit": UnitLoss}
@@ -60,6 +61,7 @@ def _compile(function: Callable[..., tuple[Tensor, ...]], example: tuple[Tensor,
 
 
 if __name__ == "__main__":
+    signal.alarm(LIMIT)
     if "--nice" in sys.argv:
         os.nice(19)
     main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -56,6 +56,8 @@ COMPILERS = ("g++", "clang++", "c++")
 LONGEST = 20
 """Longest `chunk_length` of recurrent networks that is compiled: the graph repeats every step of a sequence, and ten of
 them already take a minute of compilation."""
+LIMIT = 1800
+"""Seconds after which a compiler ends, whatever it waits for."""
 PATIENCE = 20.0
 """Seconds that eager optimiser steps must have taken in total before "auto" starts to compile: a run that has lasted
 about half a compilation will probably last long enough to benefit."""
@@ -117,7 +119,8 @@ class StepCompiler:
         key = key_of(plan)
         if key not in self._jobs:
             self._jobs[key] = _Job(plan, self._folder / key, quiet=not self._wait)
-        return self._jobs[key].graphs(start=self._left <= 0, wait=self._wait)
+        may_start = self._left <= 0 and not any(job.running for job in self._jobs.values())
+        return self._jobs[key].graphs(may_start, self._wait)
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class CompiledStep:
             else:
                 given[name] = getattr(part.rows, name).contiguous()
         for group in self._plan.groups:
-            given[f"rows.{group}"] = part.counts[group]
+            given[f"counts.{group}"] = part.counts[group]
         if not self._plan.split:
             sums, *norms = self._graphs[0](*given.values())
         else:
@@ -180,6 +183,11 @@ class _Job:
     loaded: list[Graph] | None = None
     failed: str = ""
 
+    @property
+    def running(self) -> bool:
+        """Whether its compiler runs."""
+        return self.process is not None and self.process.poll() is None
+
     def graphs(self, start: bool, wait: bool) -> list[Graph] | None:
         """The graphs if ready, else None. May start compiling (`start`) and wait for it (`wait`).
 
@@ -191,9 +199,13 @@ class _Job:
             if self.process is None and not start:
                 return None
             if self.process is None:
-                self.process = self._start()
+                try:
+                    self.process = self._start()
+                except OSError as error:
+                    self.failed = f"Optimiser steps are not compiled: {error}."
+                    raise RuntimeError(self.failed) from error
             if wait:
-                self.process.wait()
+                self.process.wait(timeout=2 * LIMIT)
             if self.process.poll() is None:
                 return None
             if not self._ready():

@@ -1,4 +1,4 @@
-"""What determines a compiled step, and its inputs, from a policy and its optimisers."""
+"""Plans of compiled steps, and the inputs of their graphs, made from a policy and its optimisers."""
 
 from __future__ import annotations
 
@@ -54,23 +54,23 @@ def inputs_of(
     policy: TeamPolicy,
     optimisers: Optimisers,
     settings: MAPPOSettings,
-    owner_of: Mapping[Group, slice] = MappingProxyType({}),
+    owners: Mapping[Group, slice] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
     """All inputs of a plan's graphs by name, in order; columns and counts are still empty.
 
-    optimisers: those of the plan's blocks. owner_of: the owner of sliced blocks, per optimiser.
+    optimisers: those of the plan's blocks. owners: the owner of sliced blocks, per optimiser.
     """
     given: dict[str, Tensor] = {}
     dtype = getattr(torch, plan.dtype)
     for n, ((group, block), of_plan) in enumerate(zip(blocks_of(optimisers), plan.blocks, strict=True)):
-        owner = owner_of[group] if of_plan.sliced else slice(None)
+        owner = owners[group] if of_plan.sliced else slice(None)
         given[f"values.{n}"] = block.values[owner]
         if of_plan.trains:
             moments = [moment[owner] for moment in optimisers[group].moments(block)]
             given |= dict(zip((f"first.{n}", f"second.{n}", f"steps.{n}"), moments, strict=True))
     for group in plan.groups:
         (lr,) = {entry["lr"] for entry in optimisers[group].param_groups}
-        given |= {f"lr.{group}": torch.tensor(float(lr), dtype=dtype), f"rows.{group}": torch.empty(0)}
+        given |= {f"lr.{group}": torch.tensor(float(lr), dtype=dtype), f"counts.{group}": torch.empty(0)}
     given |= dict.fromkeys((name for name, _, _ in plan.columns), torch.empty(0))
     given["entropy_coeff"] = torch.tensor(float(settings.entropy_coeff), dtype=dtype)
     return given | {f"buffer.{name}": buffer for name, buffer in statistics_of(policy).items()}

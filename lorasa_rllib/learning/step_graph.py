@@ -69,7 +69,7 @@ class StepPlan:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> StepPlan:
-        from lorasa_rllib.learning.reference import rules_from_dict  # which imports A2PO, and that the compiler
+        from lorasa_rllib.learning.reference import rules_from_dict  # here: it imports A2PO, and that this
 
         settings = {**data["settings"], "rules": rules_from_dict(data["settings"]["rules"])}
         blocks = [{**b, "names": tuple(b["names"]), "betas": tuple(b["betas"])} for b in data["blocks"]]
@@ -130,7 +130,7 @@ class StepGraph(nn.Module):
                 given |= {f"{name}.{n}": torch.zeros(owners, numbers, dtype=dtype) for name in ("first", "second")}
                 given[f"steps.{n}"] = torch.ones(owners)
         for group, owners in plan.groups.items():
-            given[f"lr.{group}"], given[f"rows.{group}"] = torch.zeros((), dtype=dtype), torch.ones(owners)
+            given[f"lr.{group}"], given[f"counts.{group}"] = torch.zeros((), dtype=dtype), torch.ones(owners)
         for name, shape, kind in plan.columns:
             given[name] = torch.zeros(shape, dtype=getattr(torch, kind))
         given["entropy_coeff"] = torch.zeros((), dtype=dtype)
@@ -160,7 +160,7 @@ class StepGraph(nn.Module):
         """Averages and clips gradients, and steps every owner with live rows. Returns gradient norms."""
         norms: dict[Group, Tensor] = {}
         for (n, block), grad in zip(self.plan.training.items(), grads, strict=True):
-            rows = every = given[f"rows.{block.group}"]
+            rows = every = given[f"counts.{block.group}"]
             grad, own = grad.clone(), len(grad) == block.group_owners
             if not own:
                 rows = every.sum(0, keepdim=True)

@@ -39,8 +39,9 @@ class NetworkConfig:
                    "layer": a LayerNorm over the features, named feature_norm. It removes their common scale and offset,
                    which hurts if these carry information.
                    "running": each feature by its running mean and variance, clipped to +-10 (`nn.obs_norm`), one set
-                   per agent. Learners update the statistics after every iteration. Features that are nearly always 0
-                   become peaks of 10: with contact forces "layer" learns faster (Ant), or leave them out.
+                   per agent. Learners update the statistics after every iteration. Rare values
+                   of features that are nearly always 0 are scaled up to 10: for contact forces (Ant) use "layer", or
+                   leave them out.
                    "running_team": the same with one set for the whole team, for agents with the same features. Features
                    that are constant per agent but differ between agents (its type, say) remain visible.
                    None: no normalisation.

@@ -215,7 +215,7 @@ class LoadedPolicy:
         if len(keys) < len(given):
             twice = next(n for n in keys if indices.count(n) > 1)
             names = [key for n, key in zip(indices, given, strict=True) if n == twice]
-            raise ValueError(f"{what} names agent {self.agents[twice]!r} more than once: {names}. Give it once.")
+            raise ValueError(f"{what}: agent {self.agents[twice]!r} is named more than once, {names}. Name it once.")
         return keys
 
     def _one(self, obs: Any, state: Any, agent: Any, roles: Any, mask: Any, greedy: bool) -> tuple[Any, Any]:

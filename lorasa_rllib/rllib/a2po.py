@@ -105,6 +105,8 @@ class A2POConfig(TeamConfig):
         ):
             if value not in known:
                 raise ValueError(f"{name}={value!r} must be one of {known}.")
+        if self.compile is True and self.num_learners > 1:
+            raise ValueError("compile=True: steps of A2PO with several learners are not compiled. Set compile='auto'.")
         super().validate()
 
     @override(TeamConfig)

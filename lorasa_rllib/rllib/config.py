@@ -364,9 +364,10 @@ class TeamConfig(PPOConfig):
                 update_loop="epoch", of all agents). 0.01 to 0.05 are usual. None, A2PO's default: always `num_epochs`
                 passes.
             adam_epsilon: epsilon of all Adam optimisers.
-            compile: run optimiser steps as one compiled graph, about four times faster for small minibatches, twice for
-                recurrent networks (with a `chunk_length` of at most 20). Only on a CPU with a C++ compiler, without
-                adapters by role or reference=True, for A2PO with one learner. "auto":
+            compile: run optimiser steps as one compiled graph, about four times faster for small minibatches, about
+                twice for recurrent networks. Needs a CPU and a C++ compiler. Not compiled: adapters by role,
+                reference=True, sequences of more than 20 steps (`chunk_length`), an encoder or a loss of your own, and
+                in A2PO several learners, or agents of several owners updated together (`agents_per_step`). "auto":
                 compiles in the background after some seconds of optimiser steps, uses the graph once it is ready, and
                 caches it on disk for other trials and later runs; logs the reason if steps cannot be compiled. True:
                 waits for the graph, and raises if steps cannot be compiled. False: never. On one GPU, steps of MAPPO

@@ -20,6 +20,7 @@ from lorasa_rllib.learning.reference import Quirks
 from lorasa_rllib.learning.step_graph import StepGraph, StepPlan
 from lorasa_rllib.nn.bank import LoRAConfig
 from lorasa_rllib.nn.network import NetworkConfig
+from lorasa_rllib.sharing.methods import owners_of
 from tests.helpers import make_policy, owner_tables, random_rollout, seeded, team
 from tests.learning.helpers import CASES, SETTINGS, UNEQUAL, Learners, experienced, optimisers_of, uneven_rollout
 
@@ -89,6 +90,19 @@ def test_what_is_compiled_for_a_unit_of_a2po_is_its_step(method, phase, loop):
     settings = dataclasses.replace(SEQUENTIAL, loop=loop, two_stage=loop == "agent")
     with_graph, without = both(policy, rollout, settings, Interpreted(True))
     torch.testing.assert_close(with_graph, without, rtol=1e-7, atol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("order", ["cyclic", "reverse_cyclic"])
+def test_units_of_one_size_may_have_owners_of_their_own_in_other_groups(order):
+    """The first two agents share a frozen backbone, the last two have one each; each pair has one adapter."""
+    spec = team((3, 3, 3, 3), (2, 2, 2, 2))
+    owners = owners_of("seps_lora", spec, groups=(0, 0, 0, 1), adapter_key=(0, 0, 1, 1))
+    policy = experienced(make_policy(spec, owners))
+    policy.set_phase("adapters")
+    rollout = random_rollout(policy, 4, 3).to("cpu")
+    settings = dataclasses.replace(SEQUENTIAL, agent_order=order)
+    with_graph, without = both(policy, rollout, settings, Interpreted(True))
+    torch.testing.assert_close(with_graph, without, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("algorithm", ["mappo", "a2po"])
@@ -206,6 +220,30 @@ def test_one_line_says_why_steps_are_not_compiled(case, tmp_path, caplog):
     assert [reason in record.message for record in caplog.records] == [True]
     with pytest.raises(RuntimeError, match=reason):
         both(policy, rollout, settings, StepCompiler(True, tmp_path))
+
+
+@pytest.mark.parametrize("settings", [MINIBATCHES, SEQUENTIAL], ids=["mappo", "a2po"])
+def test_where_nothing_can_be_written_training_goes_on(settings, tmp_path, caplog):
+    policy = policy_in("lora", "joint")
+    rollout = random_rollout(policy, 4, 3).to("cpu")
+    (tmp_path / "file").touch()
+    nowhere = tmp_path / "file" / "cache"
+    with caplog.at_level(logging.INFO):
+        torch.testing.assert_close(
+            *both(policy, rollout, settings, StepCompiler("auto", nowhere, patience=0.0)), rtol=0, atol=0
+        )
+    assert len(caplog.records) >= 1 and "Not a directory" in caplog.records[0].message
+    with pytest.raises(RuntimeError, match="not compiled"):
+        both(policy, rollout, settings, StepCompiler(True, nowhere))
+
+
+def test_one_compiler_runs_at_a_time(tmp_path, monkeypatch):
+    policy = policy_in("lora", "joint")
+    rollout = random_rollout(policy, 4, 3).to("cpu")
+    started = []
+    monkeypatch.setattr(compiled._Job, "_start", lambda job: started.append(job) or Slow())
+    both(policy, rollout, SEQUENTIAL, StepCompiler("auto", tmp_path, patience=0.0))
+    assert len(started) == 1
 
 
 def test_without_a_c_compiler_or_when_it_fails_training_goes_on(tmp_path, caplog, monkeypatch):

@@ -210,7 +210,7 @@ def test_agents_whose_ids_are_numbers_are_named_by_them(absent_forget):
         np.testing.assert_equal(loaded.act(rows[0], agents=agent)[0], expected[str(agent)])
     with pytest.raises(ValueError, match=r"no agents \[3\]"):
         loaded.act(rows[0], agents=3)
-    with pytest.raises(ValueError, match=r"state names agent '2' more than once: \[2, '2'\]"):
+    with pytest.raises(ValueError, match=r"state: agent '2' is named more than once, \[2, '2'\]"):
         loaded.act({2: rows[0]}, {2: by_id[0], "2": by_id[0]})
 
 
@@ -224,7 +224,7 @@ def test_agents_whose_ids_are_numbers_are_named_by_them(absent_forget):
         ({"observations": {"agent_0": np.zeros(4)}, "agents": [0]}, "leave agents out"),
         (
             {"observations": {"agent_1": np.zeros(4), 1: np.ones(4)}},
-            r"observations names agent 'agent_1' more than once: \['agent_1', 1\]",
+            r"observations: agent 'agent_1' is named more than once, \['agent_1', 1\]",
         ),
         ({"observations": np.zeros(3), "agents": 1}, "observations of agent_1 must end in 4"),
         ({"observations": np.zeros((2, 4))}, "give mask"),

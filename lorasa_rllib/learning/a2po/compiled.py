@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from dataclasses import replace
 
 import torch
@@ -32,16 +33,16 @@ Columns = dict[str, Tensor]
 
 
 class UnitCompiler:
-    """Compiled steps of an update: one graph for the critic's steps and one for steps of actor and critic, which serve
-    all units of one size."""
+    """Compiled steps of an update. Two graphs for each kind of units: one for steps of the critic alone, one for steps
+    of actor and critic. Units are of a kind if they have as many members, and one owner in the same optimisers."""
 
     def __init__(self, compiler: StepCompiler):
         self._compiler = compiler
-        self._found: dict[tuple[int, bool], tuple[StepPlan, Graph] | None] = {}
+        self._found: dict[Hashable, tuple[StepPlan, Graph] | None] = {}
 
     def graph(self, eager: UnitStep, columns: Columns, both: bool) -> tuple[StepPlan, Graph] | None:
         """The plan of a unit's step on columns shaped like these, and its graph; None if that is not ready."""
-        key = len(eager.unit.members), both
+        key = len(eager.unit.members), frozenset(_owners_of(eager)), both
         if key not in self._found:
             plan = plan_of(eager, columns, both)
             graphs = self._compiler.graphs_of(plan, _why_not(eager))
@@ -101,7 +102,7 @@ class _Compiled:
         counted = {"critic": values.counted} if rows is None else {"critic": values.counted, "actor": rows.active}
         live = {name: which.sum(dtype=torch.float32).view(1) for name, which in counted.items()}
         for group in self._plan.groups:
-            given[f"rows.{group}"] = live["critic" if group == "critic" else "actor"]
+            given[f"counts.{group}"] = live["critic" if group == "critic" else "actor"]
         sums, *norms = self._graph(*given.values())
         for block in self._blocks:
             block.changed()
@@ -118,12 +119,12 @@ def columns_of(
     """The columns of `unit_graph.UnitLoss`; "noise" has its shape only."""
     index = index_of(eager.unit.members, values.values.device)
     given = {"clip": torch.tensor(clip, dtype=values.values.dtype)}
-    given |= {f"values.{name}": column for name, column in split_tensors(values)[0].items()}
+    given |= {f"critic.{name}": column for name, column in split_tensors(values)[0].items()}
     if values.agents is not None:
-        given["values.agents"] = index
+        given["critic.agents"] = index
     if rows is not None and others is not None:
-        given |= {f"rows.{name}": column for name, column in split_tensors(rows)[0].items()}
-        given |= {"rows.agent": index, "others": others}
+        given |= {f"actor.{name}": column for name, column in split_tensors(rows)[0].items()}
+        given |= {"actor.agent": index, "others": others}
         if samples_noise(eager.policy):
             given["noise"] = rows.actions
     return {name: column.contiguous() for name, column in given.items()}
@@ -138,7 +139,7 @@ def plan_of(eager: UnitStep, columns: Columns, both: bool) -> StepPlan:
     return StepPlan(
         policy.config,
         policy.phase,
-        replace(read_by_steps(settings), value_coeff=settings.value_coeff * eager.weight),
+        read_by_steps(settings),
         tuple(replace(block, sliced=one) for block, one in zip(blocks, sliced, strict=True)),
         shapes_of(columns),
         dtype_of(policy),

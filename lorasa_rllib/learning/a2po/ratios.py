@@ -15,9 +15,10 @@ LARGEST = 20.0
 
 
 class Ratios:
-    """New over old probability of each row, current after `refresh`.
+    """New over old probability of each row, as of its last evaluation: `refresh` updates all rows that a unit's steps
+    change, `evaluate` those of a unit.
 
-    log_probs [L, C, N, d]: of the actions taken, under the actor of the last refresh.
+    log_probs [L, C, N, d]: of the actions taken.
     log_ratio [L, C, N]: log of the mean over action dimensions of exp(log_probs - log_probs of the rollout); with
     `joint_ratio`, log-ratio of the whole action. 0 for dead agents.
     """

@@ -1,8 +1,8 @@
 """The A2PO update: units are updated in sequence, each with advantages and ratios corrected for the units updated
 before it.
 
-Only rows that a step affects are re-evaluated, so unless units share trained weights, an epoch costs about one
-evaluation per agent, not one per pair of agents.
+Ratios are evaluated only where they are read next: after a unit's turn for the rows that its steps changed, between its
+passes for what the next pass reads. So unless units share trained weights, a turn costs one evaluation of its own rows.
 """
 
 from __future__ import annotations
@@ -159,9 +159,11 @@ class SequentialUpdate:
                     self._step(turn, values, rows, self._others(turn, rows, before, sequences))
                 if epoch + 1 == epochs or self._moved_far(begin):
                     break
-                read = [*(done if reaches_others else ()), *((unit,) if again else ())]  # by the next pass
-                if read:
-                    self.ratios.evaluate(Unit.joined(read))
+                # What the next pass reads and this one changed.
+                corrects = again and done and settings.correction
+                stale = [*(done if reaches_others else ()), *((unit,) if corrects else ())]
+                if stale:
+                    self.ratios.evaluate(Unit.joined(stale))
                     before = self._product(done)
             self.ratios.refresh(unit)
             before = self._product([*done, unit])
@@ -196,8 +198,9 @@ class SequentialUpdate:
 
     def _step_of(self, unit: Unit) -> Step:
         if unit not in self._steps_of:
-            policy, optimisers, settings, weight = self._policy, self._optimisers, self._settings, 1 / len(self.order)
-            step = UnitStep(policy, optimisers, settings, unit, weight, self._all_sum)
+            policy, optimisers, settings = self._policy, self._optimisers, self._settings
+            settings = replace(settings, value_coeff=settings.value_coeff / len(self.order))
+            step = UnitStep(policy, optimisers, settings, unit, self._all_sum)
             self._steps_of[unit] = step
             if self._compiler is not None:
                 self._steps_of[unit] = CompilableUnitStep(self._compiler, step)

@@ -19,16 +19,16 @@ from lorasa_rllib.nn.rows import Some
 class UnitLoss(Loss):
     """The loss of a unit's step, of the critic alone or of actor and critic, with the sums that `unit_sums` returns.
 
-    Columns: "clip" []; "values.*", the fields of `CriticRows`; for a step of the actor "rows.*", those of `UnitRows`,
+    Columns: "clip" []; "critic.*", the fields of `CriticRows`; for a step of the actor "actor.*", those of `UnitRows`,
     "others", and "noise" for a sampled entropy. Agents are given by their indices, int64 [n].
     """
 
     def forward(self, columns: dict[str, Tensor], entropy_coeff: Tensor) -> tuple[Tensor, Tensor]:
         settings = replace(self.settings(entropy_coeff), clip=columns["clip"])  # type: ignore[arg-type]
-        values = CriticRows(**_fields(CriticRows, named(columns, "values."), "agents"))
+        values = CriticRows(**_fields(CriticRows, named(columns, "critic."), "agents"))
         others = columns.get("others")
-        rows = None if others is None else UnitRows(**_fields(UnitRows, named(columns, "rows."), "agent"))
-        return unit_sums(self.policy, values, values.targets, rows, others, settings, columns.get("noise"))
+        rows = None if others is None else UnitRows(**_fields(UnitRows, named(columns, "actor."), "agent"))
+        return unit_sums(self.policy, values, rows, others, settings, columns.get("noise"))
 
 
 def _fields(kind: type, given: dict[str, Any], agents: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ OF_BOTH = (*OF_CRITIC, "policy_loss", "entropy", "mean_kl_loss", "clip_fraction"
 
 
 class Step(Protocol):
-    """Takes optimiser steps of one unit: `UnitStep`, or `ReplayedUnitStep`."""
+    """Takes optimiser steps of one unit: `UnitStep`, `ReplayedUnitStep`, or `a2po.compiled.CompilableUnitStep`."""
 
     def __call__(
         self,
@@ -51,23 +51,20 @@ class Step(Protocol):
 def unit_sums(
     policy: TeamPolicy,
     values: CriticRows,
-    targets: Tensor,
     rows: UnitRows | None,
     others: Tensor | None,
     settings: MAPPOSettings,
     noise: Noise = None,
-    weight: float = 1.0,
     of_critic: Mapping[str, Tensor] = MappingProxyType({}),
     of_actor: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> tuple[Tensor, Tensor]:
     """The loss of a step, summed over rows, and sums of `OF_CRITIC` or, with `rows`, of `OF_BOTH`.
 
-    targets: normalised returns. weight: of the value loss, beside `value_coeff`. of_critic, of_actor: weights in place
-    of the policy's, by name.
+    of_critic, of_actor: weights in place of the policy's, by name.
     """
     new = functional_call(policy.critic, dict(of_critic), (values.state, values.hidden, values.keep, values.agents))
-    value_loss = value_sums(new, values.values, targets, values.counted, settings)
-    loss = settings.value_coeff * value_loss * weight
+    value_loss = value_sums(new, values.values, values.targets, values.counted, settings)
+    loss = settings.value_coeff * value_loss
     stats = {"vf_loss": value_loss.detach().float(), "value_rows": values.counted.sum().float()}
     if rows is not None and others is not None:
         inputs = {"adapters": policy.adapters_on, **rows.inputs()}
@@ -81,7 +78,7 @@ def unit_sums(
 
 
 class UnitStep:
-    """A unit's optimiser step, one operation after the other. weight: of the value loss, beside `value_coeff`."""
+    """A unit's optimiser step, one operation after the other."""
 
     def __init__(
         self,
@@ -89,11 +86,10 @@ class UnitStep:
         optimisers: Optimisers,
         settings: A2POSettings,
         unit: Unit,
-        weight: float,
         all_sum: AllSum,
     ):
         self.policy, self.optimisers, self.settings, self.unit = policy, optimisers, settings, unit
-        self.weight, self.all_sum = weight, all_sum
+        self.all_sum = all_sum
         self._leaves: dict[Group, Leaves] = {}
 
     def __call__(
@@ -124,8 +120,9 @@ class UnitStep:
         of_actor = {
             name: leaf for group in leaves if group != "critic" for name, leaf in leaves[group].in_place.items()
         }
-        given = values, targets, rows, others, settings, noise, self.weight, leaves["critic"].in_place, of_actor
-        loss, flat = unit_sums(policy, *given)
+        if targets is not values.targets:
+            values = replace(values, targets=targets)
+        loss, flat = unit_sums(policy, values, rows, others, settings, noise, leaves["critic"].in_place, of_actor)
         counts: Counts = {"critic": self._critic_counts(values)}
         if rows is not None:
             counts |= self.unit.counts(rows, policy.config.owners)
@@ -158,12 +155,12 @@ class UnitStep:
 class ReplayedUnitStep:
     """`UnitStep` as CUDA graphs, one for the critic alone and one for actor and critic.
 
-    state: `replayed.key_of` of the policy and the settings but for `clip`.
+    state: `replayed.key_of` of the policy and the step's settings but for `clip`.
     """
 
     def __init__(self, graphs: Graphs, eager: UnitStep, state: Hashable):
         self._graphs, self._eager = graphs, eager
-        self._key = "unit", eager.unit, eager.weight, state
+        self._key = "unit", eager.unit, state
 
     def __call__(
         self,
@@ -176,16 +173,16 @@ class ReplayedUnitStep:
         eager = self._eager
         groups = eager.groups(rows is not None)
         columns, of_values = split_tensors(values)
-        given = {f"values.{name}": column for name, column in columns.items()}
+        given = {f"critic.{name}": column for name, column in columns.items()}
         of_rows: dict[str, Any] | None = None
         if rows is not None and others is not None:
             columns, of_rows = split_tensors(rows)
-            given |= {f"rows.{name}": column for name, column in columns.items()}
+            given |= {f"actor.{name}": column for name, column in columns.items()}
             given |= {"others": others, **noise_of(eager.policy, rows.actions, noise)}
 
         def function(given: Tensors, numbers: Numbers) -> list[Tensor]:
-            values = CriticRows(**of_values, **named(given, "values."))
-            rows = None if of_rows is None else UnitRows(**of_rows, **named(given, "rows."))
+            values = CriticRows(**of_values, **named(given, "critic."))
+            rows = None if of_rows is None else UnitRows(**of_rows, **named(given, "actor."))
             settings, rates = with_numbers(eager.settings, numbers), rates_in(numbers, groups)
             flat, norms = eager.take(settings, values, rows, given.get("others"), given.get("noise"), rates)
             return [flat, *norms.values()]

@@ -112,7 +112,9 @@ def test_cached_ratios_match_the_current_policy(method, phase, recurrent, loop, 
     policy = data.draw(policies(method, teams(shared_reward=data.draw(st.booleans())), recurrent=recurrent))
     policy.set_phase(phase)
     rollout = random_rollout(policy, 4, 3, seed=data.draw(st.integers(0, 1000)), noise=0.0)
-    run = sequence(policy, rollout, dataclasses.replace(LOOPS[loop], units_per_step=data.draw(st.sampled_from([1, 2]))))
+    together, again = data.draw(st.sampled_from([1, 2])), not recurrent and data.draw(st.booleans())
+    config = dataclasses.replace(LOOPS[loop], units_per_step=together, recompute_advantages=again)
+    run = sequence(policy, rollout, config)
     batch, refresh, checked = run.batch, run.ratios.refresh, 0
     inputs = {"roles": batch.roles, "masks": batch.masks, "state": batch.actor_state, "keep": batch.actor_keep}
 
@@ -224,9 +226,9 @@ def test_losses_of_several_components_are_sums_over_agents_steps_and_components(
             product = product * torch.where(batch.active[0, :, agent], ratio, 1.0)
         return product.clamp(1 - config.others_clip, 1 + config.others_clip)
 
-    def compare(policy, values, targets, rows, others, settings, *more):
+    def compare(policy, values, rows, others, settings, *more):
         nonlocal compared
-        loss, sums = unit_sums(policy, values, targets, rows, others, settings, *more)
+        loss, sums = unit_sums(policy, values, rows, others, settings, *more)
         if rows is None:
             return loss, sums
         (agent,) = rows.agent
