@@ -98,7 +98,7 @@ def _returns(panel: Any, finals: pd.DataFrame, looks: Any) -> None:
             panel.plot(
                 at, runs.mean(), markersize=8, **look, label=NAMES[method].replace("\n", " ") if not place else None
             )
-    panel.set_xticks(range(len(tasks)), tasks)
+    panel.set_xticks(range(len(tasks)), [task.replace("-", "\n", 1) for task in tasks])
     panel.set_xlim(-0.5, len(tasks) - 0.5)
     panel.set_ylim(bottom=0)
     panel.grid(alpha=0.25, axis="y")
