@@ -21,7 +21,6 @@ from ray.rllib.utils.typing import ResultDict, StateDict
 
 from lorasa_rllib.envs.arrays import arrays_of
 from lorasa_rllib.envs.base import TeamEnvError, VectorTeamEnv, Worker
-from lorasa_rllib.freed_memory import keep_freed_memory
 from lorasa_rllib.nn.acting import Acting
 from lorasa_rllib.nn.merged import MergedCritic
 from lorasa_rllib.nn.policy import TeamPolicy
@@ -65,7 +64,6 @@ class TeamEnvRunner(EnvRunner, Checkpointable):
         Checkpointable.__init__(self)
         EnvRunner.__init__(self, config=config, **kwargs)
         torch.set_num_threads(1)
-        keep_freed_memory()
         self.spaces = kwargs.get("spaces") or {}
         self._weights_seq_no = 0
         self._remade = self._restarts = 0
