@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,8 +45,8 @@ from lorasa_rllib.nn.policy import Group, TeamPolicy
 
 logger = logging.getLogger(__name__)
 Compile = Literal["auto"] | bool
-Graph = Callable[..., Sequence[Tensor]]
-"""A compiled function of tensors."""
+Graph = Callable[[list[Tensor]], list[Tensor]]
+"""A compiled function of tensors. It may empty the list."""
 COLUMNS = (
     "obs", "state", "actions", "log_probs", "active", "advantages", "values", "targets", "masks",
     "actor_state", "critic_state", "keep", "actor_keep",
@@ -159,11 +159,11 @@ class CompiledStep:
         for group in self._plan.groups:
             given[f"counts.{group}"] = part.counts[group]
         if not self._plan.split:
-            sums, *norms = self._graphs[0](*given.values())
+            sums, *norms = self._graphs[0](list(given.values()))
         else:
-            sums, *grads = self._graphs[0](*given.values())
+            sums, *grads = self._graphs[0](list(given.values()))
             sum_over_learners([*grads, sums], self._all_sum)
-            norms = list(self._graphs[1](*given.values(), *grads))
+            norms = self._graphs[1]([*given.values(), *grads])
         return sums, self._frozen | dict(zip(self._plan.groups, norms, strict=True))
 
     def finish(self) -> None:
@@ -215,7 +215,8 @@ class _Job:
             from torch._inductor import aoti_load_package
 
             paths = [str(self.folder / name) for name in files(self.plan)]
-            self.loaded = [aoti_load_package(path, run_single_threaded=True) for path in paths]
+            # called without the package's own wrapper, which maps nested arguments at every call
+            self.loaded = [aoti_load_package(path, run_single_threaded=True).loader.boxed_run for path in paths]
             logger.info("Optimiser steps are compiled (phase %s).", self.plan.phase)
         return self.loaded
 

@@ -45,9 +45,12 @@ class Interpreted(StepCompiler):
             return dict(zip(names, tensors, strict=True))
 
         if not plan.split:
-            return [lambda *tensors: graph(named(tensors))]
+            return [lambda given: list(graph(named(given)))]
         size = len(names)
-        return [lambda *t: graph.gradients(named(t)), lambda *t: graph.advance(named(t[:size]), t[size:])]
+        return [
+            lambda given: list(graph.gradients(named(given))),
+            lambda given: list(graph.advance(named(given[:size]), given[size:])),
+        ]
 
 
 def policy_in(method, phase, spec=UNEQUAL, **options):

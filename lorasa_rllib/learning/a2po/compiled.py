@@ -103,7 +103,7 @@ class _Compiled:
         live = {name: which.sum(dtype=torch.float32).view(1) for name, which in counted.items()}
         for group in self._plan.groups:
             given[f"counts.{group}"] = live["critic" if group == "critic" else "actor"]
-        sums, *norms = self._graph(*given.values())
+        sums, *norms = self._graph(list(given.values()))
         for block in self._blocks:
             block.changed()
         return sums, self._frozen | dict(zip(self._plan.groups, norms, strict=True))
