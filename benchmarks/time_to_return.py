@@ -169,7 +169,7 @@ def main() -> None:
     pythons, console, who = dict(pair.split("=", 1) for pair in options.python), Console(width=120), list(options.who)
     if "torchrl-ppo" in who and not has_torchrl(pythons.get("torchrl-ppo", sys.executable)):
         who.remove("torchrl-ppo")
-        console.print('torchrl-ppo is left out: pip install -e ".[bench]" -c constraints.txt')
+        console.print('torchrl-ppo is left out: pip install -e ".[bench]" -c constraints.txt', markup=False)
     if options.smoke:
         bars = {task: (math.inf,) for task in options.tasks[:1]}
         with tempfile.TemporaryDirectory() as folder:

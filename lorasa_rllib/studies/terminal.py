@@ -25,7 +25,7 @@ def width() -> int:
 def console() -> Console:
     from rich.console import Console
 
-    return Console(width=width(), highlight=False)
+    return Console(width=width(), highlight=False, markup=False, emoji=False)  # paths and names appear as they are
 
 
 def complain(program: str, message: object) -> None:

@@ -11,7 +11,7 @@ import pytest
 from lorasa_rllib.printable import shortened
 from lorasa_rllib.studies import progress as module
 from lorasa_rllib.studies.progress import NO_PHASES, Progress
-from lorasa_rllib.studies.terminal import compact, duration, three_figures, width
+from lorasa_rllib.studies.terminal import compact, console, duration, three_figures, width
 
 NAME = "HalfCheetah-2x3_lora-role-joint_seed12"
 
@@ -150,3 +150,9 @@ def test_the_end_of_a_trial_says_what_its_time_went_to(monkeypatch):
     assert len(progress.end_line(NAME * 2)) == 80
     monkeypatch.setenv("COLUMNS", "60")
     assert progress.end_line("x") == "x done"
+
+
+def test_folders_and_names_are_printed_as_they_are(capsys):
+    told = "Writes into /data/runs[old]/:bug:/team"
+    console().print(told, soft_wrap=True)
+    assert capsys.readouterr().out == f"{told}\n"
