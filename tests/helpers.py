@@ -234,7 +234,7 @@ def _one_row(
     x = obs[:size]
     if actor.obs_norm is not None:
         mean, var = actor.obs_norm.mean[agent, :size], actor.obs_norm.var[agent, :size]
-        x = ((x - mean) / (var + 1e-8).sqrt()).clamp(-10, 10)
+        x = ((x - mean) / (var + 1e-8).sqrt()).clamp(-network.obs_clip, network.obs_clip)
     x = x if actor.feature_norm is None else norm(actor.feature_norm, x)
     x = F.pad(x, (0, spec.obs_size - size))
     if network.uses_ids(config.owners):

@@ -29,7 +29,7 @@ ObsNorm = Literal["layer", "running", "running_team"] | None
 class NetworkConfig:
     """Architecture of actor and critic, which have the same trunk.
 
-    The defaults apply to settings that a file omits; configs start from `obs_norm="running"` and
+    The defaults apply to settings that a file omits; configs start from `obs_norm="running"`, `obs_clip=3.0` and
     `distribution="gaussian"`.
 
     hidden_size:   width of every hidden layer.
@@ -38,13 +38,13 @@ class NetworkConfig:
     obs_norm:      how observations (and the critic's global states) are normalised; padding, ids and masks never are.
                    "layer": a LayerNorm over the features, named feature_norm. It removes their common scale and offset,
                    which hurts if these carry information.
-                   "running": each feature by its running mean and variance, clipped to +-10 (`nn.obs_norm`), one set
-                   per agent. Learners update the statistics after every iteration. Rare values
-                   of features that are nearly always 0 are scaled up to 10: for contact forces (Ant) use "layer", or
-                   leave them out.
+                   "running": each feature by its running mean and variance, clipped to +-`obs_clip` (`nn.obs_norm`),
+                   one set per agent. Learners update the statistics after every iteration.
                    "running_team": the same with one set for the whole team, for agents with the same features. Features
                    that are constant per agent but differ between agents (its type, say) remain visible.
                    None: no normalisation.
+    obs_clip:      limit of features normalised by running statistics. Rare values of features that are nearly always 0,
+                   such as contact forces, are scaled up to it.
     layer_norm:    LayerNorm after every hidden layer.
     recurrent:     a GRU after the MLP of the actor, then `post_layers` more hidden layers, named post.0 ...
     critic_recurrent: the same for the critic. Env runners then also step the critic and store its values and states.
@@ -66,6 +66,7 @@ class NetworkConfig:
     num_layers: int = 2
     activation: Literal["relu", "tanh"] = "relu"
     obs_norm: ObsNorm = "layer"
+    obs_clip: float = 10.0
     layer_norm: bool = True
     recurrent: bool = False
     critic_recurrent: bool = False
@@ -82,6 +83,8 @@ class NetworkConfig:
             raise ValueError(f"encoder_settings={self.encoder_settings} need an encoder: set encoder, too.")
         if self.hidden_size < 1:
             raise ValueError(f"hidden_size={self.hidden_size} must be at least 1.")
+        if not self.obs_clip > 0:
+            raise ValueError(f"obs_clip={self.obs_clip!r} must be positive; 3.0 is the default of configs.")
         check_settings(self.encoder_settings)
         for name, least in (("num_layers", 1), ("post_layers", 0)):
             if not least <= getattr(self, name) <= LAYERS_AT_MOST:
@@ -137,7 +140,7 @@ def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def completed(data: Mapping[str, Any]) -> dict[str, Any]:
     """Upgrades a `NetworkConfig.to_dict` of an older version: renames fields and adds new ones."""
-    return {"initial_log_std": None, "encoder": None, "encoder_settings": {}} | renamed(data)
+    return {"obs_clip": 10.0, "initial_log_std": None, "encoder": None, "encoder_settings": {}} | renamed(data)
 
 
 class BankBlock(BankLinear):
@@ -202,7 +205,7 @@ class Trunk(nn.Module):
         self.config = config
         statistics = config.normalises_by_statistics and len(parts) <= 2
         pooled = config.obs_norm == "running_team"
-        self.obs_norm = RunningNorm(observers, features, pooled) if statistics else None
+        self.obs_norm = RunningNorm(observers, features, config.obs_clip, pooled) if statistics else None
         self.encoder: BankEncoder | None = None
         if config.encoder is not None and parts:
             backbones = banks.of("encoder").backbones

@@ -9,17 +9,16 @@ from torch import Tensor, nn
 
 from lorasa_rllib.nn.rows import Agent, Some, index_of
 
-CLIP = 10.0
-"""Normalised features are clipped to +-CLIP."""
 EPSILON = 1e-8
 """Added to variances; a constant feature normalises to 0."""
 
 
 class FixedNorm(nn.Module):
-    """clip((x - mean) * scale, -10, 10); mean and scale [N, d], or [d] of one agent."""
+    """clip((x - mean) * scale, -clip, clip); mean and scale [N, d], or [d] of one agent."""
 
-    def __init__(self, mean: Tensor, scale: Tensor):
+    def __init__(self, mean: Tensor, scale: Tensor, clip: float):
         super().__init__()
+        self.clip = clip
         self.register_buffer("mean", mean.clone())
         self.register_buffer("scale", scale.clone())
         self.mean: Tensor
@@ -27,13 +26,13 @@ class FixedNorm(nn.Module):
 
     def forward(self, x: Tensor, agent: Agent = None) -> Tensor:
         """Arguments as for `RunningNorm.forward`."""
-        return _normalised(x, self.mean, self.scale, agent)
+        return _normalised(x, self.mean, self.scale, self.clip, agent)
 
 
 class RunningNorm(nn.Module):
     """Running mean and variance of every feature, one set per agent (N = 1: for a global state that all share).
 
-        y = clip((x - mean) / sqrt(var + 1e-8), -10, 10)
+        y = clip((x - mean) / sqrt(var + 1e-8), -clip, clip)
 
     Buffers mean, var and count [N, d]: saved, restored, equal on all learners, and part of the weights that env runners
     receive. They start at mean 0 and variance 1 and change only in `update`. count is the number of live rows seen, 0
@@ -41,8 +40,9 @@ class RunningNorm(nn.Module):
     agents have the same features.
     """
 
-    def __init__(self, agents: int, size: int, pooled: bool = False):
+    def __init__(self, agents: int, size: int, clip: float, pooled: bool = False):
         super().__init__()
+        self.clip = clip
         self.pooled = pooled
         self.register_buffer("mean", torch.zeros(agents, size))
         self.register_buffer("var", torch.ones(agents, size))
@@ -53,15 +53,15 @@ class RunningNorm(nn.Module):
 
     def forward(self, x: Tensor, agent: Agent = None) -> Tensor:
         """x [..., N, d]; with `agent` as in `Actor.unroll`, [..., n, d] of some agents or rows [..., d]."""
-        return _normalised(x, self.mean, self._scale(), agent)
+        return _normalised(x, self.mean, self._scale(), self.clip, agent)
 
     def fixed(self) -> FixedNorm:
         """A snapshot that does not follow later updates."""
-        return FixedNorm(self.mean, self._scale())
+        return FixedNorm(self.mean, self._scale(), self.clip)
 
     def of_agent(self, agent: int, size: int) -> FixedNorm:
         """A snapshot for the first `size` features of one agent."""
-        return FixedNorm(self.mean[agent, :size], self._scale()[agent, :size])
+        return FixedNorm(self.mean[agent, :size], self._scale()[agent, :size], self.clip)
 
     @torch.no_grad()
     def update(self, x: Tensor, counted: Tensor, all_sum: Callable[[Tensor], Tensor]) -> None:
@@ -103,8 +103,8 @@ def for_more_agents(statistics: Mapping[str, Tensor], agents: int) -> dict[str, 
     }
 
 
-def _normalised(x: Tensor, mean: Tensor, scale: Tensor, agent: Agent) -> Tensor:
+def _normalised(x: Tensor, mean: Tensor, scale: Tensor, clip: float, agent: Agent) -> Tensor:
     if agent is not None:
         agent = index_of(agent, x.device) if isinstance(agent, tuple | Some) else agent
         mean, scale = mean[agent], scale[agent]
-    return ((x - mean) * scale).clamp(-CLIP, CLIP)
+    return ((x - mean) * scale).clamp(-clip, clip)

@@ -51,6 +51,7 @@ from lorasa_rllib.rllib.checkpoints import (
     adapter_weights,
     backbone_weights,
     check_phase,
+    check_same_network,
     check_same_owners,
     checkpoint_at,
     config_of_checkpoint,
@@ -369,6 +370,7 @@ class TeamAlgorithm(EvaluatingPPO):
             raise ValueError(f"the checkpoint {path} is of another team: {error}") from error
         order_agents(config, theirs.spec.agents)
         check_same_owners(path, theirs.owners, owners_of_team(config))
+        check_same_network(path, theirs, self._plan.policy)
         check_phase(path, phase_of(policy), self._schedule)
         if theirs.spec.agents != self._plan.spec.agents:
             self.cleanup()

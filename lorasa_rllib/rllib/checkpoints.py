@@ -272,6 +272,26 @@ def check_phase(path: str | Path, theirs: Phase, schedule: PhaseSchedule) -> Non
         )
 
 
+def check_same_network(path: str | Path, theirs: PolicyConfig, own: PolicyConfig, adapters: bool = True) -> None:
+    """Raises ValueError if a checkpoint's weights, of the right shapes, would mean something else here.
+
+    adapters: False if its adapters are not used.
+    """
+    names = ["activation", "encoder", "encoder_settings"]
+    names += ["distribution"] if own.spec.continuous else []
+    names += ["obs_clip"] if own.network.normalises_by_statistics and theirs.network.normalises_by_statistics else []
+    settings = [("network", name, getattr(theirs.network, name), getattr(own.network, name)) for name in names]
+    if adapters and own.owners.num_adapters:
+        scales = ("lora_alpha", "use_rslora")
+        settings += [("sharing", name, getattr(theirs.lora, name), getattr(own.lora, name)) for name in scales]
+    for setter, name, before, now in settings:
+        if before != now:
+            raise ValueError(
+                f"the checkpoint {path} has {name}={before!r}, this algorithm {now!r}. Build it with "
+                f".{setter}({name}={before!r}), or with from_checkpoint."
+            )
+
+
 def check_groups(path: str | Path, theirs: Owners, own: Owners) -> None:
     """Raises ValueError if a checkpoint has other groups, whose weights would be assigned to the wrong agents."""
     if theirs.num_backbones == own.num_backbones > 1 and theirs.backbone_of != own.backbone_of:
@@ -294,6 +314,7 @@ def backbone_weights(path: str | Path, config: PolicyConfig) -> dict[str, Tensor
         raise ValueError(f"backbone={str(path)!r}: {error}") from error
     _check_agents(path, source, config)
     check_groups(path, source.config.owners, config.owners)
+    check_same_network(path, source.config, config, adapters=False)
     if source.config.spec.obs_size != config.spec.obs_size:
         raise ValueError(
             f"backbone={str(path)!r} reads observations of {source.config.spec.obs_size} features, agents here have "

@@ -140,6 +140,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("network", "num_layers", "count", 1, LAYERS_AT_MOST),
     Setting("network", "post_layers", "count", 0, LAYERS_AT_MOST),
     Setting("network", "head_gain", low=0, high=1e6),
+    Setting("network", "obs_clip", low=0, above=True),
     Setting("network", "initial_log_std", low=-20, high=20, none="the head's own start"),
     *_flags("network", "layer_norm", "recurrent", "critic_recurrent"),
     Setting("training", "lr", low=0, high=1, schedule=True),

@@ -23,7 +23,7 @@ def fresh(obs_norm="running", method="lora", spec=SPEC, **network):
     shape = NetworkConfig(hidden_size=5, obs_norm=obs_norm, **network)
     policy = make_policy(spec, owner_tables(3)[method], network=shape, critic_input="agent_state")
     for norm in (policy.actor.obs_norm, policy.critic.obs_norm):
-        norm.load_state_dict(RunningNorm(*norm.mean.shape).state_dict())
+        norm.load_state_dict(RunningNorm(*norm.mean.shape, norm.clip).state_dict())
     return policy
 
 

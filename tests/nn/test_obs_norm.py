@@ -12,6 +12,7 @@ from lorasa_rllib.nn.obs_norm import RunningNorm, for_more_agents
 from tests.helpers import seeded
 
 SIZE = 2
+CLIP = 2.5
 
 
 def rows_of(steps, agents, offset, seed):
@@ -32,7 +33,7 @@ def rows_of(steps, agents, offset, seed):
 )
 def test_statistics_are_those_of_all_rows_that_counted_at_once(parts, agents, offset, pooled, learners):
     x, counted = rows_of(sum(parts), agents, offset, 3)
-    norm = RunningNorm(agents, SIZE, pooled)
+    norm = RunningNorm(agents, SIZE, CLIP, pooled)
     for piece, live in zip(x.split(parts), counted.split(parts), strict=True):
         piece = torch.where(live, piece, torch.nan)
         if learners == 1 or len(piece) < 2:
@@ -54,29 +55,29 @@ def test_statistics_are_those_of_all_rows_that_counted_at_once(parts, agents, of
         inputs = x[:, agent]
         expected = (inputs - norm.mean[agent]) / (norm.var[agent] + 1e-8).sqrt()
         found = norm(x)[:, agent]
-        torch.testing.assert_close(found, expected.clamp(-10, 10))
+        torch.testing.assert_close(found, expected.clamp(-CLIP, CLIP))
         assert torch.equal(norm(inputs, agent), found) and torch.equal(norm.of_agent(agent, SIZE)(inputs), found)
         assert torch.equal(norm(x[:, [agent]], (agent,))[:, 0], found) and torch.equal(norm.fixed()(x)[:, agent], found)
         assert torch.equal(norm(inputs, torch.full((len(inputs),), agent)), found)
 
 
 def _twin(norm):
-    twin = RunningNorm(*norm.mean.shape, norm.pooled)
+    twin = RunningNorm(*norm.mean.shape, norm.clip, norm.pooled)
     twin.load_state_dict(norm.state_dict())
     return twin
 
 
 def test_fresh_statistics_only_clip_and_constants_become_zero():
-    norm = RunningNorm(2, SIZE)
+    norm = RunningNorm(2, SIZE, CLIP)
     x = torch.tensor([[[0.5, -30.0], [3.0, 4.0]]])
-    torch.testing.assert_close(norm(x), x.clamp(-10, 10))
+    torch.testing.assert_close(norm(x), x.clamp(-CLIP, CLIP))
     norm.update(torch.full((50, 2, SIZE), 1e3 / 3), torch.ones(1, dtype=torch.bool), lambda sums: sums)
     assert not norm(torch.full((1, 2, SIZE), 1e3 / 3)).any()
 
 
 def test_new_agents_begin_with_the_statistics_of_all():
     x, counted = rows_of(200, 3, 0.0, 5)
-    norm, whole = RunningNorm(3, SIZE), RunningNorm(3, SIZE, pooled=True)
+    norm, whole = RunningNorm(3, SIZE, CLIP), RunningNorm(3, SIZE, CLIP, pooled=True)
     for one in (norm, whole):
         one.update(x, counted, lambda sums: sums)
     more = for_more_agents(norm.state_dict(), 5)
@@ -85,7 +86,7 @@ def test_new_agents_begin_with_the_statistics_of_all():
         assert torch.equal(for_more_agents(norm.state_dict(), 2)[name], old)
         if name != "count":
             torch.testing.assert_close(more[name][3:], getattr(whole, name)[:2])
-    fresh = for_more_agents(RunningNorm(1, SIZE).state_dict(), 2)
+    fresh = for_more_agents(RunningNorm(1, SIZE, CLIP).state_dict(), 2)
     assert (fresh["var"] == 1).all() and not fresh["mean"].any() and not fresh["count"].any()
 
 

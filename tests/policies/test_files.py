@@ -181,14 +181,18 @@ def tensors(folder, edit):
     file.write_bytes(safetensors.torch.save({n: edit(n, x) for n, x in safetensors.torch.load_file(file).items()}))
 
 
-@pytest.mark.parametrize(("before", "now"), [(True, "layer"), (False, None)])
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [({"feature_norm": True}, "layer"), ({"feature_norm": False}, None), ({"obs_norm": "running"}, "running")],
+)
 def test_files_of_older_versions_are_read(tmp_path, before, now):
-    folder = written(tmp_path / "policy", obs_norm=now)
+    folder = written(tmp_path / "policy", obs_norm=now, obs_clip=10.0)
     expected = read_policy(folder)
 
     def older(document):
-        network = {n: v for n, v in document["policy"]["network"].items() if n not in ("obs_norm", "initial_log_std")}
-        return document | {"policy": document["policy"] | {"network": network | {"feature_norm": before}}}
+        since = ("obs_norm", "obs_clip", "initial_log_std")
+        network = {n: v for n, v in document["policy"]["network"].items() if n not in since}
+        return document | {"policy": document["policy"] | {"network": network | before}}
 
     change(folder, older)
     equal(read_policy(folder), expected)

@@ -76,6 +76,35 @@ def test_a_checkpoint_of_other_groups_is_refused(small_config, build, tmp_path):
         other.restore_from_path(str(tmp_path / "checkpoint"))
 
 
+@pytest.mark.parametrize(
+    ("setter", "settings"),
+    [
+        ("network", {"activation": "tanh"}),
+        ("network", {"obs_clip": 10.0}),
+        ("network", {"distribution": "squashed_gaussian"}),
+        ("sharing", {"lora_alpha": 2.0}),
+        ("sharing", {"use_rslora": True}),
+    ],
+)
+def test_weights_that_would_mean_something_else_are_refused(small_config, build, tmp_path, setter, settings):
+    """They have the right shapes, so nothing else would tell."""
+
+    def config():
+        return small_config("synthetic", TEAM).sharing("lora", phase_switch=0)
+
+    path, (name,) = str(tmp_path / "checkpoint"), settings
+    build(config()).save_to_path(path)
+    other = build(getattr(config(), setter)(**settings))
+    with pytest.raises(ValueError, match=rf"has {name}=.*\.{setter}\({name}="):
+        other.restore_from_path(path)
+    begun = getattr(config().sharing(backbone=path), setter)(**settings)
+    if setter == "sharing":  # adapters are not part of a backbone
+        assert build(begun).train()["phase"] == "adapters"
+        return
+    with pytest.raises(ValueError, match=rf"has {name}=.*\.network\({name}="):
+        build(begun)
+
+
 def test_a_run_that_goes_on_from_another_keeps_its_groups_and_its_checkpoint_stands_alone(
     small_config, build, tmp_path
 ):
