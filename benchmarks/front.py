@@ -27,8 +27,8 @@ def draw(trained: pd.DataFrame, path: Path = RESULTS / "front.png") -> None:
     """trained: the curves of the study of that name."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.5, 3.5), layout="constrained")
-    speed, size, returns = figure.subplots(1, 3, width_ratios=(1, 1, 1))
+    figure = Figure(figsize=(12.2, 3.5), layout="constrained")
+    speed, size, returns = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
     looks = styles(NAMES, colours_of(list(NAMES)))
     _speed(speed, looks)
     _size(size, looks)

@@ -1,7 +1,7 @@
 """Redraws every figure and table of the results pages from the recorded curves, without starting runs.
 
 Run        make results, or python benchmarks/results.py
-Compared   studies of benchmarks/studies.py, and three recorded before it, in results/<name>/{curves.csv,runs/*.csv}:
+Compared   studies of benchmarks/studies.py, and four recorded before it, in results/<name>/{curves.csv,runs/*.csv}:
            learning   tune_configs/mamujoco.py --scenario HalfCheetah-2x3 --methods ps lora lora-joint --seeds 6
                       --total-env-steps 1000000 --phase-switch 0.3 --evaluation-interval 50; with --seeds 3 --methods
                       ps lora-joint --id-features none; and RLlib's stock PPO with the same widths, batch, epochs, rate,
@@ -11,6 +11,7 @@ Compared   studies of benchmarks/studies.py, and three recorded before it, in re
                       mappo and with --algorithm a2po
            smax       tune_configs/smax.py --map smacv2_5_units --methods ps lora-role --seeds 3
                       --total-env-steps 1000000
+           trained_clip_10  as the study trained, when normalised features were clipped to +-10 instead of +-3
 Recorded   results/<study>/{table.csv,learning_curves.png,final_returns.png} of every study that has runs; aggregates
            over tasks in results/scores/; README's figure, results/front.png; figures of benchmarks/differences.py and
            benchmarks/resources.py; the tables between "results" comments of README.md and results/README.md
@@ -39,7 +40,7 @@ from lorasa_rllib.studies.methods import colours_of, label_of
 from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import final_returns, markdown, summary
 
-RECORDED = {"learning": "mamujoco", "a2po_6x1": "mamujoco", "smax": "smax"}
+RECORDED = {"learning": "mamujoco", "a2po_6x1": "mamujoco", "smax": "smax", "trained_clip_10": "mamujoco"}
 """Names of studies recorded before benchmarks/studies.py -> suites."""
 
 RESOURCES = RESULTS / "resources" / "resources.csv"
@@ -158,6 +159,17 @@ def ranges_by_task(curves: pd.DataFrame) -> str:
     return markdown_of(table)
 
 
+def trained_so_far() -> pd.DataFrame:
+    """Runs of the study "trained"; of tasks on which not every method has one yet, those of "trained_clip_10"."""
+    study = STUDIES["trained"]
+    now, before = curves_of(study), read_curves(RESULTS / "trained_clip_10")
+    complete = [task for task, runs in now.groupby("scenario") if set(runs["method"]) == set(study.methods)]
+    kept = [now[now["scenario"].isin(complete)], before[~before["scenario"].isin(complete)]]
+    curves = pd.concat(kept, ignore_index=True)
+    order = [*study.tasks, *study.methods]
+    return curves.sort_values(["scenario", "method"], key=lambda names: names.map(order.index), kind="stable")
+
+
 def markdown_of(table: pd.DataFrame) -> str:
     lines = [list(table), ["---"] * table.shape[1], *table.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -186,7 +198,7 @@ def main() -> None:
     if (table := scores()) is not None:
         tables["scores"] = table
         tables["by_task"] = by_task(curves_of(STUDIES[SCORED]))
-    trained = curves_of(STUDIES["trained"])
+    trained = trained_so_far()
     tables["trained_by_task"] = ranges_by_task(trained)
     tables["gaits"] = gaits.table()
     draw_costs(pd.read_csv(RESOURCES), RESOURCES.with_suffix(".png"))
