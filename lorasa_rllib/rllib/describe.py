@@ -117,7 +117,8 @@ def _phases(schedule: PhaseSchedule) -> str:
 
 def _network(network: NetworkConfig) -> str:
     memory = " and a GRU" if network.recurrent else ""
-    norm = {"layer": "by a LayerNorm", None: "as they are"}.get(network.obs_norm, "by running statistics")
+    norms = {"layer": "normalised by a LayerNorm", None: "as they are"}
+    norm = norms.get(network.obs_norm, f"normalised by running statistics, within +-{network.obs_clip:g}")
     layers = f"{network.num_layers} hidden layers of {network.hidden_size} ({network.activation}){memory}"
     encoder = f"encoder {network.encoder}, then " if network.encoder else ""
     return f"{encoder}{layers}; observations {norm}"
