@@ -55,8 +55,8 @@ class Preset:
 
 PRODUCT = "capped_product"
 ANT = Preset(lambda_=0.93, correction=PRODUCT, network="feature_norm")
-"""Agents of Ant observe contact forces, which are nearly always 0, so unit variance makes peaks of them; with a LayerNorm
-joint LoRASA has a return of 3,966 after 2 M steps (results/README.md, "How far normalised features may go")."""
+"""Agents of Ant observe contact forces, which are nearly always 0, so unit variance makes peaks of them; with a
+LayerNorm joint LoRASA has 3,966 after 2 M steps (results/README.md, "How far normalised features may go")."""
 MAMUJOCO = {
     "*": Preset(),
     "Ant-2x4": ANT,

@@ -212,10 +212,7 @@ def _tuner(
         print(f"There is no experiment at {folder} yet: starting it.")
     here = local_folder(folder)
     if there and (here is None or tuner_is_whole(here)):
-        return tune.Tuner.restore(
-            path, trainable=options.algorithm.upper(), param_space=space, resume_errored=True,
-            storage_filesystem=filesystem,
-        )  # fmt: skip
+        return _restored(options, space, folder)
     loggers: list[Callback] = [*loggers_of(options, folder)]
     if options.films:
         loggers.insert(0, Films([logger for logger in loggers if isinstance(logger, TakesFilms)]))
@@ -249,9 +246,25 @@ def _tuner(
     if not there:
         return fresh
     print(f"{folder}/{TUNER} is damaged: rewritten from the options.")
-    return tune.Tuner.restore(
-        path, trainable=options.algorithm.upper(), param_space=space, resume_errored=True, storage_filesystem=filesystem
-    )
+    return _restored(options, space, folder)
+
+
+def _restored(options: StudyOptions, space: dict[str, Any], folder: str) -> tune.Tuner:
+    """The tuner of an experiment. Raises ValueError if a version with other settings began it."""
+    filesystem, path = storage_of(folder)
+    try:
+        return tune.Tuner.restore(
+            path, trainable=options.algorithm.upper(), param_space=space, resume_errored=True,
+            storage_filesystem=filesystem,
+        )  # fmt: skip
+    except ValueError as error:
+        if "param_space" not in str(error):
+            raise
+        raise ValueError(
+            f"{folder} was begun by a version of lorasa-rllib or Ray with other settings, so this one cannot resume "
+            "it. Go on with that version, start another experiment with another --name, or begin from one of its "
+            "checkpoints with lorasa_rllib.MAPPO.from_checkpoint."
+        ) from error
 
 
 def _in_order(folder: str, filesystem: FileSystem) -> bool:

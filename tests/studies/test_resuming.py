@@ -17,6 +17,7 @@ from benchmarks.chaos import DAMAGES, cut, flip
 from lorasa_rllib.rllib.checkpoints import is_whole
 from lorasa_rllib.studies.options import read_options
 from lorasa_rllib.studies.resuming import RESULTS, NothingToResume, _last_snapshot, put_in_order, tuner_is_whole
+from lorasa_rllib.studies.run import _restored
 from lorasa_rllib.studies.settings import check_unchanged
 from tests.studies.test_mamujoco_script import start
 
@@ -167,6 +168,12 @@ def test_damaged_options_are_named(folder):
     with pytest.raises(ValueError, match=r"killed/study/settings.json is damaged") as caught:
         check_unchanged(options, str(folder))
     assert "\n" not in str(caught.value)
+
+
+def test_an_experiment_of_a_version_with_other_settings_is_refused_in_one_sentence(folder):
+    with pytest.raises(ValueError, match=r"begun by a version .* another --name") as refused:
+        _restored(read_options(["--methods", "ps"], "a study"), {"a setting of this version": 1}, str(folder))
+    assert len(str(refused.value)) < 500
 
 
 def test_a_checkpoint_is_whole_only_with_every_byte(folder):
