@@ -157,6 +157,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "with_128": ("network.hidden_size=128",),
 }
 """One shared policy: the recommended recipe, the published one, each trick alone, all but one, and one addition."""
+FORMER = ("network.obs_clip=10.0", "target_kl=None")
+"""What was not yet part of the recipe when the study of tricks began."""
 
 LOWERED = ("ps", "lora:lr=0.3", "lora-joint:lr=0.3", "lora-role:lr=0.3", "lora-role-joint:lr=0.3")
 """Methods of battles with the preset's learning rate of adapters."""
@@ -168,7 +170,8 @@ STUDIES = {
             "trained", MUJOCO, SHARED_OR_NOT, 3 * MILLION, more_seeds={"HalfCheetah-2x3": (1, 2, 3, 4, 5)},
         ),
         Study(
-            "tricks", ("HalfCheetah-2x3", "Walker2d-2x3", ANT), tuple(RECIPES), recipes=RECIPES, seeds=(101, 102, 103),
+            "tricks", ("HalfCheetah-2x3", "Walker2d-2x3", ANT), tuple(RECIPES), seeds=(101, 102, 103),
+            recipes={name: (*FORMER, *settings) for name, settings in RECIPES.items()},
         ),
         Study(
             "trained_a2po", (ANT, "HalfCheetah-6x1"), ("ps", "lora"), 3 * MILLION, algorithm="a2po",
