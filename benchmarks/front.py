@@ -1,8 +1,8 @@
-"""README's figure: speed, size and returns in three panels, drawn only from recorded files.
+"""README's figure: speed, time to a return, size and returns in four panels, drawn only from recorded files.
 
 Run        make results
-Reads      results/performance/{sampling,peers_mujoco}.json, results/resources/resources.csv and the runs
-           of the study "trained"
+Reads      results/performance/{sampling,peers_mujoco}.json, results/time_to_return/runs/*.csv,
+           results/resources/resources.csv and the runs of the study "trained"
 Recorded   results/front.png
 """
 
@@ -20,6 +20,8 @@ from lorasa_rllib.studies.methods import colours_of
 from lorasa_rllib.studies.table import final_returns
 
 RESULTS = Path(__file__).parents[1] / "results"
+RACE = "HalfCheetah-2x3"
+"""Task of the race to a return."""
 NAMES = {"ps": "one shared\npolicy", "nps": "separate\npolicies", "lora": "LoRASA", "lora-joint": "LoRASA,\njoint"}
 
 
@@ -27,13 +29,14 @@ def draw(trained: pd.DataFrame, path: Path = RESULTS / "front.png") -> None:
     """trained: the curves of the study of that name."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.2, 3.5), layout="constrained")
-    speed, size, returns = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
+    figure = Figure(figsize=(10, 7), layout="constrained")
+    (speed, race), (size, returns) = figure.subplots(2, 2, width_ratios=(1, 1.3))
     looks = styles(NAMES, colours_of(list(NAMES)))
     _speed(speed, looks)
+    _race(race, looks)
     _size(size, looks)
     _returns(returns, final_returns(trained), looks)
-    for panel in (speed, size, returns):
+    for panel in (speed, race, size, returns):
         panel.spines[["top", "right"]].set_visible(False)
         panel.title.set_size(11)
     save(figure, path)
@@ -65,6 +68,28 @@ def _speed(panel: Any, looks: Any) -> None:
     panel.set_xlim(0, 1.3 * max(times for group in bars.values() for times in group.values()))
     panel.set_xlabel("speed, RLlib's stock path = 1\n(HalfCheetah 6x1, one core)")
     panel.set_title("Faster than RLlib and TorchRL")
+
+
+def _race(panel: Any, looks: Any) -> None:
+    """Draws greedy returns over seconds of training, a line for each run of `benchmarks/time_to_return.py`."""
+    runs = sorted((RESULTS / "time_to_return" / "runs").glob(f"{RACE}_*.csv"))
+    for who, (label, look) in {
+        "ours-lora-joint": ("ours, LoRASA, joint", looks["lora-joint"]),
+        "ours-ps": ("ours, one shared policy", looks["ps"]),
+        "torchrl-ppo": ("TorchRL's PPO", {"color": "#bbbbbb"}),
+        "rllib-ppo": ("RLlib's PPO", {"color": "#888888"}),
+    }.items():
+        for k, file in enumerate(one for one in runs if f"_{who}_seed" in one.name):
+            run = pd.read_csv(file)
+            panel.plot(run["seconds"], run["greedy"], linewidth=1.8, color=look["color"], label=None if k else label)
+    panel.set_xscale("log")
+    panel.set_xticks([10, 100, 1000], ["10", "100", "1,000"])
+    panel.set_ylim(bottom=-500)
+    panel.grid(alpha=0.25)
+    panel.legend(fontsize=9, frameon=False, loc="upper left")
+    panel.set_xlabel("seconds of training, one core, log scale")
+    panel.set_ylabel("greedy return")
+    panel.set_title(f"Good teams sooner ({RACE})")
 
 
 def _size(panel: Any, looks: Any) -> None:

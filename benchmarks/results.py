@@ -1,7 +1,8 @@
 """Redraws every figure and table of the results pages from the recorded curves, without starting runs.
 
 Run        make results, or python benchmarks/results.py
-Compared   studies of benchmarks/studies.py, and four recorded before it, in results/<name>/{curves.csv,runs/*.csv}:
+Compared   studies of benchmarks/studies.py, three recorded before it and one with former settings, in
+           results/<name>/{curves.csv,runs/*.csv}:
            learning   tune_configs/mamujoco.py --scenario HalfCheetah-2x3 --methods ps lora lora-joint --seeds 6
                       --total-env-steps 1000000 --phase-switch 0.3 --evaluation-interval 50; with --seeds 3 --methods
                       ps lora-joint --id-features none; and RLlib's stock PPO with the same widths, batch, epochs, rate,
@@ -41,7 +42,7 @@ from lorasa_rllib.studies.suites import SUITES
 from lorasa_rllib.studies.table import final_returns, markdown, summary
 
 RECORDED = {"learning": "mamujoco", "a2po_6x1": "mamujoco", "smax": "smax", "trained_clip_10": "mamujoco"}
-"""Names of studies recorded before benchmarks/studies.py -> suites."""
+"""Names of studies recorded before benchmarks/studies.py, or with former settings -> suites."""
 
 RESOURCES = RESULTS / "resources" / "resources.csv"
 

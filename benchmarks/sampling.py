@@ -3,7 +3,7 @@
 Compared   ours, LoRASA's adapter phase and plain shared policy | RLlib's stock multi-agent runner |
            a loop over `gymnasium.make(task)` with precomputed actions (no policy, no agents: the upper bound)
 Method     16 and 64 environments, two hidden layers of 64; all alternate in one process; median and range
-Run        python benchmarks/sampling.py [--json FILE]                        about 8 minutes
+Run        python benchmarks/sampling.py [--tasks Ant-4x2] [--json FILE]      about 8 minutes
 Expect     64 environments: at least 14 (HalfCheetah), 4 (Ant) and 3 (Humanoid) times stock, and the bare loop's speed
 Recorded   docs/performance.md
 """
@@ -30,6 +30,7 @@ TASKS = {
     ("Ant", "4x2"): "Ant-v5",
     ("Humanoid", "9|8"): "Humanoid-v5",
 }
+"""Scenario and how it is divided among agents -> task of Gymnasium."""
 
 
 def bare_loop(task: str, num_envs: int, steps: int) -> Callable[[], None]:
@@ -53,10 +54,13 @@ def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--num-envs", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--steps", type=int, default=4096, help="environment steps of one measurement")
+    names = ["-".join(task) for task in TASKS]
+    parser.add_argument("--tasks", nargs="+", choices=names, default=names)
     options = parser.parse_args()
     rows = [
         row
         for (scenario, conf), task in TASKS.items()
+        if f"{scenario}-{conf}" in options.tasks
         for num_envs in options.num_envs
         for row in measured(scenario, conf, task, num_envs, options.steps, options.repeats)
     ]

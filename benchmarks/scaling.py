@@ -12,7 +12,7 @@ Model      an iteration of R runners, each with its share of a batch of 256 step
                sync      bytes of the weights x machines (16 runners each) / network rate, + a call per runner
            rates, bytes and seconds per call as measured here, network rate as given (--gigabits)
 Run        python benchmarks/scaling.py [--json FILE] [--cpus 32]                           about 6 minutes
-Expect     two runners on two cores sample at least 1.75 times as fast as one (at most 1.83: Ray takes the rest)
+Expect     two runners on two cores sample at least 1.75 times as fast as one
 Recorded   README, "Performance"; cluster/README.md
 """
 

@@ -157,8 +157,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "with_128": ("network.hidden_size=128",),
 }
 """One shared policy: the recommended recipe, the published one, each trick alone, all but one, and one addition."""
-FORMER = ("network.obs_clip=10.0", "target_kl=None")
-"""What was not yet part of the recipe when the study of tricks began."""
+FORMER = ("network.obs_norm=running", "network.obs_clip=10.0", "target_kl=None")
+"""Undoes what was not yet part of the recipe when the study of tricks began."""
 
 LOWERED = ("ps", "lora:lr=0.3", "lora-joint:lr=0.3", "lora-role:lr=0.3", "lora-role-joint:lr=0.3")
 """Methods of battles with the preset's learning rate of adapters."""

@@ -68,7 +68,7 @@ ADVICE: dict[str, dict[str, Advice]] = {
             "`running` for physical quantities, `layer` elsewhere",
             "`running_team` where a feature means the same to all agents; None where scale matters and is sane.",
         ),
-        "obs_clip": Advice("3 to 10", "Higher where extreme values tell much."),
+        "obs_clip": Advice("3 to 10", "Raise it where extreme values carry information."),
         "layer_norm": Advice("True", NOT_OFTEN),
         "recurrent": Advice(
             "False", "Where one observation does not tell enough: it costs about three times the time."

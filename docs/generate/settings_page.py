@@ -105,7 +105,8 @@ def _literals(kind: Any) -> list[Any]:
 
 def _default(setter: str, name: str) -> str:
     if setter == "network":
-        return "None" if name == "preset" else f"`{getattr(NetworkConfig(), name)!r}`"
+        started = {"preset": None, **vars(NetworkConfig()), **A2POConfig().network_settings}
+        return "None" if started[name] is None else f"`{started[name]!r}`"
     fresh = A2POConfig()
     setting = next((s for s in SETTINGS if (s.setter, s.name) == (setter, name)), None)
     value = getattr(fresh, setting.attribute if setting and setting.attribute else name)

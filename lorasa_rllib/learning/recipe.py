@@ -11,8 +11,6 @@ LR = 3e-4
 GAMMA = 0.99
 LAMBDA = 0.95
 GRAD_CLIP = 0.5
-OBS_CLIP = 3.0
-"""Limit of normalised features. With 10, which is usual, contact forces of Ant become peaks that spoil learning."""
 TARGET_KL = 0.02
 """Mean KL divergence of a pass after which MAPPO ends the passes of an iteration. Without it, standard deviations of
 joint LoRASA collapse in some runs, and steps become ever larger beside them."""

@@ -7,6 +7,8 @@ by a config or by someone who trusts the file.
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
@@ -53,6 +55,14 @@ def check_settings(settings: EncoderSettings) -> None:
                 f"encoder_settings: {name}={value!r} must be a number, a word, True, False, None or a list of these: "
                 "checkpoints store it."
             )
+
+
+def complete(encoder: str, settings: EncoderSettings) -> dict[str, Value | list[Value]]:
+    """Settings as files store them, with the defaults of the encoder's class if it is known."""
+    parameters = inspect.signature(class_of(encoder)).parameters if is_known(encoder) else {}
+    defaults = {name: one.default for name, one in parameters.items() if one.default is not one.empty}
+    stored: dict[str, Value | list[Value]] = json.loads(json.dumps({**defaults, **settings}, default=str))
+    return stored
 
 
 def is_known(name: str) -> bool:

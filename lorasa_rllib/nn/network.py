@@ -29,8 +29,8 @@ ObsNorm = Literal["layer", "running", "running_team"] | None
 class NetworkConfig:
     """Architecture of actor and critic, which have the same trunk.
 
-    The defaults apply to settings that a file omits; configs start from `obs_norm="running"`, `obs_clip=3.0` and
-    `distribution="gaussian"`.
+    Configs start from `obs_norm="running"` and `distribution="gaussian"`. Settings that a file omits have the default,
+    except `obs_clip`, which was always 10 before it became a setting.
 
     hidden_size:   width of every hidden layer.
     num_layers:    hidden layers of the MLP, named mlp.0, mlp.1 ...
@@ -44,7 +44,7 @@ class NetworkConfig:
                    that are constant per agent but differ between agents (its type, say) remain visible.
                    None: no normalisation.
     obs_clip:      limit of features normalised by running statistics. Rare values of features that are nearly always 0,
-                   such as contact forces, are scaled up to it.
+                   such as contact forces, become large and are cut off there.
     layer_norm:    LayerNorm after every hidden layer.
     recurrent:     a GRU after the MLP of the actor, then `post_layers` more hidden layers, named post.0 ...
     critic_recurrent: the same for the critic. Env runners then also step the critic and store its values and states.
@@ -66,7 +66,7 @@ class NetworkConfig:
     num_layers: int = 2
     activation: Literal["relu", "tanh"] = "relu"
     obs_norm: ObsNorm = "layer"
-    obs_clip: float = 10.0
+    obs_clip: float = 3.0
     layer_norm: bool = True
     recurrent: bool = False
     critic_recurrent: bool = False
@@ -83,8 +83,8 @@ class NetworkConfig:
             raise ValueError(f"encoder_settings={self.encoder_settings} need an encoder: set encoder, too.")
         if self.hidden_size < 1:
             raise ValueError(f"hidden_size={self.hidden_size} must be at least 1.")
-        if not self.obs_clip > 0:
-            raise ValueError(f"obs_clip={self.obs_clip!r} must be positive; 3.0 is the default of configs.")
+        if not (isinstance(self.obs_clip, int | float) and 0 < self.obs_clip < float("inf")):
+            raise ValueError(f"obs_clip={self.obs_clip!r} must be a positive number; the default is 3.0.")
         check_settings(self.encoder_settings)
         for name, least in (("num_layers", 1), ("post_layers", 0)):
             if not least <= getattr(self, name) <= LAYERS_AT_MOST:

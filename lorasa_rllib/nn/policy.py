@@ -93,6 +93,13 @@ class PolicyConfig:
                 f"{[layer for layer in layers if layer not in without]}."
             )
 
+    @property
+    def keeps_statistics(self) -> bool:
+        """Whether actor or critic normalise by running statistics: not images, which encoders read as they are."""
+        shape, parts = self.spec.obs_shape, self.spec.state_parts
+        all_images = self.network.encoder is not None and len(shape) > 1 and len(parts) == 1 + len(shape)
+        return self.network.normalises_by_statistics and not all_images
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "spec": self.spec.to_dict(),

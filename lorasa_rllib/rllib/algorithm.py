@@ -348,7 +348,7 @@ class TeamAlgorithm(EvaluatingPPO):
 
         path: a local path or a URI. component: name of the part of a checkpoint that `path` is; restores only that.
         Agents are matched by name: if their order differs, env runners and learners are rebuilt in the checkpoint's.
-        Raises ValueError for a checkpoint of another team, sharing method or schedule.
+        Raises ValueError for a checkpoint of another team, sharing method, schedule or network.
         """
         with on_this_machine(path, filesystem) as here:
             if component is None:
@@ -370,8 +370,9 @@ class TeamAlgorithm(EvaluatingPPO):
             raise ValueError(f"the checkpoint {path} is of another team: {error}") from error
         order_agents(config, theirs.spec.agents)
         check_same_owners(path, theirs.owners, owners_of_team(config))
-        check_same_network(path, theirs, self._plan.policy)
-        check_phase(path, phase_of(policy), self._schedule)
+        phase = phase_of(policy)
+        check_same_network(f"the checkpoint {path}", theirs, self._plan.policy, adapters=phase != "backbone")
+        check_phase(path, phase, self._schedule)
         if theirs.spec.agents != self._plan.spec.agents:
             self.cleanup()
             config.freeze()

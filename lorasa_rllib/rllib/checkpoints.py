@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lorasa_rllib.envs.names import name_of
 from lorasa_rllib.learning.phases import PhaseSchedule
+from lorasa_rllib.nn.encoder_classes import complete
 from lorasa_rllib.nn.obs_norm import for_more_agents
 from lorasa_rllib.nn.policy import PHASES, Phase, PolicyConfig, TeamPolicy
 from lorasa_rllib.policies.adapters import transplant
@@ -272,23 +273,27 @@ def check_phase(path: str | Path, theirs: Phase, schedule: PhaseSchedule) -> Non
         )
 
 
-def check_same_network(path: str | Path, theirs: PolicyConfig, own: PolicyConfig, adapters: bool = True) -> None:
-    """Raises ValueError if a checkpoint's weights, of the right shapes, would mean something else here.
+def check_same_network(whose: str, theirs: PolicyConfig, own: PolicyConfig, adapters: bool = True) -> None:
+    """Raises ValueError if weights that fit would mean something else here.
 
-    adapters: False if its adapters are not used.
+    Compares activation, continuous head, settings of the encoder, normalisation by statistics and the adapters' scale.
+
+    whose: the weights, for the message. adapters: False if the adapters have no effect yet, or are not used.
     """
-    names = ["activation", "encoder", "encoder_settings"]
-    names += ["distribution"] if own.spec.continuous else []
-    names += ["obs_clip"] if own.network.normalises_by_statistics and theirs.network.normalises_by_statistics else []
+    names = ["activation", *(["distribution"] if own.spec.continuous else [])]
+    names += ["obs_norm", "obs_clip"] if theirs.keeps_statistics and own.keeps_statistics else []
     settings = [("network", name, getattr(theirs.network, name), getattr(own.network, name)) for name in names]
+    if theirs.network.encoder and own.network.encoder:
+        before, now = (complete(one.encoder or "", one.encoder_settings) for one in (theirs.network, own.network))
+        settings.append(("network", "encoder_settings", before, now))
     if adapters and own.owners.num_adapters:
         scales = ("lora_alpha", "use_rslora")
         settings += [("sharing", name, getattr(theirs.lora, name), getattr(own.lora, name)) for name in scales]
     for setter, name, before, now in settings:
         if before != now:
             raise ValueError(
-                f"the checkpoint {path} has {name}={before!r}, this algorithm {now!r}. Build it with "
-                f".{setter}({name}={before!r}), or with from_checkpoint."
+                f"{whose} was trained with {name}={before!r}, and here it is {now!r}: its weights would mean something "
+                f"else. Set .{setter}({name}={before!r})."
             )
 
 
@@ -314,7 +319,7 @@ def backbone_weights(path: str | Path, config: PolicyConfig) -> dict[str, Tensor
         raise ValueError(f"backbone={str(path)!r}: {error}") from error
     _check_agents(path, source, config)
     check_groups(path, source.config.owners, config.owners)
-    check_same_network(path, source.config, config, adapters=False)
+    check_same_network(f"backbone={str(path)!r}", source.config, config, adapters=False)
     if source.config.spec.obs_size != config.spec.obs_size:
         raise ValueError(
             f"backbone={str(path)!r} reads observations of {source.config.spec.obs_size} features, agents here have "

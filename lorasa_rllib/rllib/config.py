@@ -110,7 +110,7 @@ class TeamConfig(PPOConfig):
         self.fork_from: str | None = None
         # .network
         self.network_settings: dict[str, object] = {
-            "obs_norm": "running", "obs_clip": recipe.OBS_CLIP, "distribution": "gaussian",
+            "obs_norm": "running", "obs_clip": NetworkConfig.obs_clip, "distribution": "gaussian",
         }  # fmt: skip
         # .training and .learners
         update = MAPPOSettings()
@@ -299,7 +299,7 @@ class TeamConfig(PPOConfig):
     def network(self, preset: str | None = None, **settings: Any) -> Self:
         """Sets the architecture of actor and critic: fields of `nn.network.NetworkConfig`. Returns this config.
 
-        The default of `obs_norm` is "running" here, that of `obs_clip` is 3, that of `distribution` is "gaussian".
+        The default of `obs_norm` is "running" here, that of `distribution` is "gaussian".
 
         Args:
             preset: a key of `nn.network.PRESETS`, such as "published"; `settings` override its fields.

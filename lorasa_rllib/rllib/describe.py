@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from lorasa_rllib.learning.phases import PhaseSchedule
-from lorasa_rllib.nn.network import NetworkConfig
 from lorasa_rllib.nn.policy import Phase, PolicyConfig, TeamPolicy
 from lorasa_rllib.spec import TeamSpec
 
@@ -70,7 +69,7 @@ def _lines(config: TeamConfig) -> Iterator[tuple[str, str]]:
     yield "phases", _phases(schedule)
     if not found_later:
         yield "weights", trainable_parameters(plan.policy, schedule.phase_at(0))
-    yield "network", _network(plan.policy.network)
+    yield "network", _network(plan.policy)
     envs = max(1, config.num_env_runners) * config.num_envs_per_env_runner
     batch = config.total_train_batch_size
     runners = config.num_env_runners or "no"
@@ -115,10 +114,12 @@ def _phases(schedule: PhaseSchedule) -> str:
     return f"two: adapters begin after {schedule.switch_step:,} environment steps"
 
 
-def _network(network: NetworkConfig) -> str:
+def _network(config: PolicyConfig) -> str:
+    network, images = config.network, config.network.encoder is not None and len(config.spec.obs_shape) > 1
     memory = " and a GRU" if network.recurrent else ""
     norms = {"layer": "normalised by a LayerNorm", None: "as they are"}
-    norm = norms.get(network.obs_norm, f"normalised by running statistics, within +-{network.obs_clip:g}")
+    by_statistics = "as they are" if images else f"normalised by running statistics, within +-{network.obs_clip:g}"
+    norm = norms.get(network.obs_norm, by_statistics)
     layers = f"{network.num_layers} hidden layers of {network.hidden_size} ({network.activation}){memory}"
     encoder = f"encoder {network.encoder}, then " if network.encoder else ""
     return f"{encoder}{layers}; observations {norm}"

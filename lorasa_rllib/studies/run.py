@@ -250,7 +250,7 @@ def _tuner(
 
 
 def _restored(options: StudyOptions, space: dict[str, Any], folder: str) -> tune.Tuner:
-    """The tuner of an experiment. Raises ValueError if a version with other settings began it."""
+    """The tuner of an experiment. Raises ValueError if Ray finds that its settings have other names."""
     filesystem, path = storage_of(folder)
     try:
         return tune.Tuner.restore(
@@ -261,9 +261,9 @@ def _restored(options: StudyOptions, space: dict[str, Any], folder: str) -> tune
         if "param_space" not in str(error):
             raise
         raise ValueError(
-            f"{folder} was begun by a version of lorasa-rllib or Ray with other settings, so this one cannot resume "
-            "it. Go on with that version, start another experiment with another --name, or begin from one of its "
-            "checkpoints with lorasa_rllib.MAPPO.from_checkpoint."
+            f"{folder} was started with a version of lorasa-rllib or Ray that has other settings, so this one cannot "
+            "resume it: go on with that version, start another experiment with another --name, or begin from one of "
+            f"its checkpoints with lorasa_rllib.{options.algorithm.upper()}.from_checkpoint."
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import numpy as np
@@ -10,7 +11,10 @@ from torch import nn
 
 from lorasa_rllib import MAPPO, MAPPOConfig, load_policy
 from lorasa_rllib.nn import encoder_classes
+from lorasa_rllib.nn.policy import PolicyConfig
+from lorasa_rllib.rllib.checkpoints import check_same_network
 from lorasa_rllib.rllib.module import MODULE_ID
+from lorasa_rllib.rllib.plan import owners_of_team, policy_of
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.rllib.sampled import shards_of_learners
 from tests.encoders import MIXER, Mixer, Pixels
@@ -96,6 +100,18 @@ def test_a_run_can_begin_with_the_backbone_and_encoder_of_another(small_config, 
     begun = build(small_config(backbone=str(tmp_path / "policy"), phase_switch=0).network(**network))
     for name, weight in encoders(algo).items():
         np.testing.assert_array_equal(weight, encoders(begun)[name])
+
+
+def test_backbones_are_refused_for_what_their_encoder_means_and_for_nothing_else(small_config):
+    def plan(**network):
+        config = encoding(small_config, "cnn").network(**network)
+        return policy_of(config, owners_of_team(config))
+
+    written = PolicyConfig.from_dict(json.loads(json.dumps(plan().to_dict())))  # tuples are lists now
+    for same in ({}, {"encoder_settings": SMALL | {"scale": 1 / 255}}, {"obs_clip": 10.0}):  # pictures are not clipped
+        check_same_network("it", written, plan(**same))
+    with pytest.raises(ValueError, match=r"with encoder_settings=.*network\(encoder_settings="):
+        check_same_network("it", written, plan(encoder_settings=SMALL | {"scale": 1.0}))
 
 
 def test_the_cnn_learns_to_read_pictures(build):

@@ -93,16 +93,26 @@ def test_weights_that_would_mean_something_else_are_refused(small_config, build,
         return small_config("synthetic", TEAM).sharing("lora", phase_switch=0)
 
     path, (name,) = str(tmp_path / "checkpoint"), settings
-    build(config()).save_to_path(path)
+    algo = build(config())
+    assert algo.train()["phase"] == "adapters"
+    algo.save_to_path(path)
     other = build(getattr(config(), setter)(**settings))
-    with pytest.raises(ValueError, match=rf"has {name}=.*\.{setter}\({name}="):
+    with pytest.raises(ValueError, match=rf"with {name}=.*\.{setter}\({name}="):
         other.restore_from_path(path)
     begun = getattr(config().sharing(backbone=path), setter)(**settings)
     if setter == "sharing":  # adapters are not part of a backbone
         assert build(begun).train()["phase"] == "adapters"
         return
-    with pytest.raises(ValueError, match=rf"has {name}=.*\.network\({name}="):
+    with pytest.raises(ValueError, match=rf"with {name}=.*\.network\({name}="):
         build(begun)
+
+
+def test_before_the_switch_the_scale_of_adapters_may_still_change(small_config, build, tmp_path):
+    path = str(tmp_path / "checkpoint")
+    build(small_config("synthetic", TEAM).sharing("lora", phase_switch=100)).save_to_path(path)
+    other = build(small_config("synthetic", TEAM).sharing("lora", phase_switch=100, lora_alpha=2.0))
+    other.restore_from_path(path)
+    assert other.train()["phase"] == "backbone"
 
 
 def test_a_run_that_goes_on_from_another_keeps_its_groups_and_its_checkpoint_stands_alone(
