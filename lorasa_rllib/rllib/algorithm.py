@@ -48,11 +48,6 @@ from lorasa_rllib.nn.policy import PHASES, Phase, TeamPolicy
 from lorasa_rllib.policies.folder import save_policy
 from lorasa_rllib.policies.saved import SavedPolicy, saved
 from lorasa_rllib.rllib.checkpoints import (
-    adapter_weights,
-    backbone_weights,
-    check_phase,
-    check_same_network,
-    check_same_owners,
     checkpoint_at,
     config_of_checkpoint,
     origin_of,
@@ -69,6 +64,13 @@ from lorasa_rllib.rllib.evaluating import EvaluatingPPO
 from lorasa_rllib.rllib.faults import Fault
 from lorasa_rllib.rllib.gauges import Gauges
 from lorasa_rllib.rllib.grouping import with_groups
+from lorasa_rllib.rllib.initial_weights import (
+    adapter_weights,
+    backbone_weights,
+    check_phase,
+    check_same_network,
+    check_same_owners,
+)
 from lorasa_rllib.rllib.learner import FETCH_SECONDS, SKIPPED, TeamLearner
 from lorasa_rllib.rllib.metric_names import with_own_names, with_safe_names
 from lorasa_rllib.rllib.module import ACTING, MODULE_ID

@@ -20,7 +20,8 @@ from lorasa_rllib.policies.files import PolicyFileError
 from lorasa_rllib.policies.folder import CONFIG, INSIDE, read_policy, save_policy
 from lorasa_rllib.policies.merging import merged
 from lorasa_rllib.policies.saved import Origin, saved
-from lorasa_rllib.rllib.checkpoints import ALGORITHM, BUILT_FROM, MODULE, STATE, adapter_weights, backbone_weights
+from lorasa_rllib.rllib.checkpoints import ALGORITHM, BUILT_FROM, MODULE, STATE
+from lorasa_rllib.rllib.initial_weights import adapter_weights, backbone_weights
 from tests.helpers import make_policy, owner_tables, team
 
 ENV = {"num_agents": 2, "obs_size": 3, "episode_length": 5}

@@ -21,7 +21,8 @@ from lorasa_rllib.policies.acting import LoadedPolicy, load_policy
 from lorasa_rllib.policies.adapters import updates_of
 from lorasa_rllib.policies.folder import read_policy, save_adapter, save_policy
 from lorasa_rllib.policies.teams import team_of
-from lorasa_rllib.rllib.checkpoints import backbone_weights, env_steps_of, read_checkpoint, read_trained
+from lorasa_rllib.rllib.checkpoints import env_steps_of, read_checkpoint, read_trained
+from lorasa_rllib.rllib.initial_weights import backbone_weights
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.runner import TeamEnvRunner
 from lorasa_rllib.studies.trained import play

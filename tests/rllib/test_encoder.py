@@ -12,7 +12,7 @@ from torch import nn
 from lorasa_rllib import MAPPO, MAPPOConfig, load_policy
 from lorasa_rllib.nn import encoder_classes
 from lorasa_rllib.nn.policy import PolicyConfig
-from lorasa_rllib.rllib.checkpoints import check_same_network
+from lorasa_rllib.rllib.initial_weights import check_same_network
 from lorasa_rllib.rllib.module import MODULE_ID
 from lorasa_rllib.rllib.plan import owners_of_team, policy_of
 from lorasa_rllib.rllib.runner import TeamEnvRunner
