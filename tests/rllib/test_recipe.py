@@ -75,7 +75,7 @@ def test_settings_of_older_versions_mean_what_they_did():
     old = MAPPOConfig.from_state(state)
     assert old.plan().rates["backbone"] == 3e-4
     assert old.sharing("lora", schedule="joint").plan().rates == dict.fromkeys(("backbone", "adapters", "critic"), 3e-4)
-    assert old.sharing("ps").plan().policy.network == NetworkConfig(hidden_size=8, obs_norm="layer")
+    assert old.sharing("ps").plan().policy.network == NetworkConfig(hidden_size=8, obs_norm="layer", obs_clip=10.0)
     assert old.plan().update.minibatch_size is None
 
 
