@@ -94,10 +94,14 @@ class PolicyConfig:
             )
 
     @property
+    def encodes_images(self) -> bool:
+        """Whether the actor's encoder reads arrays of several axes, which are not normalised."""
+        return self.network.encoder is not None and len(self.spec.obs_shape) > 1
+
+    @property
     def keeps_statistics(self) -> bool:
-        """Whether actor or critic normalise by running statistics: not images, which encoders read as they are."""
-        shape, parts = self.spec.obs_shape, self.spec.state_parts
-        all_images = self.network.encoder is not None and len(shape) > 1 and len(parts) == 1 + len(shape)
+        """Whether actor or critic normalise by running statistics."""
+        all_images = self.encodes_images and len(self.spec.state_parts) == 1 + len(self.spec.obs_shape)
         return self.network.normalises_by_statistics and not all_images
 
     def to_dict(self) -> dict[str, Any]:

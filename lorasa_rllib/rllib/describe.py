@@ -115,10 +115,12 @@ def _phases(schedule: PhaseSchedule) -> str:
 
 
 def _network(config: PolicyConfig) -> str:
-    network, images = config.network, config.network.encoder is not None and len(config.spec.obs_shape) > 1
+    network = config.network
     memory = " and a GRU" if network.recurrent else ""
     norms = {"layer": "normalised by a LayerNorm", None: "as they are"}
-    by_statistics = "as they are" if images else f"normalised by running statistics, within +-{network.obs_clip:g}"
+    by_statistics = (
+        "as they are" if config.encodes_images else f"normalised by running statistics, within +-{network.obs_clip:g}"
+    )
     norm = norms.get(network.obs_norm, by_statistics)
     layers = f"{network.num_layers} hidden layers of {network.hidden_size} ({network.activation}){memory}"
     encoder = f"encoder {network.encoder}, then " if network.encoder else ""

@@ -1,4 +1,4 @@
-"""What a run may start from or go on from: weights of another one, checked to mean here what they meant there."""
+"""Weights that a run starts from or continues with, and the checks that they fit its team, method and network."""
 
 from __future__ import annotations
 
